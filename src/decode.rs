@@ -1,0 +1,1 @@
+//! Decoding of loads and stores that the syndrome does not describe.

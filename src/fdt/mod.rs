@@ -1,0 +1,1 @@
+//! Device trees: the check, the board, the VMs, and the tree that a guest is given.

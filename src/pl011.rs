@@ -1,0 +1,1 @@
+//! The PL011 UART, as a guest sees it.

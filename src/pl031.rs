@@ -1,0 +1,1 @@
+//! The PL031 real-time clock, as a guest sees it.

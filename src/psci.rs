@@ -1,0 +1,1 @@
+//! The Power State Coordination Interface, as a guest sees it.

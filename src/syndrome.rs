@@ -1,0 +1,1 @@
+//! The Hyp Syndrome Register, decoded.

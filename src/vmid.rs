@@ -1,0 +1,1 @@
+//! VMIDs with generations.
