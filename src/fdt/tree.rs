@@ -198,8 +198,7 @@ impl<'b, 'a> Tree<'b, 'a> {
     /// Whether the node is switched off by its `status`.
     #[must_use]
     pub fn is_disabled(&self, id: Id) -> bool {
-        self.property(id, "status")
-            .is_some_and(|status| !matches!(status, b"okay\0" | b"ok\0"))
+        self.checked.notes.get(id).is_some_and(|note| note.disabled)
     }
 
     /// The node's `reg` as physical addresses, translated through the buses above it.
