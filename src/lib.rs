@@ -25,6 +25,7 @@ pub mod driver;
 #[cfg(target_os = "none")]
 pub mod console;
 #[cfg(target_os = "none")]
+pub mod machine;
 pub mod mem;
 #[cfg(target_os = "none")]
 pub mod platform;
