@@ -8,6 +8,7 @@ pub mod addr;
 pub mod decode;
 pub mod fdt;
 pub mod image;
+pub mod line;
 pub mod pl011;
 pub mod pl031;
 pub mod psci;
