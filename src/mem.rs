@@ -5,6 +5,7 @@
 //! that nothing else does, and looks up every address in them.
 
 use crate::addr::{BLOCK, Ipa, PAGE, PAGE_SHIFT, Pa};
+use crate::fdt::Range;
 use crate::machine::window;
 use alloc::vec::Vec;
 use buddy_system_allocator::FrameAllocator;
@@ -77,6 +78,15 @@ pub fn init() {
     heap::HEAP.init();
 }
 
+/// Bytes of RAM that are free.
+static FREE: Mutex<u64> = Mutex::new(0);
+
+/// Bytes of RAM that are free.
+#[must_use]
+pub fn free_bytes() -> u64 {
+    *FREE.lock()
+}
+
 /// Free frames of 4 KiB, by number.
 static FRAMES: Mutex<FrameAllocator<29>> = Mutex::new(FrameAllocator::new());
 
@@ -86,6 +96,7 @@ pub fn add_ram(start: Pa, size: u64) {
     let end = (start.0 + size) >> PAGE_SHIFT;
     if first < end {
         FRAMES.lock().add_frame(first as usize, end as usize);
+        *FREE.lock() += (end - first) << PAGE_SHIFT;
     }
 }
 
@@ -95,6 +106,7 @@ pub fn alloc(size: u64, align: u64) -> Option<Pa> {
     let frames = (size / PAGE) as usize;
     let layout = Layout::from_size_align(frames, (align / PAGE) as usize).ok()?;
     let frame = FRAMES.lock().alloc_aligned(layout)?;
+    *FREE.lock() -= taken(layout);
     Some(Pa((frame as u64) << PAGE_SHIFT))
 }
 
@@ -103,7 +115,13 @@ pub fn free(pa: Pa, size: u64, align: u64) {
     let frames = (size / PAGE) as usize;
     if let Ok(layout) = Layout::from_size_align(frames, (align / PAGE) as usize) {
         FRAMES.lock().dealloc_aligned((pa.0 >> PAGE_SHIFT) as usize, layout);
+        *FREE.lock() += taken(layout);
     }
+}
+
+/// Bytes that the allocator takes for a layout in frames.
+fn taken(layout: Layout) -> u64 {
+    (layout.size().next_power_of_two().max(layout.align()) as u64) << PAGE_SHIFT
 }
 
 /// A guest's address that is not in its RAM.
@@ -265,15 +283,25 @@ pub struct ModuleMemory {
     size: u64,
 }
 
+/// Modules, which are nobody's RAM: [`reserve_module`] says so.
+static MODULES: Mutex<Vec<Range>> = Mutex::new(Vec::new());
+
+/// Notes that `range` holds a module.
+///
+/// # Safety
+/// It must be RAM that is never given to [`add_ram`], nor mapped in Hyp.
+pub unsafe fn reserve_module(range: Range) {
+    MODULES.lock().push(range);
+}
+
+/// The module in `range`; an empty one where no such module has been reserved.
+#[must_use]
+pub fn module(range: Range) -> ModuleMemory {
+    let known = MODULES.lock().iter().any(|module| module.contains(&range));
+    ModuleMemory { pa: range.start, size: if known { range.size } else { 0 } }
+}
+
 impl ModuleMemory {
-    /// The module in `range`.
-    ///
-    /// # Safety
-    /// It must be RAM that is reserved: never given to [`add_ram`], nor mapped in Hyp.
-    #[must_use]
-    pub unsafe fn new(range: crate::fdt::Range) -> Self {
-        Self { pa: range.start, size: range.size }
-    }
 
     /// Its bytes.
     #[must_use]
@@ -284,7 +312,7 @@ impl ModuleMemory {
     /// Reads from `offset` on; what lies beyond its end stays as it was.
     pub fn read(&self, offset: u64, buffer: &mut [u8]) {
         let size = self.size.saturating_sub(offset).min(buffer.len() as u64) as usize;
-        // SAFETY: `new`'s caller vouched for it.
+        // SAFETY: `reserve_module`'s caller vouched for it.
         unsafe { window::read(Pa(self.pa.0 + offset), &mut buffer[..size]) };
     }
 }
