@@ -1,4 +1,5 @@
 //! Stage-2 tables against a naive model, with a memory that watches every write.
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,8 +43,9 @@ impl Memory4K {
         self.tables.values().map(|(pages, _)| pages).sum()
     }
 
-    /// The tables that a walker can reach, through an entry that is there or that it has cached.
-    fn reachable(&self) -> BTreeSet<u32> {
+    /// The tables that a walker can reach, through an entry that is there or, if `cached`, one that
+    /// it still holds.
+    fn reachable(&self, cached: bool) -> BTreeSet<u32> {
         let mut found = BTreeSet::new();
         let mut queue: Vec<_> = self.root.iter().map(|&(root, _)| (1, root)).collect();
         while let Some((level, table)) = queue.pop() {
@@ -54,7 +56,8 @@ impl Memory4K {
             let before = self
                 .stale
                 .range((table, 0)..=(table, u32::MAX))
-                .flat_map(|(_, old)| old.iter().copied());
+                .flat_map(|(_, old)| old.iter().copied())
+                .filter(|_| cached);
             let below = now.chain(before).filter(|e| e & 3 == 3 && level < 3);
             queue.extend(below.map(|e| (level + 1, (e & 0xffff_f000) as u32)));
         }
@@ -81,7 +84,7 @@ impl Tables for Memory4K {
         if self.root == Some((table.0, pages)) {
             assert!(self.stale.is_empty(), "freed under a walker's feet");
         } else {
-            let reachable = self.reachable();
+            let reachable = self.reachable(true);
             assert!(!reachable.contains(&table.0), "freed but reachable");
         }
         let freed = self.tables.remove(&table.0);
@@ -102,6 +105,10 @@ impl Tables for Memory4K {
             if let Some(cached) = self.stale.get(&at) {
                 assert!(!cached.iter().any(|&c| differs(c)), "made without a flush");
             }
+        }
+        if entry & 3 == 0 && entry != 0 {
+            let linked = self.reachable(false).contains(&table.0);
+            assert!(!linked, "garbage in a table in use");
         }
         if old & 1 != 0 && old != entry {
             self.stale.entry(at).or_default().insert(old);
