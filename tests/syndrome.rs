@@ -194,8 +194,8 @@ fn length_is_told_only_where_the_syndrome_knows_it() {
     let il = 1 << 25;
     let isv = 1 << 24;
     for (hsr, length) in [
-        (0x00 << 26, None),
-        (0x00 << 26 | il, None),
+        (0, None),
+        (il, None),
         (0x20 << 26 | il, None),
         (0x24 << 26 | il, None),
         (0x24 << 26, None),
