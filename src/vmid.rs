@@ -97,7 +97,7 @@ impl<const CPUS: usize> Vmids<CPUS> {
             assert!(
                 2 * CPUS < COUNT - 1,
                 "each CPU can hold two, one must be left"
-            )
+            );
         };
         Self {
             owner: [const { AtomicU32::new(NOBODY) }; COUNT],

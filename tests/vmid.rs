@@ -129,6 +129,34 @@ fn a_vm_with_the_number_of_a_dead_one_gets_another_vmid() {
     assert_eq!(vmids.load(0, &heir), Some(vmid));
 }
 
+#[test]
+fn two_vcpus_of_a_vm_that_both_need_a_vmid_get_the_same() {
+    let (vmids, mut pool, vm) = (Vmids::<2>::new(), Pool::new(), vm(5));
+    assert_eq!((vmids.load(0, &vm), vmids.load(1, &vm)), (None, None));
+    let first = vmids.renew(&mut pool, 0, &vm, || panic!("no need to flush"));
+    let second = vmids.renew(&mut pool, 1, &vm, || panic!("no need to flush"));
+    assert_eq!(first, second);
+}
+
+#[test]
+fn at_the_flush_only_what_is_loaded_still_has_its_vmid() {
+    let (vmids, mut pool) = (Vmids::<3>::new(), Pool::new());
+    let vms: Vec<_> = (1..=256).map(vm).collect();
+    let running = vmids.renew(&mut pool, 1, &vms[0], || panic!("no need to flush"));
+    for vm in &vms[1..255] {
+        let _ = vmids.renew(&mut pool, 0, vm, || panic!("no need to flush"));
+    }
+    let mut flushed = false;
+    let new = vmids.renew(&mut pool, 0, &vms[255], || {
+        flushed = true;
+        assert_eq!(vmids.load(1, &vms[0]), Some(running));
+        assert_eq!(vmids.load(2, &vms[100]), None);
+        assert_eq!(vmids.load(2, &vms[255]), None);
+    });
+    assert!(flushed);
+    assert_eq!(vmids.load(0, &vms[255]), Some(new));
+}
+
 /// What a VMID is used for, as (VM << 32 | CPUs).
 struct Use([AtomicU64; 256]);
 
