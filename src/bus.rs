@@ -1,12 +1,11 @@
 //! Where a guest's devices are, as QEMU's `virt` machine has them.
 //!
-//! Stage 2 carries a slot for each page of a device; a slot says which device and where it begins.
+//! Stage 2 carries a slot for each page of a device; the slot is the device's place in [`PLACES`].
 
-/// A device of a VM; its number is its stage-2 slot.
+/// A device that is emulated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u32)]
 pub enum Device {
-    /// The console UART.
+    /// The console UART, a PL011.
     Uart,
 }
 
@@ -14,7 +13,7 @@ pub enum Device {
 pub struct Place {
     /// The device.
     pub device: Device,
-    /// Its first address.
+    /// Its first address, page-aligned.
     pub base: u32,
     /// Bytes, a multiple of the page size.
     pub size: u32,
@@ -25,3 +24,14 @@ pub const PLACES: [Place; 1] = [Place { device: Device::Uart, base: 0x0900_0000,
 
 /// Where RAM begins.
 pub const RAM: u32 = 0x4000_0000;
+
+/// A load or store of a guest, of which the syndrome or the decoder told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Access {
+    /// Offset from the device's base, bytes.
+    pub offset: u32,
+    /// Width: 1, 2 or 4 bytes.
+    pub width: u32,
+    /// What is stored; `None` for a load.
+    pub store: Option<u32>,
+}

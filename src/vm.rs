@@ -127,6 +127,15 @@ impl Vm {
         self.state.lock()
     }
 
+    /// VTTBR for a vCPU of it that is being loaded on CPU number `cpu`.
+    #[must_use]
+    pub fn vttbr(&self, _cpu: usize) -> u64 {
+        let mut state = self.lock();
+        let vttbr = state.memory.space.vttbr(1 + (self.id % 255) as u8);
+        state.memory.space.tables_mut().vttbr = vttbr;
+        vttbr
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {

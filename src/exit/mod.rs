@@ -52,7 +52,7 @@ fn trap(vcpu: &mut Vcpu) -> Next {
     let hsr = Hsr(Live::hsr());
     match hsr.decode() {
         Syndrome::Hvc { imm16 } => hvc::hvc(vcpu, imm16),
-        Syndrome::DataAbort(abort) => mmio::data_abort(vcpu, abort),
+        Syndrome::DataAbort(abort) => mmio::data_abort(vcpu, abort, hsr),
         _ => rare(vcpu, hsr),
     }
 }
