@@ -1,17 +1,24 @@
 //! The host side of Armillary as a library: the command `cargo xtask` and the tests in QEMU share it.
 
+// Fundamentals.
+pub mod failure;
+pub mod progress;
+pub mod size;
+// A machine: its image, its VMs, its device tree, its console.
 pub mod board;
 pub mod build;
-pub mod cli;
 pub mod console;
 pub mod dts;
-pub mod failure;
 pub mod image;
 pub mod layout;
-pub mod progress;
 pub mod qemu;
-pub mod run;
 pub mod setup;
-pub mod size;
 pub mod spec;
 pub mod vm;
+// The commands.
+pub mod bench;
+pub mod check;
+pub mod cli;
+pub mod layers;
+pub mod run;
+pub mod test;

@@ -5,13 +5,15 @@ use std::process::ExitCode;
 use clap::Parser;
 use xtask::cli::{Cli, Command};
 use xtask::progress::Line;
-use xtask::{build, failure, image, run};
+use xtask::{bench, build, check, failure, image, run, test};
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(options) => run::run(options),
         Command::Image(options) => images(options.load.0),
-        _ => todo!(),
+        Command::Test(options) => test::test(&options),
+        Command::Check => check::check(),
+        Command::Bench(options) => bench::bench(&options),
     };
     result.map_or_else(report, ExitCode::from)
 }
