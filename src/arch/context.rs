@@ -1,0 +1,353 @@
+//! What a vCPU has in the hardware, and the world switch: load, enter, put.
+//!
+//! [`enter`] runs the guest until something traps and touches only what `switch.s` says. Everything
+//! else of a vCPU stays live in the hardware between [`load`] and [`put`], which bracket the time
+//! that it has a CPU. ARM DDI 0406C, B1.3 (banked registers), B3.17 (CP15), B8 (timers).
+
+use super::{sysreg::*, vfp};
+use crate::regs::{Banked, Banks, Regs, psr};
+use aarch32_cpu::asm::isb;
+use core::arch::{asm, global_asm};
+use core::mem::offset_of;
+
+/// What [`enter`] came back by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Exit {
+    /// A trapped instruction, hypercall or stage-2 abort: HSR says which.
+    Trap = 0,
+    /// A physical interrupt.
+    Irq = 1,
+    /// A physical fast interrupt.
+    Fiq = 2,
+    /// An asynchronous external abort that the guest caused.
+    AsyncAbort = 3,
+}
+
+/// The registers that `switch.s` saves and restores, and where it keeps its own stack pointer.
+#[repr(C)]
+struct Frame {
+    regs: Regs,
+    host_sp: u32,
+}
+
+global_asm!(
+    include_str!("switch.s"),
+    PC = const offset_of!(Frame, regs.pc),
+    HOST_SP = const offset_of!(Frame, host_sp),
+    MODE_MASK = const crate::regs::mode::MASK,
+    HYP = const crate::regs::mode::HYP,
+    TRAP = const Exit::Trap as u32,
+    IRQ = const Exit::Irq as u32,
+    FIQ = const Exit::Fiq as u32,
+    ASYNC = const Exit::AsyncAbort as u32,
+    DUMP_SIZE = const 72,
+    DUMP_SP = const offset_of!(super::fault::Dump, sp),
+    fault = sym super::fault::fault,
+);
+
+unsafe extern "C" {
+    #[link_name = "enter"]
+    unsafe fn enter_frame(frame: *mut Frame) -> u32;
+    static vectors: [u32; 8];
+}
+
+macro_rules! cp15 {
+    ($($field:ident: $register:ident = $reset:expr;)* 64: $($wide:ident: $wide_register:ident = $wide_reset:expr;)*) => {
+        /// The PL1 registers of CP15 and CP14 that a switch carries, one line each with its reset
+        /// value (ARM DDI 0406C, B3.17; UNKNOWN ones are zero so that nothing leaks).
+        struct Cp15 {
+            $($field: u32,)*
+            $($wide: u64,)*
+        }
+
+        impl Cp15 {
+            const RESET: Self = Self { $($field: $reset,)* $($wide: $wide_reset,)* };
+
+            #[inline(always)]
+            fn save(&mut self) {
+                $(self.$field = $register::read();)*
+                $(self.$wide = $wide_register::read();)*
+            }
+
+            /// # Safety
+            /// Only while no guest's state is live.
+            #[inline(always)]
+            unsafe fn restore(&self) {
+                // SAFETY: these registers rule PL1 and PL0 alone.
+                unsafe {
+                    $($register::write(self.$field);)*
+                    $($wide_register::write(self.$wide);)*
+                }
+            }
+        }
+    };
+}
+
+cp15! {
+    // CSSELR first: it selects no other register that is switched.
+    csselr: CSSELR = 0;
+    // MMU, caches and alignment checks off; the bits that read as one and CP15BEN.
+    sctlr: SCTLR = 0x00c5_0078;
+    cpacr: CPACR = 0;
+    ttbcr: TTBCR = 0;
+    dacr: DACR = 0;
+    dfsr: DFSR = 0;
+    ifsr: IFSR = 0;
+    adfsr: ADFSR = 0;
+    aifsr: AIFSR = 0;
+    dfar: DFAR = 0;
+    ifar: IFAR = 0;
+    prrr: PRRR = 0x0009_8aa4;
+    nmrr: NMRR = 0x44e0_48e0;
+    amair0: AMAIR0 = 0;
+    amair1: AMAIR1 = 0;
+    vbar: VBAR = 0;
+    contextidr: CONTEXTIDR = 0;
+    tpidrurw: TPIDRURW = 0;
+    tpidruro: TPIDRURO = 0;
+    tpidrprw: TPIDRPRW = 0;
+    cntkctl: CNTKCTL = 0;
+    cntv_ctl: CNTV_CTL = 0;
+    64:
+    ttbr0: TTBR0 = 0;
+    ttbr1: TTBR1 = 0;
+    par: PAR64 = 0;
+    cntv_cval: CNTV_CVAL = 0;
+}
+
+macro_rules! banked {
+    ($($field:ident: $variant:ident = $name:literal;)*) => {
+        /// The registers that other modes than User bank, and the user stack pointer.
+        #[derive(Default)]
+        struct BankedRegs {
+            $($field: u32,)*
+        }
+
+        impl BankedRegs {
+            #[inline(always)]
+            fn save(&mut self) {
+                // SAFETY: reads a register of the guest.
+                unsafe { $(asm!(concat!("mrs {}, ", $name), out(reg) self.$field,
+                    options(nomem, nostack, preserves_flags));)* }
+            }
+
+            #[inline(always)]
+            fn restore(&self) {
+                // SAFETY: writes a register of the guest, which Hyp does not use.
+                unsafe { $(asm!(concat!("msr ", $name, ", {}"), in(reg) self.$field,
+                    options(nomem, nostack, preserves_flags));)* }
+            }
+        }
+
+        /// The banked registers of the vCPU whose state is live.
+        pub struct LiveBanks;
+
+        impl Banks for LiveBanks {
+            fn read(&self, register: Banked) -> u32 {
+                let value;
+                // SAFETY: reads a register of the guest.
+                unsafe { match register {
+                    $(Banked::$variant => asm!(concat!("mrs {}, ", $name), out(reg) value,
+                        options(nomem, nostack, preserves_flags)),)*
+                } }
+                value
+            }
+
+            fn write(&mut self, register: Banked, value: u32) {
+                // SAFETY: writes a register of the guest, which Hyp does not use.
+                unsafe { match register {
+                    $(Banked::$variant => asm!(concat!("msr ", $name, ", {}"), in(reg) value,
+                        options(nomem, nostack, preserves_flags)),)*
+                } }
+            }
+        }
+    };
+}
+
+banked! {
+    sp_usr: SpUsr = "sp_usr";
+    r8_fiq: R8Fiq = "r8_fiq";
+    r9_fiq: R9Fiq = "r9_fiq";
+    r10_fiq: R10Fiq = "r10_fiq";
+    r11_fiq: R11Fiq = "r11_fiq";
+    r12_fiq: R12Fiq = "r12_fiq";
+    sp_fiq: SpFiq = "sp_fiq";
+    lr_fiq: LrFiq = "lr_fiq";
+    spsr_fiq: SpsrFiq = "spsr_fiq";
+    sp_irq: SpIrq = "sp_irq";
+    lr_irq: LrIrq = "lr_irq";
+    spsr_irq: SpsrIrq = "spsr_irq";
+    sp_svc: SpSvc = "sp_svc";
+    lr_svc: LrSvc = "lr_svc";
+    spsr_svc: SpsrSvc = "spsr_svc";
+    sp_abt: SpAbt = "sp_abt";
+    lr_abt: LrAbt = "lr_abt";
+    spsr_abt: SpsrAbt = "spsr_abt";
+    sp_und: SpUnd = "sp_und";
+    lr_und: LrUnd = "lr_und";
+    spsr_und: SpsrUnd = "spsr_und";
+}
+
+/// What the guest may not do by itself (ARM DDI 0406C, B4.1.65): stage 2 on, set/way operations
+/// upgraded and trapped, interrupts and asynchronous aborts to Hyp, maintenance broadcast, barriers
+/// at least inner-shareable, WFI, ID registers, SMC, implementation-defined CP15 and ACTLR trapped.
+const HCR: u32 = hcr::VM
+    | hcr::SWIO
+    | hcr::PTW
+    | hcr::FMO
+    | hcr::IMO
+    | hcr::AMO
+    | hcr::FB
+    | hcr::BSU_INNER
+    | hcr::TID3
+    | hcr::TSC
+    | hcr::TIDCP
+    | hcr::TAC
+    | hcr::TSW;
+
+/// Bits of HCR.
+mod hcr {
+    pub(super) const VM: u32 = 1 << 0;
+    pub(super) const SWIO: u32 = 1 << 1;
+    pub(super) const PTW: u32 = 1 << 2;
+    pub(super) const FMO: u32 = 1 << 3;
+    pub(super) const IMO: u32 = 1 << 4;
+    pub(super) const AMO: u32 = 1 << 5;
+    pub(super) const FB: u32 = 1 << 9;
+    pub(super) const BSU_INNER: u32 = 1 << 10;
+    pub(super) const TWI: u32 = 1 << 13;
+    pub(super) const TID3: u32 = 1 << 18;
+    pub(super) const TSC: u32 = 1 << 19;
+    pub(super) const TIDCP: u32 = 1 << 20;
+    pub(super) const TAC: u32 = 1 << 21;
+    pub(super) const TSW: u32 = 1 << 22;
+    pub(super) const TVM: u32 = 1 << 26;
+}
+
+/// The performance monitors and debug registers trap (B4.1.66), each counter left to Hyp.
+const HDCR: u32 = (1 << 5) | (1 << 6) | (1 << 9) | (1 << 10) | (1 << 11);
+/// Jazelle and CP15 c15 trap (B4.1.68), and ThumbEE's registers until they are used.
+const HSTR: u32 = HSTR_TTEE | (1 << 17) | (1 << 15);
+const HSTR_TTEE: u32 = 1 << 16;
+
+/// Everything of a vCPU that is not live in the hardware.
+#[repr(C)]
+pub struct Context {
+    frame: Frame,
+    banked: BankedRegs,
+    cp15: Cp15,
+    /// TEECR and TEEHBR, switched only once the guest has used them.
+    thumbee: [u32; 2],
+    /// HCR, with the virtual aborts that are pending, and HSTR.
+    hcr: u32,
+    hstr: u32,
+    vmpidr: u32,
+    cntvoff: u64,
+    /// VFP and NEON.
+    pub vfp: vfp::State,
+}
+
+impl Context {
+    /// A vCPU at reset: SVC mode, ARM state, everything masked (B1.9.1), at address 0.
+    ///
+    /// `vmpidr` is the MPIDR that it sees, `cntvoff` what the virtual counter lags behind the
+    /// physical one, ticks.
+    #[must_use]
+    pub fn new(vmpidr: u32, cntvoff: u64) -> Self {
+        let cpsr = crate::regs::mode::SVC | psr::A | psr::I | psr::F;
+        Self {
+            frame: Frame { regs: Regs { cpsr, ..Regs::default() }, host_sp: 0 },
+            banked: BankedRegs::default(),
+            cp15: Cp15::RESET,
+            thumbee: [0; 2],
+            hcr: HCR | hcr::TWI,
+            hstr: HSTR,
+            vmpidr,
+            cntvoff,
+            vfp: vfp::State::default(),
+        }
+    }
+
+    /// The registers that the last trap saved.
+    #[must_use]
+    pub fn regs(&self) -> &Regs {
+        &self.frame.regs
+    }
+
+    /// The registers that the next entry loads.
+    pub fn regs_mut(&mut self) -> &mut Regs {
+        &mut self.frame.regs
+    }
+}
+
+/// Readies this CPU for guests: the traps that all of them share, and the vectors.
+///
+/// `cpu` is this CPU's number, which HTPIDR keeps.
+pub fn init(cpu: usize) {
+    // SAFETY: no guest runs yet; the vectors are ours.
+    unsafe {
+        HTPIDR::write(cpu as u32);
+        HVBAR::write((&raw const vectors) as u32);
+        HDCR::write(HDCR | (HDCR::read() & 0x1f));
+        VTCR::write(crate::stage2::VTCR);
+        VPIDR::write(MIDR::read());
+        // Physical timer to Hyp, physical counter free (B8.1.5).
+        CNTHCTL::write(1);
+        HCPTR::write(vfp::CLOSED);
+        ICIALLU::write(0);
+    }
+    vfp::init();
+    isb();
+}
+
+/// Makes `context` live on this CPU, with the stage-2 tables and VMID of `vttbr`.
+///
+/// `vfp_live` says that its VFP registers are still in the hardware. No other may be live.
+pub fn load(context: &Context, vttbr: u64, vfp_live: bool) {
+    // SAFETY: no guest's state is live (the caller's word), and Hyp uses none of these.
+    unsafe {
+        VTTBR::write(vttbr);
+        context.cp15.restore();
+        HCR::write(context.hcr);
+        HSTR::write(context.hstr);
+        if context.hstr & HSTR_TTEE == 0 {
+            TEECR::write(context.thumbee[0]);
+            TEEHBR::write(context.thumbee[1]);
+        }
+        VMPIDR::write(context.vmpidr);
+        CNTVOFF::write(context.cntvoff);
+    }
+    context.banked.restore();
+    if vfp_live {
+        vfp::open(&context.vfp);
+    }
+    isb();
+}
+
+/// Takes `context` from the hardware, all but its VFP registers, which stay until another vCPU
+/// needs them. Stage 2 stays on with the old tables: nothing of the guest runs until the next load.
+pub fn put(context: &mut Context) {
+    context.banked.save();
+    context.cp15.save();
+    context.hcr = HCR::read();
+    if context.hstr & HSTR_TTEE == 0 {
+        context.thumbee = [TEECR::read(), TEEHBR::read()];
+    }
+    // SAFETY: the virtual timer must not fire for a vCPU that is not there.
+    unsafe { CNTV_CTL::write(0) };
+    if vfp::is_open() {
+        vfp::close(&mut context.vfp);
+    }
+}
+
+/// Runs the guest that is live until something traps.
+pub fn enter(context: &mut Context) -> Exit {
+    // SAFETY: the frame is the live vCPU's; switch.s writes nothing else.
+    match unsafe { enter_frame(&mut context.frame) } {
+        0 => Exit::Trap,
+        1 => Exit::Irq,
+        2 => Exit::Fiq,
+        _ => Exit::AsyncAbort,
+    }
+}

@@ -1,0 +1,67 @@
+//! An exception taken in Hyp itself: our own bug, so all that is known is printed and the machine
+//! stops.
+
+use super::sysreg::{HDFAR, HIFAR, HSR};
+use crate::syndrome::Syndrome;
+use core::fmt;
+
+/// The registers at the exception, as `switch.s` stores them.
+#[repr(C)]
+pub struct Dump {
+    r: [u32; 13],
+    pub(super) sp: u32,
+    lr: u32,
+    pc: u32,
+    cpsr: u32,
+}
+
+const _: () = assert!(size_of::<Dump>() <= 72);
+
+impl fmt::Display for Dump {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, r) in self.r.iter().enumerate() {
+            write!(f, "r{n:<3} {r:#010x}{}", if n % 4 == 3 { "\n" } else { "  " })?;
+        }
+        writeln!(f, "sp   {:#010x}  lr   {:#010x}", self.sp, self.lr)?;
+        write!(f, "pc   {:#010x}  cpsr {:#010x}", self.pc, self.cpsr)
+    }
+}
+
+/// Called by the vectors: prints and stops.
+pub(super) extern "C" fn fault(dump: &Dump, kind: u32) -> ! {
+    let (what, address) = match kind {
+        0 => ("undefined instruction", None),
+        1 => ("hypercall", None),
+        2 => ("prefetch abort", Some(HIFAR::read())),
+        _ => ("data abort", Some(HDFAR::read())),
+    };
+    let hsr = HSR::read();
+    match address {
+        Some(address) => {
+            log::error!("{what} in Hyp at pc {:#010x}, address {address:#010x}", dump.pc);
+        }
+        None => log::error!("{what} in Hyp at pc {:#010x}", dump.pc),
+    }
+    log::error!("HSR {hsr:#010x}: {}\n{dump}", Syndrome::new(hsr));
+    backtrace(dump.r[11]);
+    crate::arch::die()
+}
+
+/// Prints the return addresses of the frames from `fp` on.
+///
+/// A frame pointer points at {caller's fp, return address}; frames lie in the stacks, which are
+/// mapped memory that grows downwards, so the chain ends where it does not rise.
+pub fn backtrace(mut fp: u32) {
+    for _ in 0..32 {
+        if fp & 3 != 0 || super::mmu::pa_of(fp as usize).0 == 0 || super::mmu::pa_of(fp as usize + 4).0 == 0 {
+            return;
+        }
+        // SAFETY: both words are mapped, as was just checked.
+        let [next, lr] = unsafe { (fp as *const [u32; 2]).read() };
+        log::error!("  from {lr:#010x}");
+        if next <= fp {
+            return;
+        }
+        fp = next;
+    }
+}

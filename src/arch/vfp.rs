@@ -1,0 +1,143 @@
+//! VFP and NEON, moved only when the next vCPU touches them.
+//!
+//! While HCPTR is closed, a VFP instruction traps — but only where FPEXC.EN is set; otherwise it is
+//! undefined without a trap (ARM DDI 0406C, B1.14.3). So EN is set in the hardware whenever HCPTR is
+//! closed, and the guest's own FPEXC comes with its registers.
+
+use super::sysreg::HCPTR;
+use aarch32_cpu::asm::isb;
+use core::arch::{asm, global_asm};
+use core::sync::atomic::{AtomicBool, Ordering};
+
+/// HCPTR with CP10 and CP11 trapped, and trace, and the bits that are one (B4.1.63).
+pub(super) const CLOSED: u32 = OPEN | (1 << 10) | (1 << 11);
+const OPEN: u32 = 0x33ff | (1 << 20);
+const OPEN_MASK: u32 = 1 << 10;
+const ENABLED: u32 = 1 << 30;
+
+/// VFP and NEON registers of a vCPU that does not hold them in the hardware.
+#[repr(C, align(8))]
+#[derive(Default)]
+pub struct State {
+    d: [u64; 32],
+    fpscr: u32,
+    fpexc: u32,
+}
+
+global_asm!(
+    ".section .text.vfp, \"ax\"",
+    ".arm",
+    ".fpu neon-vfpv4",
+    // vfp_save(r0 = registers, r1 = whether there are 32)
+    "vfp_save:",
+    "vstmia r0!, {{d0-d15}}",
+    "cmp r1, #0",
+    "vstmiane r0!, {{d16-d31}}",
+    "addeq r0, r0, #128",
+    "vmrs r1, fpscr",
+    "str r1, [r0]",
+    "bx lr",
+    // vfp_restore(r0 = registers, r1 = whether there are 32)
+    "vfp_restore:",
+    "vldmia r0!, {{d0-d15}}",
+    "cmp r1, #0",
+    "vldmiane r0!, {{d16-d31}}",
+    "addeq r0, r0, #128",
+    "ldr r1, [r0]",
+    "vmsr fpscr, r1",
+    "bx lr",
+);
+
+unsafe extern "C" {
+    fn vfp_save(state: *mut State, all: bool);
+    fn vfp_restore(state: *const State, all: bool);
+}
+
+static PRESENT: AtomicBool = AtomicBool::new(false);
+static ALL_32: AtomicBool = AtomicBool::new(false);
+
+fn write_hcptr(value: u32) {
+    // SAFETY: rules what guests may use; Hyp itself is soft-float.
+    unsafe { HCPTR::write(value) };
+}
+
+fn read_fpexc() -> u32 {
+    let value;
+    // SAFETY: HCPTR is open, so the register is accessible.
+    unsafe { asm!(".fpu neon-vfpv4", "vmrs {}, fpexc", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+fn write_fpexc(value: u32) {
+    // SAFETY: HCPTR is open, so the register is accessible; Hyp is soft-float.
+    unsafe { asm!(".fpu neon-vfpv4", "vmsr fpexc, {}", in(reg) value, options(nomem, nostack, preserves_flags)) };
+}
+
+/// Finds out what there is, and closes it. HCPTR.TCP10 reads as one where there is no VFP or the
+/// secure side keeps it (NSACR).
+pub(super) fn init() {
+    write_hcptr(OPEN);
+    isb();
+    if is_open() {
+        let mvfr0: u32;
+        // SAFETY: HCPTR is open.
+        unsafe { asm!(".fpu neon-vfpv4", "vmrs {}, mvfr0", out(reg) mvfr0, options(nomem, nostack, preserves_flags)) };
+        PRESENT.store(true, Ordering::Relaxed);
+        ALL_32.store(mvfr0 & 0xf == 2, Ordering::Relaxed);
+        write_fpexc(ENABLED);
+    }
+    write_hcptr(CLOSED);
+    isb();
+}
+
+/// Whether guests can have VFP at all.
+#[must_use]
+pub fn present() -> bool {
+    PRESENT.load(Ordering::Relaxed)
+}
+
+/// Whether the vCPU that is loaded holds the registers.
+#[must_use]
+pub(super) fn is_open() -> bool {
+    HCPTR::read() & OPEN_MASK == 0
+}
+
+/// Lets the guest at the registers, which are its own.
+pub(super) fn open(state: &State) {
+    write_hcptr(OPEN);
+    isb();
+    write_fpexc(state.fpexc);
+}
+
+/// Keeps the next guest from the registers. They stay in the hardware; FPEXC is taken now.
+pub(super) fn close(state: &mut State) {
+    state.fpexc = read_fpexc();
+    write_fpexc(ENABLED);
+    write_hcptr(CLOSED);
+}
+
+/// Gives the registers to the vCPU that is loaded: those in the hardware go to `owner`, if they are
+/// anyone's, and `state` comes.
+pub fn switch(owner: Option<&mut State>, state: &State) {
+    let all = ALL_32.load(Ordering::Relaxed);
+    write_hcptr(OPEN);
+    isb();
+    // SAFETY: the layout is `State`'s, the registers accessible since HCPTR is open and EN set.
+    unsafe {
+        if let Some(owner) = owner {
+            vfp_save(owner, all);
+        }
+        vfp_restore(state, all);
+    }
+    write_fpexc(state.fpexc);
+}
+
+/// Takes the registers of a vCPU that is not loaded from the hardware, before it goes elsewhere.
+pub fn take(owner: &mut State) {
+    let all = ALL_32.load(Ordering::Relaxed);
+    write_hcptr(OPEN);
+    isb();
+    // SAFETY: as above.
+    unsafe { vfp_save(owner, all) };
+    write_hcptr(CLOSED);
+}

@@ -1,0 +1,201 @@
+//! The machine's GICv2: distributor, CPU interface, and the hypervisor's control interface with its
+//! list registers (ARM IHI 0048B).
+//!
+//! The CPU interface runs with EOImode 1: taking an interrupt drops the priority at once
+//! ([`Gic::end`]), and whoever handled the device deactivates it, the guest's hardware through a
+//! linked list register.
+
+use spin::Once;
+use tock_registers::interfaces::{Readable, Writeable};
+use tock_registers::registers::{ReadOnly, ReadWrite, WriteOnly};
+use tock_registers::register_structs;
+
+register_structs! {
+    Distributor {
+        (0x000 => ctlr: ReadWrite<u32>),
+        (0x004 => typer: ReadOnly<u32>),
+        (0x008 => _0),
+        (0x080 => igroupr: [ReadWrite<u32>; 32]),
+        (0x100 => isenabler: [ReadWrite<u32>; 32]),
+        (0x180 => icenabler: [ReadWrite<u32>; 32]),
+        (0x200 => ispendr: [ReadWrite<u32>; 32]),
+        (0x280 => icpendr: [ReadWrite<u32>; 32]),
+        (0x300 => isactiver: [ReadWrite<u32>; 32]),
+        (0x380 => icactiver: [ReadWrite<u32>; 32]),
+        (0x400 => ipriorityr: [ReadWrite<u8>; 1024]),
+        (0x800 => itargetsr: [ReadWrite<u8>; 1024]),
+        (0xc00 => icfgr: [ReadWrite<u32>; 64]),
+        (0xd00 => _1),
+        (0xf00 => sgir: WriteOnly<u32>),
+        (0xf04 => _2),
+        (0x1000 => @END),
+    },
+    CpuInterface {
+        (0x0000 => ctlr: ReadWrite<u32>),
+        (0x0004 => pmr: ReadWrite<u32>),
+        (0x0008 => bpr: ReadWrite<u32>),
+        (0x000c => iar: ReadOnly<u32>),
+        (0x0010 => eoir: WriteOnly<u32>),
+        (0x0014 => _0),
+        (0x1000 => dir: WriteOnly<u32>),
+        (0x1004 => _1),
+        (0x2000 => @END),
+    },
+    Hypervisor {
+        (0x000 => hcr: ReadWrite<u32>),
+        (0x004 => vtr: ReadOnly<u32>),
+        (0x008 => vmcr: ReadWrite<u32>),
+        (0x00c => _0),
+        (0x010 => misr: ReadOnly<u32>),
+        (0x014 => _1),
+        (0x020 => eisr: [ReadOnly<u32>; 2]),
+        (0x028 => _2),
+        (0x030 => elrsr: [ReadOnly<u32>; 2]),
+        (0x038 => _3),
+        (0x0f0 => apr: ReadWrite<u32>),
+        (0x0f4 => _4),
+        (0x100 => lr: [ReadWrite<u32>; 64]),
+        (0x200 => @END),
+    }
+}
+
+/// The interrupt that one CPU sends another to make it look at what it has been asked.
+pub const KICK: u32 = 0;
+/// Priority of everything that the hypervisor takes: the middle, so that boards can go either way.
+const PRIORITY: u8 = 0x80;
+/// What the CPU interface reads when nothing is pending: 1020 to 1023.
+pub const SPURIOUS: u32 = 1020;
+
+/// The machine's interrupt controller.
+pub struct Gic {
+    distributor: &'static Distributor,
+    cpu: &'static CpuInterface,
+    hypervisor: &'static Hypervisor,
+}
+
+// SAFETY: the CPU and hypervisor interfaces are banked by CPU; the distributor is changed by single
+// stores to set and clear registers, and otherwise only before the other CPUs run.
+unsafe impl Sync for Gic {}
+// SAFETY: as above.
+unsafe impl Send for Gic {}
+
+static GIC: Once<Gic> = Once::new();
+
+/// The machine's interrupt controller; `None` before [`init`].
+#[inline(always)]
+pub fn gic() -> Option<&'static Gic> {
+    GIC.get()
+}
+
+/// Sets up the distributor: everything off, level, non-secure group 1 where that is ours to choose,
+/// to the boot CPU.
+///
+/// # Safety
+/// The addresses must be where the three register blocks are mapped, for good.
+pub unsafe fn init(distributor: usize, cpu: usize, hypervisor: usize) -> &'static Gic {
+    GIC.call_once(|| {
+        // SAFETY: the caller's word.
+        let gic = unsafe {
+            Gic {
+                distributor: &*(distributor as *const Distributor),
+                cpu: &*(cpu as *const CpuInterface),
+                hypervisor: &*(hypervisor as *const Hypervisor),
+            }
+        };
+        gic.init_distributor();
+        gic
+    })
+}
+
+impl Gic {
+    fn init_distributor(&self) {
+        let d = self.distributor;
+        d.ctlr.set(0);
+        let lines = (self.lines() / 32) as usize;
+        let here = d.itargetsr[0].get().max(1);
+        for n in 1..lines.min(32) {
+            d.icenabler[n].set(!0);
+            d.icpendr[n].set(!0);
+            d.icactiver[n].set(!0);
+        }
+        for n in 32..self.lines().min(1020) as usize {
+            d.ipriorityr[n].set(PRIORITY);
+            d.itargetsr[n].set(here);
+        }
+        d.ctlr.set(1);
+    }
+
+    /// Interrupt lines that the distributor has, SGIs and PPIs included.
+    #[must_use]
+    pub fn lines(&self) -> u32 {
+        ((self.distributor.typer.get() & 0x1f) + 1) * 32
+    }
+
+    /// Sets up this CPU's interface and its SGIs and PPIs; the mask that SGIs reach this CPU by.
+    pub fn init_cpu(&self) -> u8 {
+        let d = self.distributor;
+        d.icenabler[0].set(0xffff_0000);
+        d.icpendr[0].set(!0);
+        d.icactiver[0].set(!0);
+        for n in 0..32 {
+            d.ipriorityr[n].set(PRIORITY);
+        }
+        d.isenabler[0].set(0xffff);
+        self.cpu.pmr.set(0xff);
+        self.cpu.bpr.set(0);
+        // Enable, and EOImode for either view of the register: bit 9 in the non-secure view and
+        // where there are no Security Extensions (4.4.1).
+        self.cpu.ctlr.set(1 | 1 << 9);
+        self.hypervisor.hcr.set(0);
+        d.itargetsr[0].get()
+    }
+
+    /// Takes the interrupt of highest priority: number in bits 9:0, for an SGI the sender in 12:10.
+    #[inline(always)]
+    pub fn acknowledge(&self) -> u32 {
+        self.cpu.iar.get()
+    }
+
+    /// Drops the priority of what [`Gic::acknowledge`] gave; it stays active.
+    #[inline(always)]
+    pub fn end(&self, acknowledged: u32) {
+        self.cpu.eoir.set(acknowledged);
+    }
+
+    /// Deactivates what [`Gic::acknowledge`] gave.
+    #[inline(always)]
+    pub fn deactivate(&self, acknowledged: u32) {
+        self.cpu.dir.set(acknowledged);
+    }
+
+    /// Sends [`KICK`] to the CPUs of `mask`.
+    #[inline(always)]
+    pub fn kick(&self, mask: u8) {
+        aarch32_cpu::asm::dsb();
+        self.distributor.sgir.set(u32::from(mask) << 16 | KICK);
+    }
+
+    /// Lets interrupt `id` through, or not.
+    pub fn enable(&self, id: u32, on: bool) {
+        let register = if on { &self.distributor.isenabler } else { &self.distributor.icenabler };
+        if let Some(register) = register.get(id as usize / 32) {
+            register.set(1 << (id % 32));
+        }
+    }
+
+    /// Sends SPI `id` to the CPUs of `mask`.
+    pub fn target(&self, id: u32, mask: u8) {
+        if let Some(register) = self.distributor.itargetsr.get(id as usize) {
+            register.set(mask);
+        }
+    }
+
+    /// Makes interrupt `id` edge-triggered, or level.
+    pub fn trigger(&self, id: u32, edge: bool) {
+        if let Some(register) = self.distributor.icfgr.get(id as usize / 16) {
+            let bit = 2 << (id % 16 * 2);
+            let old = register.get();
+            register.set(if edge { old | bit } else { old & !bit });
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Drivers of the devices that the hypervisor itself uses.
+
+pub mod gic;
+pub mod uart;

@@ -1,0 +1,137 @@
+//! The UARTs of the boards, polled: one line per kind.
+
+use core::ptr::{read_volatile, write_volatile};
+
+pub use crate::fdt::board::UartKind;
+
+/// How a kind of UART is driven: offsets in bytes; a status bit is tested by `status & mask == value`.
+struct Layout {
+    transmit: usize,
+    receive: usize,
+    transmit_status: usize,
+    can_transmit: (u32, u32),
+    receive_status: usize,
+    can_receive: (u32, u32),
+    /// Register and bits that let it interrupt for what it has received.
+    interrupt: (usize, u32),
+}
+
+const PL011: Layout = Layout {
+    transmit: 0x00,
+    receive: 0x00,
+    transmit_status: 0x18,
+    can_transmit: (1 << 5, 0),
+    receive_status: 0x18,
+    can_receive: (1 << 4, 0),
+    interrupt: (0x38, 1 << 4 | 1 << 6),
+};
+/// Offsets in registers, which the board spaces by its `reg-shift`.
+const NS16550: Layout = Layout {
+    transmit: 0,
+    receive: 0,
+    transmit_status: 5,
+    can_transmit: (1 << 5, 1 << 5),
+    receive_status: 5,
+    can_receive: (1, 1),
+    interrupt: (1, 1),
+};
+const STM32: Layout = Layout {
+    transmit: 0x28,
+    receive: 0x24,
+    transmit_status: 0x1c,
+    can_transmit: (1 << 7, 1 << 7),
+    receive_status: 0x1c,
+    can_receive: (1 << 5, 1 << 5),
+    interrupt: (0x00, 1 << 5),
+};
+const IMX: Layout = Layout {
+    transmit: 0x40,
+    receive: 0x00,
+    transmit_status: 0xb4,
+    can_transmit: (1 << 4, 0),
+    receive_status: 0xb4,
+    can_receive: (1 << 5, 0),
+    interrupt: (0x80, 1 << 9),
+};
+const EXYNOS: Layout = Layout {
+    transmit: 0x20,
+    receive: 0x24,
+    transmit_status: 0x10,
+    can_transmit: (1 << 1, 1 << 1),
+    receive_status: 0x10,
+    can_receive: (1, 1),
+    interrupt: (0x04, 1),
+};
+
+/// A UART whose registers are mapped.
+pub struct Uart {
+    base: usize,
+    layout: &'static Layout,
+    shift: u32,
+    byte_wide: bool,
+    pl011: bool,
+}
+
+impl Uart {
+    /// The UART whose registers are mapped at `base`.
+    ///
+    /// # Safety
+    /// They must be those of a UART of that kind, stay mapped, and be nobody else's.
+    #[must_use]
+    pub unsafe fn new(kind: &UartKind, base: usize) -> Self {
+        let (layout, shift, byte_wide) = match *kind {
+            UartKind::Pl011 => (&PL011, 0, false),
+            UartKind::Ns16550 { reg_shift, reg_io_width } => (&NS16550, reg_shift, reg_io_width == 1),
+            UartKind::Stm32 => (&STM32, 0, false),
+            UartKind::Imx => (&IMX, 0, false),
+            UartKind::Exynos => (&EXYNOS, 0, false),
+        };
+        let uart = Self { base, layout, shift, byte_wide, pl011: matches!(kind, UartKind::Pl011) };
+        if uart.pl011 && uart.read(0x30) & 1 == 0 {
+            // Firmware left it off: 8 bits, FIFOs, both directions.
+            uart.write(0x2c, 0x70);
+            uart.write(0x30, 0x301);
+        }
+        uart
+    }
+
+    fn read(&self, offset: usize) -> u32 {
+        let at = self.base + (offset << self.shift);
+        // SAFETY: `new`'s caller vouched for the registers.
+        unsafe {
+            if self.byte_wide { read_volatile(at as *const u8).into() } else { read_volatile(at as *const u32) }
+        }
+    }
+
+    fn write(&self, offset: usize, value: u32) {
+        let at = self.base + (offset << self.shift);
+        // SAFETY: `new`'s caller vouched for the registers.
+        unsafe {
+            if self.byte_wide { write_volatile(at as *mut u8, value as u8) } else { write_volatile(at as *mut u32, value) }
+        }
+    }
+
+    /// Sends a byte, waiting for room.
+    pub fn put(&self, byte: u8) {
+        let (mask, value) = self.layout.can_transmit;
+        while self.read(self.layout.transmit_status) & mask != value {
+            core::hint::spin_loop();
+        }
+        self.write(self.layout.transmit, byte.into());
+    }
+
+    /// A byte that has come, if one has.
+    #[must_use]
+    pub fn get(&self) -> Option<u8> {
+        let (mask, value) = self.layout.can_receive;
+        (self.read(self.layout.receive_status) & mask == value)
+            .then(|| self.read(self.layout.receive) as u8)
+    }
+
+    /// Lets it interrupt when bytes come.
+    pub fn listen(&self, on: bool) {
+        let (offset, bits) = self.layout.interrupt;
+        let old = self.read(offset);
+        self.write(offset, if on { old | bits } else { old & !bits });
+    }
+}

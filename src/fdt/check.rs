@@ -1,0 +1,409 @@
+//! The gate in front of the `fdt` crate: a flattened tree is walked once, whole, before that crate sees it.
+//!
+//! `fdt` 0.1.5 slices, unwraps and asserts on what it reads. What of it is used here is `Fdt::new`,
+//! `all_nodes` and `properties`; they panic, overflow or stop short where
+//! - a block lies outside the tree (`structs_block`, `strings_block`),
+//! - a token other than BEGIN_NODE, PROP or END_NODE stands where one of them is due, or the block ends early,
+//! - a node name is not NUL-terminated UTF-8, or a property's value or name offset lies outside its block,
+//! - END_NODE comes more often than BEGIN_NODE, or nodes nest 64 deep (its table of parents),
+//! - a property follows a child node, or a NOP stands before PROP or END_NODE.
+//!
+//! [`check`] refuses all of these but the last: NOPs are what firmware leaves where it deleted something,
+//! so a tree that holds any is copied without them. Everything else of `fdt` (`memory`, `chosen`, `cpus`,
+//! `reg`, `children`, `find_node`, ...) is not called: it unwraps more, and truncates addresses to 32 bits.
+//!
+//! The walk costs about as much per property as one name comparison, so it notes on its way what every
+//! reader asks for: each node's parent, cell sizes and `compatible`.
+//!
+//! Format: Devicetree Specification 0.4, chapter 5.
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use fdt::Fdt;
+
+use super::Range;
+use crate::addr::Pa;
+
+/// Deepest nesting that is accepted; the root is at depth 1. Trees of real boards stay below 12.
+pub const MAX_DEPTH: usize = 32;
+/// Most nodes that are accepted. Trees of real boards stay below 2,500.
+pub const MAX_NODES: usize = 8192;
+
+const MAGIC: u32 = 0xd00d_feed;
+const HEADER: usize = 40;
+const BEGIN_NODE: u32 = 1;
+const END_NODE: u32 = 2;
+const PROP: u32 = 3;
+const NOP: u32 = 4;
+const END: u32 = 9;
+
+/// What is wrong with a flattened tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FdtError {
+    /// Offset from the tree's start, bytes.
+    pub offset: usize,
+    /// What should have been there.
+    pub expected: &'static str,
+}
+
+impl fmt::Display for FdtError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { offset, expected } = self;
+        write!(
+            f,
+            "device tree damaged at offset {offset:#x}: expected {expected}"
+        )
+    }
+}
+
+/// What the check notes of a node, in the order of `Fdt::all_nodes`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Note<'a> {
+    /// Index of the parent; the root is its own.
+    pub(super) parent: u16,
+    /// `#address-cells` for the children, at most 255; `None` where the node does not say.
+    pub(super) address_cells: Option<u8>,
+    /// `#size-cells` likewise.
+    pub(super) size_cells: Option<u8>,
+    /// The value of `compatible`, empty where there is none.
+    pub(super) compatible: &'a [u8],
+}
+
+/// A tree that `fdt` can be let at.
+#[derive(Debug)]
+pub struct Checked<'a> {
+    pub(super) fdt: Fdt<'a>,
+    pub(super) notes: Vec<Note<'a>>,
+    pub(super) reservations: Vec<Range>,
+    size: usize,
+}
+
+impl<'a> Checked<'a> {
+    /// The tree itself.
+    #[must_use]
+    pub fn fdt(&self) -> &Fdt<'a> {
+        &self.fdt
+    }
+
+    /// Number of nodes, the root included.
+    #[must_use]
+    pub fn nodes(&self) -> usize {
+        self.notes.len()
+    }
+
+    /// Size of the tree that was checked, padding included, bytes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.size
+    }
+}
+
+/// Walks the flattened tree at the start of `bytes`. `copy` stays empty unless the tree holds NOPs.
+///
+/// # Errors
+///
+/// The first offset at which the tree is not what the specification asks for, or is beyond
+/// [`MAX_DEPTH`] or [`MAX_NODES`].
+pub fn check<'a>(bytes: &'a [u8], copy: &'a mut Vec<u8>) -> Result<Checked<'a>, FdtError> {
+    let header = Header::read(bytes)?;
+    let bytes = bytes
+        .get(..header.size)
+        .ok_or(err(4, "a size within the memory it lies in"))?;
+    let structure = block(
+        bytes,
+        header.structure,
+        8,
+        "a structure block within the tree",
+    )?;
+    let strings = block(bytes, header.strings, 12, "a strings block within the tree")?;
+    if !strings.is_ascii() {
+        return Err(err(header.strings.0, "property names in ASCII"));
+    }
+    if strings.last().is_some_and(|&last| last != 0) {
+        return Err(err(
+            header.strings.0 + strings.len(),
+            "a NUL after the last property name",
+        ));
+    }
+    let reservations = reservations(bytes, header.reservations)?;
+    let mut walk = Walk {
+        block: structure,
+        strings,
+        at: 0,
+        open: [0; MAX_DEPTH],
+        depth: 0,
+        notes: Vec::new(),
+        nops: 0,
+    };
+    walk.run()
+        .map_err(|e| err(header.structure.0.saturating_add(e.offset), e.expected))?;
+    let tree = if walk.nops == 0 {
+        bytes
+    } else {
+        copy_without_nops(copy, bytes, structure, strings, walk.nops);
+        copy
+    };
+    let fdt = Fdt::new(tree).map_err(|_| err(0, "a header"))?;
+    Ok(Checked {
+        fdt,
+        notes: walk.notes,
+        reservations,
+        size: header.size,
+    })
+}
+
+fn err(offset: usize, expected: &'static str) -> FdtError {
+    FdtError { offset, expected }
+}
+
+/// The big-endian word at `at`.
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes
+        .get(at..)?
+        .first_chunk()
+        .map(|w| u32::from_be_bytes(*w))
+}
+
+fn block<'a>(
+    bytes: &'a [u8],
+    (start, size): (usize, usize),
+    field: usize,
+    expected: &'static str,
+) -> Result<&'a [u8], FdtError> {
+    start
+        .checked_add(size)
+        .and_then(|end| bytes.get(start..end))
+        .ok_or(err(field, expected))
+}
+
+struct Header {
+    size: usize,
+    structure: (usize, usize),
+    strings: (usize, usize),
+    reservations: usize,
+}
+
+impl Header {
+    fn read(bytes: &[u8]) -> Result<Self, FdtError> {
+        let field = |at| {
+            word(bytes, at)
+                .map(|w| w as usize)
+                .ok_or(err(at, "a header of 40 bytes"))
+        };
+        if field(0)? != MAGIC as usize {
+            return Err(err(0, "the magic number d0 0d fe ed"));
+        }
+        if field(36).is_err() || field(4)? < HEADER {
+            return Err(err(4, "a size of at least 40 bytes"));
+        }
+        if field(20)? < 17 || field(24)? > 17 {
+            return Err(err(20, "format version 17 or one compatible with it"));
+        }
+        let header = Self {
+            size: field(4)?,
+            structure: (field(8)?, field(36)?),
+            strings: (field(12)?, field(32)?),
+            reservations: field(16)?,
+        };
+        if !header.structure.0.is_multiple_of(4) {
+            return Err(err(8, "a structure block aligned to 4 bytes"));
+        }
+        if !header.reservations.is_multiple_of(8) {
+            return Err(err(16, "a memory reservation block aligned to 8 bytes"));
+        }
+        Ok(header)
+    }
+}
+
+fn reservations(bytes: &[u8], mut at: usize) -> Result<Vec<Range>, FdtError> {
+    let mut found = Vec::new();
+    loop {
+        let entry: &[u8; 16] = bytes.get(at..).and_then(<[u8]>::first_chunk).ok_or(err(
+            at,
+            "a memory reservation block that ends in a zero entry",
+        ))?;
+        let entry = u128::from_be_bytes(*entry);
+        if entry == 0 {
+            return Ok(found);
+        }
+        found.push(Range {
+            start: Pa((entry >> 64) as u64),
+            size: entry as u64,
+        });
+        at += 16;
+    }
+}
+
+/// The walk over the structure block; offsets count from the block's start.
+struct Walk<'a> {
+    block: &'a [u8],
+    strings: &'a [u8],
+    at: usize,
+    /// Indices of the nodes that are open, outermost first.
+    open: [u16; MAX_DEPTH],
+    depth: usize,
+    notes: Vec<Note<'a>>,
+    nops: usize,
+}
+
+impl<'a> Walk<'a> {
+    fn run(&mut self) -> Result<(), FdtError> {
+        let mut properties = false;
+        loop {
+            let token = word(self.block, self.at).ok_or(err(self.at, "another token"))?;
+            let here = self.at;
+            self.at += 4;
+            match token {
+                BEGIN_NODE if self.depth > 0 || self.notes.is_empty() => {
+                    self.begin()?;
+                    properties = true;
+                }
+                PROP if properties => self.property()?,
+                PROP => {
+                    return Err(err(
+                        here,
+                        "no property outside a node or after a child node",
+                    ));
+                }
+                END_NODE if self.depth > 0 => {
+                    self.depth -= 1;
+                    properties = false;
+                }
+                NOP => self.nops += 1,
+                END if self.depth == 0 && !self.notes.is_empty() => return Ok(()),
+                _ if self.depth > 0 => {
+                    return Err(err(here, "a node, a property or the node's end"));
+                }
+                _ => return Err(err(here, "one root node, then the end of the tree")),
+            }
+        }
+    }
+
+    fn begin(&mut self) -> Result<(), FdtError> {
+        let name = self.block.get(self.at..).unwrap_or_default();
+        let end = name.iter().position(|&b| b == 0 || !b.is_ascii());
+        let length = end
+            .filter(|&end| name.get(end) == Some(&0))
+            .ok_or(err(self.at, "a node name in ASCII, ended by a NUL"))?;
+        let parent = self
+            .depth
+            .checked_sub(1)
+            .and_then(|up| self.open.get(up))
+            .copied()
+            .unwrap_or(0);
+        let slot = self
+            .open
+            .get_mut(self.depth)
+            .ok_or(err(self.at, "nodes nested at most 32 deep"))?;
+        if self.notes.len() == MAX_NODES {
+            return Err(err(self.at, "at most 8192 nodes"));
+        }
+        *slot = self.notes.len() as u16;
+        self.depth += 1;
+        self.notes.push(Note {
+            parent,
+            address_cells: None,
+            size_cells: None,
+            compatible: &[],
+        });
+        self.skip(length + 1);
+        Ok(())
+    }
+
+    fn property(&mut self) -> Result<(), FdtError> {
+        let (Some(length), Some(name)) = (word(self.block, self.at), word(self.block, self.at + 4))
+        else {
+            return Err(err(self.at, "a property's length and name"));
+        };
+        let name = self
+            .strings
+            .get(name as usize..)
+            .filter(|name| !name.is_empty());
+        let name = name.ok_or(err(self.at + 4, "a name within the strings block"))?;
+        let value = self
+            .block
+            .get(self.at + 8..)
+            .and_then(|rest| rest.get(..length as usize));
+        let value = value.ok_or(err(self.at, "a value within the structure block"))?;
+        if let (b'#' | b'c', Some(note)) =
+            (name.first().copied().unwrap_or(0), self.notes.last_mut())
+        {
+            let cells = |value| {
+                word(value, 0)
+                    .filter(|_| value.len() == 4)
+                    .map(|cells| cells.min(255) as u8)
+            };
+            if name.starts_with(b"compatible\0") {
+                note.compatible = value;
+            } else if name.starts_with(b"#address-cells\0") {
+                let cells = cells(value).ok_or(err(self.at + 8, "one cell in #address-cells"))?;
+                note.address_cells = Some(cells);
+            } else if name.starts_with(b"#size-cells\0") {
+                let cells = cells(value).ok_or(err(self.at + 8, "one cell in #size-cells"))?;
+                note.size_cells = Some(cells);
+            }
+        }
+        self.at += 8;
+        self.skip(length as usize);
+        Ok(())
+    }
+
+    /// Skips `bytes` that are known to be there, and the padding, which the next token finds missing if it is.
+    fn skip(&mut self, bytes: usize) {
+        self.at = (self.at + bytes + 3) & !3;
+    }
+}
+
+/// The tree with a structure block of tokens other than NOP. The memory reservation block, read already, is left out.
+fn copy_without_nops(
+    copy: &mut Vec<u8>,
+    bytes: &[u8],
+    structure: &[u8],
+    strings: &[u8],
+    nops: usize,
+) {
+    let size = HEADER + structure.len() - 4 * nops + strings.len();
+    copy.clear();
+    copy.reserve_exact(size);
+    for field in [
+        MAGIC,
+        size as u32,
+        HEADER as u32,
+        (size - strings.len()) as u32,
+    ] {
+        copy.extend_from_slice(&field.to_be_bytes());
+    }
+    copy.extend_from_slice(bytes.get(16..36).unwrap_or_default());
+    copy.extend_from_slice(&((structure.len() - 4 * nops) as u32).to_be_bytes());
+    let mut at = 0;
+    while let Some(token) = word(structure, at) {
+        let length = token_length(structure, at, token);
+        if token != NOP {
+            copy.extend_from_slice(structure.get(at..at + length).unwrap_or_default());
+        }
+        at += length;
+        if token == END {
+            break;
+        }
+    }
+    copy.resize(size - strings.len(), 0);
+    copy.extend_from_slice(strings);
+}
+
+/// Length of the token at `at` with what belongs to it, in a structure block that was walked already.
+fn token_length(structure: &[u8], at: usize, token: u32) -> usize {
+    let length = match token {
+        BEGIN_NODE => {
+            4 + 1
+                + structure
+                    .iter()
+                    .skip(at + 4)
+                    .take_while(|&&b| b != 0)
+                    .count()
+        }
+        PROP => 12 + word(structure, at + 4).unwrap_or(0) as usize,
+        _ => 4,
+    };
+    (length + 3) & !3
+}

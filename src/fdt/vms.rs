@@ -1,0 +1,431 @@
+//! The VMs that the device tree describes, in the two bindings that exist, and what is wrong with the others.
+//!
+//! (a) What QEMU's `-device guest-loader` writes: modules under `/chosen`, one VM called "guest". Its memory is
+//! for the loader to choose and it has one vCPU, as QEMU gives a machine that says no more; `armillary,memory`
+//! (KiB) and `armillary,cpus` in `/chosen` say otherwise.
+//!
+//! (b) Xen's dom0less nodes under `/chosen`, compatible with "xen,domain": as many VMs as there are nodes.
+//!
+//! A VM that is described wrongly is refused by name; the others start. Two VMs may name the same module, as
+//! long as both mean the same range and the same kind by it: a kernel need not be loaded once for each.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::tree::{cell, string, whole};
+use super::{Board, ConfigError, Id, Range, Tree};
+use crate::addr::PAGE;
+
+/// Most vCPUs that a VM may have: a GICv2 serves no more.
+pub const MAX_VCPUS: u32 = 8;
+
+/// Bytes that a boot loader put into memory for a VM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Module {
+    /// Path of the node that describes it.
+    pub node: String,
+    /// Where it lies.
+    pub range: Range,
+    /// Whether another VM names it too, so that its memory can't become this VM's.
+    pub shared: bool,
+}
+
+/// A VM as it is described.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VmConfig {
+    /// Its name, unique.
+    pub name: String,
+    /// Path of the node that describes it.
+    pub node: String,
+    /// Its RAM, bytes, a multiple of the page size; `None`: what the loader finds fitting.
+    pub memory: Option<u64>,
+    /// Its vCPUs, 1 to [`MAX_VCPUS`].
+    pub cpus: u32,
+    /// Whether the description asks for a PL011 (`vpl011`).
+    pub vpl011: bool,
+    /// Whether it may manage the other VMs (`armillary,control`).
+    pub control: bool,
+    /// Its kernel: this or `firmware` is there.
+    pub kernel: Option<Module>,
+    /// What runs from address 0 instead of a kernel.
+    pub firmware: Option<Module>,
+    /// Its initial RAM disk.
+    pub ramdisk: Option<Module>,
+    /// A device tree instead of the generated one.
+    pub device_tree: Option<Module>,
+    /// Its command line.
+    pub bootargs: String,
+}
+
+impl VmConfig {
+    /// Its modules, each with its kind.
+    pub fn modules(&self) -> impl Iterator<Item = (&'static str, &Module)> {
+        let all = [
+            ("kernel", &self.kernel),
+            ("firmware", &self.firmware),
+            ("ramdisk", &self.ramdisk),
+            ("device tree", &self.device_tree),
+        ];
+        all.into_iter()
+            .filter_map(|(kind, module)| module.as_ref().map(|module| (kind, module)))
+    }
+
+    /// The error for a VM that wants `wanted` bytes where no such piece of RAM is left.
+    #[must_use]
+    pub fn no_memory(&self, wanted: u64, largest_free: u64) -> ConfigError {
+        let value = format!(
+            "{} KiB, of which the board has only {} KiB left",
+            wanted / 1024,
+            largest_free / 1024
+        );
+        ConfigError::new(
+            &self.node,
+            "memory",
+            value,
+            "give this VM or one before it less",
+        )
+    }
+
+    /// The error for a module of this VM whose contents are not what they should be: `found` completes "is ...".
+    #[must_use]
+    pub fn bad_module(kind: &'static str, module: &Module, found: &str, fix: &str) -> ConfigError {
+        ConfigError::new(&module.node, kind, found, fix)
+    }
+}
+
+/// Memory that no module may lie in: what it is and where.
+pub type Taken = (&'static str, Range);
+
+/// Reads all VM descriptions: the good ones in the tree's order, and an error for each other.
+#[must_use]
+pub fn vms(
+    tree: &Tree<'_, '_>,
+    board: &Board,
+    taken: &[Taken],
+) -> (Vec<VmConfig>, Vec<ConfigError>) {
+    let (mut good, mut bad) = (Vec::new(), Vec::new());
+    let Some(chosen) = tree.find("/chosen") else {
+        return (good, bad);
+    };
+    let is_module = |&id: &Id| tree.is_compatible(id, "multiboot,module");
+    let is_domain = |&id: &Id| tree.is_compatible(id, "xen,domain");
+    let direct = tree
+        .children(chosen)
+        .any(|id| is_module(&id))
+        .then_some(chosen);
+    for id in direct
+        .into_iter()
+        .chain(tree.children(chosen).filter(is_domain))
+    {
+        let described = if id == chosen {
+            direct_vm(tree, id)
+        } else {
+            domain(tree, id)
+        };
+        match described.and_then(|vm| place(vm, board, taken, &mut good)) {
+            Ok(vm) => good.push(vm),
+            Err(error) => bad.push(error),
+        }
+    }
+    (good, bad)
+}
+
+/// The VM of binding (a).
+fn direct_vm(tree: &Tree<'_, '_>, chosen: Id) -> Result<VmConfig, ConfigError> {
+    let mut vm = VmConfig {
+        name: "guest".into(),
+        node: tree.path(chosen),
+        cpus: 1,
+        vpl011: true,
+        ..VmConfig::default()
+    };
+    for property in tree.properties(chosen) {
+        match property.name {
+            "armillary,bootargs" => {}
+            "armillary,cpus" => vm.cpus = cpus(&vm.node, "armillary,cpus", property.value)?,
+            "armillary,memory" => {
+                vm.memory = Some(memory(&vm.node, "armillary,memory", property.value)?);
+            }
+            name => own_property(
+                &mut vm,
+                name,
+                property.value,
+                ", armillary,bootargs, armillary,cpus, armillary,memory",
+            )?,
+        }
+    }
+    for id in tree
+        .children(chosen)
+        .filter(|&id| tree.is_compatible(id, "multiboot,module"))
+    {
+        module(tree, id, &mut vm)?;
+    }
+    complete(vm)
+}
+
+/// The VM of a node of binding (b).
+fn domain(tree: &Tree<'_, '_>, id: Id) -> Result<VmConfig, ConfigError> {
+    let mut vm = VmConfig {
+        name: tree.name(id).into(),
+        node: tree.path(id),
+        cpus: 1,
+        ..VmConfig::default()
+    };
+    for property in tree.properties(id) {
+        match property.name {
+            "memory" => vm.memory = Some(memory(&vm.node, "memory", property.value)?),
+            "cpus" => vm.cpus = cpus(&vm.node, "cpus", property.value)?,
+            "vpl011" => vm.vpl011 = true,
+            "bootargs" => vm.bootargs = string(property.value).unwrap_or_default().into(),
+            name => own_property(&mut vm, name, property.value, "")?,
+        }
+    }
+    if vm.memory.is_none() {
+        return Err(ConfigError::new(vm.node, "memory", "absent", MEMORY_FIX));
+    }
+    for child in tree.children(id) {
+        module(tree, child, &mut vm)?;
+    }
+    complete(vm)
+}
+
+/// A property that only Armillary has, or none of our business.
+fn own_property(
+    vm: &mut VmConfig,
+    name: &str,
+    value: &[u8],
+    more: &str,
+) -> Result<(), ConfigError> {
+    match name {
+        "armillary,control" => vm.control = true,
+        "armillary,name" => {
+            let given = string(value).filter(|name| !name.is_empty() && name.len() < 32);
+            vm.name = given
+                .ok_or_else(|| {
+                    ConfigError::new(
+                        &vm.node,
+                        "armillary,name",
+                        "not a name",
+                        "give 1 to 31 characters",
+                    )
+                })?
+                .into();
+        }
+        _ if name.starts_with("armillary,") => {
+            let fix = format!("use one of armillary,control, armillary,name{more}");
+            return Err(ConfigError::new(
+                &vm.node,
+                "a property",
+                format!("{name}, which is unknown"),
+                fix,
+            ));
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+const MEMORY_FIX: &str = "give the VM's RAM in KiB, a multiple of 4, as two cells";
+
+fn memory(node: &str, property: &'static str, value: &[u8]) -> Result<u64, ConfigError> {
+    let kib = whole(value);
+    let shown = match kib {
+        None => "not a number".into(),
+        Some(0) => "zero".into(),
+        Some(kib) => match kib.checked_mul(1024) {
+            Some(bytes) if bytes % PAGE == 0 => return Ok(bytes),
+            Some(_) => format!("{kib} KiB, which is not a whole number of pages"),
+            None => format!("{kib} KiB, which is more than there can be"),
+        },
+    };
+    Err(ConfigError::new(node, property, shown, MEMORY_FIX))
+}
+
+fn cpus(node: &str, property: &'static str, value: &[u8]) -> Result<u32, ConfigError> {
+    let shown = match cell(value) {
+        Some(cpus @ 1..=MAX_VCPUS) => return Ok(cpus),
+        Some(cpus) => format!("{cpus}"),
+        None => "not one cell".into(),
+    };
+    Err(ConfigError::new(
+        node,
+        property,
+        shown,
+        format!("give 1 to {MAX_VCPUS} vCPUs in one cell"),
+    ))
+}
+
+/// Adds a module's node to the VM.
+fn module(tree: &Tree<'_, '_>, id: Id, vm: &mut VmConfig) -> Result<(), ConfigError> {
+    let kind = tree.compatible(id).find_map(|compatible| match compatible {
+        b"multiboot,kernel" => Some("kernel"),
+        b"multiboot,ramdisk" => Some("ramdisk"),
+        b"multiboot,device-tree" => Some("device tree"),
+        b"armillary,firmware" => Some("firmware"),
+        _ => None,
+    });
+    let Some(kind) = kind else {
+        let fix = "give multiboot,module with multiboot,kernel, multiboot,ramdisk, multiboot,device-tree or armillary,firmware";
+        return Err(ConfigError::new(
+            tree.path(id),
+            "compatible",
+            shown_strings(tree, id),
+            fix,
+        ));
+    };
+    let slot = match kind {
+        "kernel" => &mut vm.kernel,
+        "ramdisk" => &mut vm.ramdisk,
+        "firmware" => &mut vm.firmware,
+        _ => &mut vm.device_tree,
+    };
+    let node = tree.path(id);
+    if let Some(first) = slot {
+        let fix = "describe each VM in a node of its own, compatible with xen,domain, and give it one of each kind";
+        return Err(ConfigError::new(
+            node,
+            "the module",
+            format!("the VM's second {kind}, after {}", first.node),
+            fix,
+        ));
+    }
+    let reg = tree.reg_off_bus(id)?;
+    let [range] = *reg.as_slice() else {
+        return Err(ConfigError::new(
+            node,
+            "reg",
+            format!("of {} ranges", reg.len()),
+            "give one address and one size",
+        ));
+    };
+    if range.size == 0 {
+        return Err(ConfigError::new(
+            node,
+            "reg",
+            format!("{range}, which is empty"),
+            "give the module's size in bytes",
+        ));
+    }
+    if let (true, Some(words)) = (
+        matches!(kind, "kernel" | "firmware"),
+        tree.property(id, "bootargs").and_then(string),
+    ) {
+        vm.bootargs = words.into();
+    }
+    *slot = Some(Module {
+        node,
+        range,
+        shared: false,
+    });
+    Ok(())
+}
+
+fn shown_strings(tree: &Tree<'_, '_>, id: Id) -> String {
+    let mut shown = String::new();
+    for compatible in tree.compatible(id) {
+        let separator = if shown.is_empty() { "" } else { ", " };
+        shown = format!("{shown}{separator}{}", String::from_utf8_lossy(compatible));
+    }
+    if shown.is_empty() {
+        "absent".into()
+    } else {
+        format!("{shown}, which names no kind of module")
+    }
+}
+
+/// Sees to it that the VM has something to run, and one thing only.
+fn complete(vm: VmConfig) -> Result<VmConfig, ConfigError> {
+    let fix = "give one module compatible with multiboot,kernel or armillary,firmware";
+    match (&vm.kernel, &vm.firmware) {
+        (None, None) => Err(ConfigError::new(vm.node, "the kernel", "absent", fix)),
+        (Some(kernel), Some(_)) => Err(ConfigError::new(
+            &kernel.node,
+            "the kernel",
+            "there beside firmware, which would not run it",
+            fix,
+        )),
+        _ => Ok(vm),
+    }
+}
+
+/// Sees to it that the VM's name is its own and that its modules lie in RAM and in nothing else's way.
+fn place(
+    mut vm: VmConfig,
+    board: &Board,
+    taken: &[Taken],
+    others: &mut [VmConfig],
+) -> Result<VmConfig, ConfigError> {
+    if let Some(other) = others.iter().find(|other| other.name == vm.name) {
+        let value = format!("{}, the name of {} too", vm.name, other.node);
+        return Err(ConfigError::new(
+            vm.node,
+            "the name",
+            value,
+            "give each VM a name of its own",
+        ));
+    }
+    let error = |module: &Module, what: &str, fix: &str| {
+        Err(ConfigError::new(
+            &module.node,
+            "reg",
+            format!("{}, which {what}", module.range),
+            fix,
+        ))
+    };
+    for (nth, (kind, module)) in vm.modules().enumerate() {
+        if !board.memory.iter().any(|ram| ram.contains(&module.range)) {
+            return error(
+                module,
+                "is not all RAM",
+                "load the module into RAM, and give its address and size here",
+            );
+        }
+        if let Some((what, range)) = taken
+            .iter()
+            .find(|(_, range)| range.overlaps(&module.range))
+        {
+            return error(
+                module,
+                &format!("overlaps {what} at {range}"),
+                "load the module elsewhere",
+            );
+        }
+        let same_vm = vm.modules().take(nth).map(|other| (true, other));
+        let other_vms = others
+            .iter()
+            .flat_map(VmConfig::modules)
+            .map(|other| (false, other));
+        for (same, (other_kind, other)) in same_vm.chain(other_vms) {
+            let shared = !same && kind == other_kind && module.range == other.range;
+            if !shared && module.range.overlaps(&other.range) {
+                return error(
+                    module,
+                    &format!("overlaps {} at {}", other.node, other.range),
+                    "load one of them elsewhere",
+                );
+            }
+        }
+    }
+    share(&mut vm, others);
+    Ok(vm)
+}
+
+/// Marks the modules that this VM has in common with others, on both sides.
+fn share(vm: &mut VmConfig, others: &mut [VmConfig]) {
+    for other in others {
+        let pairs = [
+            (&mut vm.kernel, &mut other.kernel),
+            (&mut vm.firmware, &mut other.firmware),
+            (&mut vm.ramdisk, &mut other.ramdisk),
+            (&mut vm.device_tree, &mut other.device_tree),
+        ];
+        for pair in pairs {
+            if let (Some(here), Some(there)) = pair
+                && here.range == there.range
+            {
+                (here.shared, there.shared) = (true, true);
+            }
+        }
+    }
+}
