@@ -12,6 +12,7 @@ pub mod dts;
 pub mod image;
 pub mod layout;
 pub mod qemu;
+pub mod report;
 pub mod setup;
 pub mod spec;
 pub mod vm;

@@ -94,8 +94,10 @@ impl Machine {
             vm::set_bootargs(&mut tree, bootargs)?;
         }
         fs::write(blob, tree.to_dtb()).with_context(|| blob.display().to_string())?;
+        // An unchanged tree is left to QEMU, whose `guest-loader` writes to its own tree only.
+        let unchanged = self.tree.is_none() && self.vms.is_empty() && self.bootargs.is_none();
         Ok(Prepared {
-            command: self.command(blob, &files),
+            command: self.command((!unchanged).then_some(blob), &files),
             source: dts::print(&tree),
         })
     }
@@ -144,7 +146,7 @@ impl Machine {
         read_tree(blob)
     }
 
-    fn command(&self, blob: &Path, files: &[Placed]) -> Command {
+    fn command(&self, blob: Option<&Path>, files: &[Placed]) -> Command {
         let mut command = self.shape(&self.board.machine);
         // One serial port on standard input and output; the hypervisor, not QEMU, gets Ctrl-A.
         command.args([
@@ -170,7 +172,9 @@ impl Machine {
                 command.arg("-device").arg(format!("{file},cpu-num=0"))
             }
         };
-        command.arg("-dtb").arg(blob);
+        if let Some(blob) = blob {
+            command.arg("-dtb").arg(blob);
+        }
         for Placed { file, address } in files {
             command.arg("-device").arg(loader(file, *address));
         }
@@ -217,7 +221,7 @@ mod tests {
     }
 
     fn line(machine: &Machine) -> String {
-        progress::shown(&machine.command(Path::new("t.dtb"), &[]))
+        progress::shown(&machine.command(Some(Path::new("t.dtb")), &[]))
     }
 
     #[test]
