@@ -16,3 +16,15 @@ pub mod stage2;
 pub mod syndrome;
 pub mod vgic;
 pub mod vmid;
+
+// 2. The machine: all `unsafe`, all assembly, all device registers.
+#[cfg(target_os = "none")]
+pub mod arch;
+#[cfg(target_os = "none")]
+pub mod driver;
+#[cfg(target_os = "none")]
+pub mod console;
+#[cfg(target_os = "none")]
+pub mod mem;
+#[cfg(target_os = "none")]
+pub mod platform;

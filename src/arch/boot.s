@@ -114,7 +114,7 @@ primary:
     ldr     pc, =4f
 4:  ldr     sp, =__stack_end
     ldr     r0, =__tables_end
-    ldr     r1, =__guard_start
+    ldr     r1, =__bss_end
     mov     r2, #0
     mov     r3, #0
     mov     r4, #0

@@ -290,7 +290,7 @@ pub fn init(cpu: usize) {
         HTPIDR::write(cpu as u32);
         HVBAR::write((&raw const vectors) as u32);
         HDCR::write(HDCR | (HDCR::read() & 0x1f));
-        VTCR::write(crate::stage2::VTCR);
+        VTCR::write(crate::stage2::VTCR_32);
         VPIDR::write(MIDR::read());
         // Physical timer to Hyp, physical counter free (B8.1.5).
         CNTHCTL::write(1);

@@ -2,7 +2,7 @@
 //! stops.
 
 use super::sysreg::{HDFAR, HIFAR, HSR};
-use crate::syndrome::Syndrome;
+use crate::syndrome::Hsr;
 use core::fmt;
 
 /// The registers at the exception, as `switch.s` stores them.
@@ -42,9 +42,9 @@ pub(super) extern "C" fn fault(dump: &Dump, kind: u32) -> ! {
         }
         None => log::error!("{what} in Hyp at pc {:#010x}", dump.pc),
     }
-    log::error!("HSR {hsr:#010x}: {}\n{dump}", Syndrome::new(hsr));
+    log::error!("HSR {hsr:#010x}: {}\n{dump}", Hsr(hsr));
     backtrace(dump.r[11]);
-    crate::arch::die()
+    die()
 }
 
 /// Prints the return addresses of the frames from `fp` on.
@@ -63,5 +63,21 @@ pub fn backtrace(mut fp: u32) {
             return;
         }
         fp = next;
+    }
+}
+
+/// What is done once a panic has said all: stop, or start the machine anew.
+static AT_DEATH: spin::Once<fn() -> !> = spin::Once::new();
+
+/// Sets what [`die`] does.
+pub fn at_death(what: fn() -> !) {
+    AT_DEATH.call_once(|| what);
+}
+
+/// Ends a panic.
+pub fn die() -> ! {
+    match AT_DEATH.get() {
+        Some(what) => what(),
+        None => super::boot::stop(),
     }
 }

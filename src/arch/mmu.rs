@@ -83,8 +83,8 @@ impl Table {
         // Virtualization Extensions (ID_MMFR3), so the barrier is all it needs.
         unsafe {
             let at = &raw mut (*self.0.get())[index];
-            core::arch::asm!("strd {l}, {h}, [{at}]", "dsb ishst", "isb",
-                at = in(reg) at, l = in("r2") low, h = in("r3") high,
+            core::arch::asm!("strd r2, r3, [{at}]", "dsb ishst", "isb",
+                at = in(reg) at, in("r2") low, in("r3") high,
                 options(nostack, preserves_flags));
         }
     }

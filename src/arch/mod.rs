@@ -1,4 +1,15 @@
 //! The processor: system registers, tables, caches, and the way into a guest and back.
 
-#[cfg(target_os = "none")]
+pub mod boot;
+pub mod cache;
+pub mod context;
+pub mod counter;
+pub mod fault;
+pub mod mmu;
+pub mod smc;
 mod sysreg;
+pub mod tlb;
+pub mod vfp;
+pub mod window;
+
+pub use fault::{backtrace, die};

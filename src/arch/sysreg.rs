@@ -12,7 +12,6 @@ macro_rules! registers {
     ($($name:ident: $cp:literal, $op1:literal, $crn:literal, $crm:literal, $op2:literal;)*) => {$(
         #[expect(clippy::upper_case_acronyms, reason = "the architecture's own names")]
         #[doc = concat!(stringify!($name), ": p", $cp, ", ", $op1, ", c", $crn, ", c", $crm, ", ", $op2)]
-        #[expect(non_camel_case_types, reason = "the architecture's own names")]
         pub(super) struct $name;
         impl SysReg for $name {
             const CP: u32 = $cp;
@@ -41,7 +40,6 @@ macro_rules! registers {
 macro_rules! registers64 {
     ($($name:ident: $cp:literal, $op1:literal, $crm:literal;)*) => {$(
         #[doc = concat!(stringify!($name), ": p", $cp, ", ", $op1, ", c", $crm)]
-        #[expect(non_camel_case_types, reason = "the architecture's own names")]
         pub(super) struct $name;
         impl SysReg64 for $name {
             const CP: u32 = $cp;

@@ -5,6 +5,7 @@
 //! ([`Gic::end`]), and whoever handled the device deactivates it, the guest's hardware through a
 //! linked list register.
 
+use core::sync::atomic::{AtomicU8, Ordering};
 use spin::Once;
 use tock_registers::interfaces::{Readable, Writeable};
 use tock_registers::registers::{ReadOnly, ReadWrite, WriteOnly};
@@ -61,6 +62,8 @@ register_structs! {
 
 /// The interrupt that one CPU sends another to make it look at what it has been asked.
 pub const KICK: u32 = 0;
+/// CPUs that a GICv2 can have.
+const CPUS: usize = 8;
 /// Priority of everything that the hypervisor takes: the middle, so that boards can go either way.
 const PRIORITY: u8 = 0x80;
 /// What the CPU interface reads when nothing is pending: 1020 to 1023.
@@ -71,6 +74,8 @@ pub struct Gic {
     distributor: &'static Distributor,
     cpu: &'static CpuInterface,
     hypervisor: &'static Hypervisor,
+    /// By CPU number, the CPU interface that SGIs and SPIs reach it by.
+    masks: [AtomicU8; CPUS],
 }
 
 // SAFETY: the CPU and hypervisor interfaces are banked by CPU; the distributor is changed by single
@@ -100,6 +105,7 @@ pub unsafe fn init(distributor: usize, cpu: usize, hypervisor: usize) -> &'stati
                 distributor: &*(distributor as *const Distributor),
                 cpu: &*(cpu as *const CpuInterface),
                 hypervisor: &*(hypervisor as *const Hypervisor),
+                masks: [const { AtomicU8::new(1) }; CPUS],
             }
         };
         gic.init_distributor();
@@ -131,8 +137,9 @@ impl Gic {
         ((self.distributor.typer.get() & 0x1f) + 1) * 32
     }
 
-    /// Sets up this CPU's interface and its SGIs and PPIs; the mask that SGIs reach this CPU by.
-    pub fn init_cpu(&self) -> u8 {
+    /// Sets up this CPU's interface and its SGIs and PPIs, and notes by what mask SGIs reach CPU
+    /// number `cpu`, which is this one.
+    pub fn init_cpu(&self, cpu: usize) {
         let d = self.distributor;
         d.icenabler[0].set(0xffff_0000);
         d.icpendr[0].set(!0);
@@ -147,7 +154,7 @@ impl Gic {
         // where there are no Security Extensions (4.4.1).
         self.cpu.ctlr.set(1 | 1 << 9);
         self.hypervisor.hcr.set(0);
-        d.itargetsr[0].get()
+        self.masks[cpu % CPUS].store(d.itargetsr[0].get().max(1), Ordering::Release);
     }
 
     /// Takes the interrupt of highest priority: number in bits 9:0, for an SGI the sender in 12:10.
@@ -168,11 +175,20 @@ impl Gic {
         self.cpu.dir.set(acknowledged);
     }
 
-    /// Sends [`KICK`] to the CPUs of `mask`.
+    /// Sends [`KICK`] to CPU number `cpu`, after everything stored before.
     #[inline(always)]
-    pub fn kick(&self, mask: u8) {
+    pub fn kick(&self, cpu: usize) {
+        let mask = self.masks[cpu % CPUS].load(Ordering::Relaxed);
         aarch32_cpu::asm::dsb();
         self.distributor.sgir.set(u32::from(mask) << 16 | KICK);
+    }
+
+    /// Sends SPI `id` to CPU number `cpu`.
+    pub fn target(&self, id: u32, cpu: usize) {
+        let mask = self.masks[cpu % CPUS].load(Ordering::Relaxed);
+        if let Some(register) = self.distributor.itargetsr.get(id as usize) {
+            register.set(mask);
+        }
     }
 
     /// Lets interrupt `id` through, or not.
@@ -180,13 +196,6 @@ impl Gic {
         let register = if on { &self.distributor.isenabler } else { &self.distributor.icenabler };
         if let Some(register) = register.get(id as usize / 32) {
             register.set(1 << (id % 32));
-        }
-    }
-
-    /// Sends SPI `id` to the CPUs of `mask`.
-    pub fn target(&self, id: u32, mask: u8) {
-        if let Some(register) = self.distributor.itargetsr.get(id as usize) {
-            register.set(mask);
         }
     }
 

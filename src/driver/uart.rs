@@ -2,7 +2,7 @@
 
 use core::ptr::{read_volatile, write_volatile};
 
-pub use crate::fdt::board::UartKind;
+pub use crate::fdt::UartKind;
 
 /// How a kind of UART is driven: offsets in bytes; a status bit is tested by `status & mask == value`.
 struct Layout {
@@ -81,7 +81,7 @@ impl Uart {
     pub unsafe fn new(kind: &UartKind, base: usize) -> Self {
         let (layout, shift, byte_wide) = match *kind {
             UartKind::Pl011 => (&PL011, 0, false),
-            UartKind::Ns16550 { reg_shift, reg_io_width } => (&NS16550, reg_shift, reg_io_width == 1),
+            UartKind::Ns16550 { reg_shift, io_width } => (&NS16550, reg_shift.into(), io_width == 1),
             UartKind::Stm32 => (&STM32, 0, false),
             UartKind::Imx => (&IMX, 0, false),
             UartKind::Exynos => (&EXYNOS, 0, false),

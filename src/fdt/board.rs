@@ -448,6 +448,15 @@ impl UartKind {
 }
 
 impl Uart {
+    /// The UART that the tree chooses, or else the first that has a driver.
+    #[must_use]
+    pub fn find(tree: &Tree<'_, '_>) -> Option<Self> {
+        Self::chosen(tree).or_else(|| {
+            let mut enabled = tree.ids().filter(|&id| !tree.is_disabled(id));
+            enabled.find_map(|id| Self::read(tree, id))
+        })
+    }
+
     /// The UART that `/chosen/stdout-path` names, if it has a driver.
     #[must_use]
     pub fn chosen(tree: &Tree<'_, '_>) -> Option<Self> {

@@ -386,3 +386,14 @@ const fn root_entries(width: u32) -> u32 {
 const fn root_pages(width: u32) -> u32 {
     root_entries(width).div_ceil(ENTRIES)
 }
+
+/// VTCR for tables of 32-bit guest physical addresses, what every VM has.
+pub const VTCR_32: u32 = vtcr(32);
+
+/// VTCR for tables of `width` bits.
+const fn vtcr(width: u32) -> u32 {
+    // T0SZ is 32 - width, signed: 0 to -8; S repeats its sign.
+    let t0sz = 32u32.wrapping_sub(width) & 0xf;
+    let s = (t0sz >> 3) << 4;
+    (1 << 31) | (0b11 << 12) | (0b01 << 10) | (0b01 << 8) | (0b01 << 6) | s | t0sz
+}

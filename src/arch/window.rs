@@ -1,0 +1,155 @@
+//! Guest memory through this CPU's windows: a chunk is mapped, copied and unmapped.
+//!
+//! A guest may write what is being copied at any moment, from another CPU: bytes are moved by
+//! assembly, never borrowed.
+
+use super::mmu::{self, Window};
+use crate::addr::{BLOCK, Pa};
+use core::arch::asm;
+
+/// Bytes from `pa` to the end of its 2 MiB, at most `size`.
+fn chunk(pa: Pa, size: usize) -> usize {
+    size.min((BLOCK - (pa.0 & (BLOCK - 1))) as usize)
+}
+
+/// Copies `size` bytes: 64 at a time where both addresses allow it.
+///
+/// # Safety
+/// Both places must be mapped, and not overlap.
+unsafe fn move_bytes(to: usize, from: usize, size: usize) {
+    let (mut to, mut from) = (to, from);
+    let (words, tail) = if (to | from) & 3 == 0 { (size & !63, size & 63) } else { (0, size) };
+    // SAFETY: the caller's word; the loops stop after `words` and `tail` bytes.
+    unsafe {
+        if words != 0 {
+            asm!(
+                "2: ldmia {from}!, {{r0-r3, r5, r8, r9, r12}}",
+                "stmia {to}!, {{r0-r3, r5, r8, r9, r12}}",
+                "ldmia {from}!, {{r0-r3, r5, r8, r9, r12}}",
+                "subs {left}, {left}, #64",
+                "stmia {to}!, {{r0-r3, r5, r8, r9, r12}}",
+                "bne 2b",
+                from = inout(reg) from, to = inout(reg) to, left = inout(reg) words => _,
+                out("r0") _, out("r1") _, out("r2") _, out("r3") _, out("r5") _, out("r8") _,
+                out("r9") _, out("r12") _, options(nostack),
+            );
+        }
+        asm!(
+            "2: cmp {left}, #0",
+            "beq 3f",
+            "ldrb {byte}, [{from}], #1",
+            "strb {byte}, [{to}], #1",
+            "sub {left}, {left}, #1",
+            "b 2b",
+            "3:",
+            from = inout(reg) from => _, to = inout(reg) to => _, left = inout(reg) tail => _,
+            byte = out(reg) _, options(nostack),
+        );
+    }
+}
+
+/// Reads physical memory from `pa` on into `buffer`.
+///
+/// # Safety
+/// It must be RAM that nothing in Hyp refers to.
+pub unsafe fn read(pa: Pa, buffer: &mut [u8]) {
+    let mut done = 0;
+    while done < buffer.len() {
+        let at = Pa(pa.0 + done as u64);
+        let size = chunk(at, buffer.len() - done);
+        // SAFETY: the caller's word; the window holds `size` bytes from `at`.
+        unsafe {
+            let va = mmu::open_window(Window::First, at);
+            move_bytes(buffer.as_mut_ptr().add(done) as usize, va, size);
+        }
+        mmu::close_window(Window::First);
+        done += size;
+    }
+}
+
+/// Writes `bytes` to physical memory at `pa`.
+///
+/// # Safety
+/// It must be RAM that nothing in Hyp refers to.
+pub unsafe fn write(pa: Pa, bytes: &[u8]) {
+    let mut done = 0;
+    while done < bytes.len() {
+        let at = Pa(pa.0 + done as u64);
+        let size = chunk(at, bytes.len() - done);
+        // SAFETY: as in `read`.
+        unsafe {
+            let va = mmu::open_window(Window::First, at);
+            move_bytes(va, bytes.as_ptr().add(done) as usize, size);
+        }
+        mmu::close_window(Window::First);
+        done += size;
+    }
+}
+
+/// Copies `size` bytes of physical memory.
+///
+/// # Safety
+/// Both must be RAM that nothing in Hyp refers to, and not overlap.
+pub unsafe fn copy(to: Pa, from: Pa, size: u64) {
+    let mut done = 0;
+    while done < size {
+        let (to, from) = (Pa(to.0 + done), Pa(from.0 + done));
+        let left = usize::try_from(size - done).unwrap_or(BLOCK as usize);
+        let part = chunk(to, chunk(from, left));
+        // SAFETY: as in `read`, with a window each.
+        unsafe {
+            let source = mmu::open_window(Window::Second, from);
+            let target = mmu::open_window(Window::First, to);
+            move_bytes(target, source, part);
+        }
+        mmu::close_window(Window::First);
+        mmu::close_window(Window::Second);
+        done += part as u64;
+    }
+}
+
+/// Zeroes `size` bytes of physical memory, a multiple of 64 from a multiple of 64.
+///
+/// # Safety
+/// It must be RAM that nothing in Hyp refers to.
+pub unsafe fn zero(pa: Pa, size: u64) {
+    let mut done = 0;
+    while done < size {
+        let at = Pa(pa.0 + done);
+        let part = chunk(at, usize::try_from(size - done).unwrap_or(BLOCK as usize));
+        // SAFETY: as in `read`; `part` is a multiple of 64.
+        unsafe {
+            let va = mmu::open_window(Window::First, at);
+            asm!(
+                "2: stmia {to}!, {{r0-r3, r5, r8, r9, r12}}",
+                "subs {left}, {left}, #64",
+                "stmia {to}!, {{r0-r3, r5, r8, r9, r12}}",
+                "bne 2b",
+                to = inout(reg) va => _, left = inout(reg) part => _,
+                inout("r0") 0 => _, inout("r1") 0 => _, inout("r2") 0 => _, inout("r3") 0 => _,
+                inout("r5") 0 => _, inout("r8") 0 => _, inout("r9") 0 => _, inout("r12") 0 => _,
+                options(nostack),
+            );
+        }
+        mmu::close_window(Window::First);
+        done += part as u64;
+    }
+}
+
+/// Cleans and invalidates `size` bytes of physical memory to the point of coherency, and forgets
+/// instructions: for what was loaded or scrubbed while the guest's caches are off.
+///
+/// # Safety
+/// It must be RAM that nothing in Hyp refers to.
+pub unsafe fn clean(pa: Pa, size: u64) {
+    let mut done = 0;
+    while done < size {
+        let at = Pa(pa.0 + done);
+        let part = chunk(at, usize::try_from(size - done).unwrap_or(BLOCK as usize));
+        // SAFETY: as in `read`.
+        let va = unsafe { mmu::open_window(Window::First, at) };
+        super::cache::clean_invalidate(va, part);
+        mmu::close_window(Window::First);
+        done += part as u64;
+    }
+}

@@ -1,0 +1,76 @@
+//! The image: what happens from reset to the first guest.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+#[cfg(not(target_os = "none"))]
+fn main() {
+    eprintln!("armillary is a bare-metal image: build it by `cargo xtask image`");
+    std::process::exit(2);
+}
+
+#[cfg(target_os = "none")]
+extern crate alloc;
+
+#[cfg(target_os = "none")]
+mod image {
+    use alloc::vec::Vec;
+    use armillary::arch::{self, boot, boot::Handover};
+    use armillary::fdt::{self, Board, Range, Tree};
+    use armillary::regs::mode;
+    use armillary::{console, mem, platform};
+    use core::panic::PanicInfo;
+    use core::sync::atomic::{AtomicUsize, Ordering};
+    use spin::Once;
+
+    static BOARD: Once<Board> = Once::new();
+    static ONLINE: AtomicUsize = AtomicUsize::new(1);
+
+    /// From `boot.s`, on the boot CPU.
+    #[unsafe(no_mangle)]
+    extern "Rust" fn start(handover: &Handover) -> ! {
+        console::init();
+        mem::init();
+        let Some((bytes, place)) = platform::tree(handover) else {
+            stop("no device tree: give its address in r2, or put it at the start of RAM")
+        };
+        let mut copy = Vec::new();
+        let checked = fdt::check(bytes, &mut copy).unwrap_or_else(|why| stop(why));
+        let tree = Tree::of(&checked);
+        platform::attach_console(&tree);
+        log::info!("Armillary {}", env!("CARGO_PKG_VERSION"));
+        if handover.mode != mode::HYP {
+            stop(format_args!("entered in {} mode: Armillary needs Hyp mode", boot::mode_name(handover.mode)));
+        }
+        let board = BOARD.call_once(|| Board::read(&tree).unwrap_or_else(|why| stop(why)));
+        console::set_level(&board.words);
+        let image = Range { start: handover.image, size: handover.image_size };
+        platform::add_ram(board, &[image, place]);
+        platform::init(board);
+        let cpus = platform::start_cpus(board, || ONLINE.load(Ordering::Acquire));
+        log::info!("{cpus} CPUs");
+        arch::smc::power_off()
+    }
+
+    /// Says why the board can't be used, and stops.
+    fn stop(why: impl core::fmt::Display) -> ! {
+        log::error!("{why}");
+        boot::stop()
+    }
+
+    /// From `boot.s`, on every other CPU.
+    #[unsafe(no_mangle)]
+    extern "C" fn start_secondary(cpu: usize) -> ! {
+        if let Some(board) = BOARD.get() {
+            platform::init_cpu(board, cpu);
+        }
+        ONLINE.fetch_add(1, Ordering::Release);
+        boot::stop()
+    }
+
+    #[panic_handler]
+    fn panic(info: &PanicInfo<'_>) -> ! {
+        // SAFETY: the machine stops after this.
+        unsafe { console::seize() };
+        log::error!("panic: {info}");
+        arch::die()
+    }
+}
