@@ -10,6 +10,8 @@ use std::process::ExitCode;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use dtoolkit::model::{DeviceTree, DeviceTreeProperty};
+use dtoolkit::{Node, Property};
 use libtest_mimic::{Arguments, Failed, Trial};
 use regex::Regex;
 use xtask::board::{self, Board};
@@ -47,6 +49,10 @@ struct Case {
     memory: &'static str,
     bootargs: &'static str,
     icount: bool,
+    /// A guest that runs in the hypervisor's place, to show that it asks of a VM what it finds on the bare machine.
+    native: Option<&'static str>,
+    /// Spoils the device tree.
+    edit: Option<fn(&mut DeviceTree)>,
     /// More of QEMU's options; `{guests}` is where the guests are.
     more: &'static [&'static str],
     seconds: u64,
@@ -67,10 +73,25 @@ const PLAIN: Case = Case {
     memory: "1G",
     bootargs: "",
     icount: false,
+    native: None,
+    edit: None,
     more: &[],
     seconds: 60,
     soak: false,
 };
+
+/// One CPU with instructions counted, for guests of tests.
+const GUESTS: Case = Case {
+    vms: &[],
+    expect: Expect::Passes,
+    memory: "512M",
+    icount: true,
+    seconds: 120,
+    ..PLAIN
+};
+
+/// A VM with nothing wrong, beside one that has.
+const GOOD: &str = "kernel=guest:hello,append=once,memory=16M,name=good";
 
 const CASES: &[Case] = &[
     // The same image file, wherever and however it is loaded.
@@ -164,7 +185,7 @@ const CASES: &[Case] = &[
         expect: Expect::Stops(&["Hyp mode"]),
         ..PLAIN
     },
-    // Descriptions of VMs.
+    // Descriptions of VMs; a wrong one is named, and the other VM still starts.
     Case {
         name: "vms::by_hand_with_guest_loader",
         vms: &[],
@@ -185,6 +206,149 @@ const CASES: &[Case] = &[
             "Hello from a bare-metal guest",
         ]),
         ..PLAIN
+    },
+    Case {
+        name: "vms::wrong::no_memory_left",
+        vms: &["kernel=guest:hello,memory=2G,name=bad", GOOD],
+        expect: Expect::Ends(&["bad.*memory", "Hello from a bare-metal guest"]),
+        ..PLAIN
+    },
+    Case {
+        name: "vms::wrong::a_kernel_that_is_none",
+        vms: &["kernel=README.md,memory=16M,name=bad", GOOD],
+        expect: Expect::Ends(&["bad.*kernel", "Hello from a bare-metal guest"]),
+        ..PLAIN
+    },
+    Case {
+        name: "vms::wrong::no_cpus",
+        vms: &["kernel=guest:hello,memory=16M,name=bad", GOOD],
+        edit: Some(|tree| set(tree, "/chosen/bad", "cpus", &[0; 4])),
+        expect: Expect::Ends(&["bad.*cpus", "Hello from a bare-metal guest"]),
+        ..PLAIN
+    },
+    Case {
+        name: "vms::wrong::unknown_module",
+        vms: &["kernel=guest:hello,memory=16M,name=bad", GOOD],
+        edit: Some(|tree| {
+            set(
+                tree,
+                "/chosen/bad/module",
+                "compatible",
+                b"multiboot,harp\0multiboot,module\0",
+            );
+        }),
+        expect: Expect::Ends(&["bad.*compatible", "Hello from a bare-metal guest"]),
+        ..PLAIN
+    },
+    Case {
+        name: "vms::wrong::modules_that_overlap",
+        vms: &[
+            "kernel=guest:hello,initrd=README.md,memory=16M,name=bad",
+            GOOD,
+        ],
+        edit: Some(|tree| {
+            // The ramdisk starts in the kernel's first page.
+            let kernel = tree
+                .find_node("/chosen/bad/module")
+                .and_then(|node| Some(node.property("reg")?.value().to_vec()));
+            if let Some(chosen) = tree.find_node_mut("/chosen/bad")
+                && let Some(reg) = kernel
+            {
+                for module in chosen.children_mut() {
+                    module.remove_property("reg");
+                    module.add_property(DeviceTreeProperty::new_unchecked("reg", reg.clone()));
+                }
+            }
+        }),
+        expect: Expect::Ends(&["bad.*overlap", "Hello from a bare-metal guest"]),
+        ..PLAIN
+    },
+    // The guests of tests: on the bare machine, alone, and beside each other on one CPU and on more.
+    Case {
+        name: "native::faults",
+        native: Some("faults"),
+        ..GUESTS
+    },
+    Case {
+        name: "native::registers",
+        native: Some("registers"),
+        ..GUESTS
+    },
+    Case {
+        name: "native::vfp",
+        native: Some("vfp"),
+        ..GUESTS
+    },
+    Case {
+        name: "guests::faults",
+        vms: &["kernel=guest:faults,memory=64M"],
+        ..GUESTS
+    },
+    Case {
+        name: "guests::hypercalls",
+        vms: &["kernel=guest:hypercalls,memory=64M"],
+        ..GUESTS
+    },
+    Case {
+        name: "guests::hypercalls_ended_by_cpu_off",
+        vms: &["kernel=guest:hypercalls,memory=64M,append=end=cpu_off"],
+        ..GUESTS
+    },
+    Case {
+        name: "guests::registers_of_one_vcpu",
+        vms: &["kernel=guest:registers,memory=64M"],
+        ..GUESTS
+    },
+    Case {
+        name: "guests::registers_of_three_vms_on_one_cpu",
+        vms: &[
+            "kernel=guest:registers,memory=32M,append=seed=1,name=one",
+            "kernel=guest:registers,memory=32M,append=seed=2,name=two",
+            "kernel=guest:registers,memory=32M,append=seed=3,name=three",
+        ],
+        ..GUESTS
+    },
+    Case {
+        name: "guests::registers_of_three_vcpus_on_one_cpu",
+        vms: &["kernel=guest:registers,memory=64M,cpus=3"],
+        icount: false,
+        ..GUESTS
+    },
+    Case {
+        name: "guests::registers_of_four_vcpus_on_two_cpus",
+        vms: &["kernel=guest:registers,memory=64M,cpus=4"],
+        smp: 2,
+        icount: false,
+        ..GUESTS
+    },
+    Case {
+        name: "guests::vfp",
+        vms: &["kernel=guest:vfp,memory=64M"],
+        ..GUESTS
+    },
+    Case {
+        name: "guests::vfp_of_three_vms_on_one_cpu",
+        vms: &[
+            "kernel=guest:vfp,memory=32M,append=busy,name=one",
+            "kernel=guest:vfp,memory=32M,append=busy,name=two",
+            "kernel=guest:vfp,memory=32M,append=busy,name=three",
+        ],
+        ..GUESTS
+    },
+    Case {
+        name: "guests::canary_in_three_vms",
+        vms: &[
+            "kernel=guest:canary,memory=32M,append=seed=1,name=one",
+            "kernel=guest:canary,memory=48M,append=seed=2,name=two",
+            "kernel=guest:canary,memory=64M,append=seed=3,name=three",
+        ],
+        ..GUESTS
+    },
+    Case {
+        name: "guests::canary_lives_more_often_than_there_are_vmids",
+        vms: &["kernel=guest:canary,memory=2M,append=resets stride=4096"],
+        expect: Expect::Stops(&["(?s:(boot.*?){600})"]),
+        ..GUESTS
     },
     Case {
         name: "console::what_is_typed_reaches_the_guest",
@@ -225,7 +389,12 @@ fn guests_of_tests() -> Vec<Case> {
         let Some(guest) = path.file_stem().and_then(|stem| stem.to_str()) else {
             continue;
         };
-        let lists_tests = fs::read_to_string(&path).is_ok_and(|source| source.contains("tests!"));
+        let source = if path.is_dir() {
+            path.join("main.rs")
+        } else {
+            path.clone()
+        };
+        let lists_tests = fs::read_to_string(source).is_ok_and(|source| source.contains("tests!"));
         let kernel = format!("kernel=guest:{guest},");
         let named = CASES
             .iter()
@@ -234,13 +403,11 @@ fn guests_of_tests() -> Vec<Case> {
         if lists_tests && !named {
             // They live as long as the process, as those of the table do.
             let vms: &[&str] = Vec::leak(vec![&*String::leak(format!("{kernel}memory=64M"))]);
-            let name = String::leak(format!("guest::{guest}"));
+            let name = String::leak(format!("guests::{guest}"));
             cases.push(Case {
                 name,
                 vms,
-                expect: Expect::Passes,
-                icount: true,
-                ..PLAIN
+                ..GUESTS
             });
         }
     }
@@ -302,12 +469,20 @@ impl Case {
             )?;
         }
         let board = Board {
-            machine: self.machine.into(),
+            machine: if self.native.is_some() {
+                "virt"
+            } else {
+                self.machine
+            }
+            .into(),
             cpu: self.cpu.into(),
             smp: self.smp,
             memory: self.memory.parse()?,
             ..Board::named(board::DEFAULT)?
         };
+        if let Some(guest) = self.native {
+            images.elf = build::guest_file(Path::new(&format!("guest:{guest}")));
+        }
         let mut vms = Vec::new();
         for (index, vm) in self.vms.iter().enumerate() {
             vms.push(Vm::from_spec(&vm.parse()?, index, board.memory)?);
@@ -318,8 +493,13 @@ impl Case {
             .map(|path| path.display().to_string())
             .unwrap_or_default();
         Ok(Machine {
-            load: self.load,
+            load: if self.native.is_some() {
+                Load::Elf
+            } else {
+                self.load
+            },
             vms,
+            edit: self.edit,
             bootargs: (!self.bootargs.is_empty()).then(|| self.bootargs.into()),
             icount: self.icount,
             more: self
@@ -342,13 +522,13 @@ impl Case {
     fn judge(&self, outcome: &Outcome) -> Result<(), String> {
         let stops = matches!(self.expect, Expect::Stops(_));
         match outcome.ending {
-            Ending::Matched if stops => return Ok(()),
+            Ending::Matched if stops => return report::no_failure(&outcome.text),
             Ending::Exited(status) if status.success() && !stops => {}
             Ending::TimedOut => return Err(format!("not done after {} s", self.seconds)),
             other => return Err(format!("QEMU did not end as expected: {other:?}")),
         }
         match self.expect {
-            Expect::Passes => report::judge(&outcome.text, self.vms.len()),
+            Expect::Passes => report::judge(&outcome.text, self.vms.len().max(1)),
             Expect::Ends(lines) | Expect::Stops(lines) => {
                 let expected = console::expression(&in_turn(lines))?;
                 if expected.is_match(&outcome.text) {
@@ -358,6 +538,14 @@ impl Case {
                 }
             }
         }
+    }
+}
+
+/// Sets a property of a node to these bytes.
+fn set(tree: &mut DeviceTree, path: &str, name: &str, value: &[u8]) {
+    if let Some(node) = tree.find_node_mut(path) {
+        node.remove_property(name);
+        node.add_property(DeviceTreeProperty::new_unchecked(name, value));
     }
 }
 

@@ -47,6 +47,8 @@ pub struct Machine {
     pub tree: Option<PathBuf>,
     /// The hypervisor's command line.
     pub bootargs: Option<String>,
+    /// The last change to the device tree: tests spoil it.
+    pub edit: Option<fn(&mut DeviceTree)>,
     /// Whether virtual time counts instructions.
     pub icount: bool,
     /// Whether QEMU waits for a debugger.
@@ -76,6 +78,7 @@ impl Machine {
             vms: Vec::new(),
             tree: None,
             bootargs: None,
+            edit: None,
             icount: false,
             gdb: false,
             more: Vec::new(),
@@ -93,9 +96,15 @@ impl Machine {
         if let Some(bootargs) = &self.bootargs {
             vm::set_bootargs(&mut tree, bootargs)?;
         }
+        if let Some(edit) = self.edit {
+            edit(&mut tree);
+        }
         fs::write(blob, tree.to_dtb()).with_context(|| blob.display().to_string())?;
         // An unchanged tree is left to QEMU, whose `guest-loader` writes to its own tree only.
-        let unchanged = self.tree.is_none() && self.vms.is_empty() && self.bootargs.is_none();
+        let unchanged = self.tree.is_none()
+            && self.vms.is_empty()
+            && self.bootargs.is_none()
+            && self.edit.is_none();
         Ok(Prepared {
             command: self.command((!unchanged).then_some(blob), &files),
             source: dts::print(&tree),

@@ -5,25 +5,38 @@ use regex::Regex;
 
 use crate::console::expression;
 
-/// Judges what `guests` guests of tests report; the error says what failed or is missing.
-pub fn judge(console: &str, guests: usize) -> Result<(), String> {
-    // With several VMs a line begins with its VM's name.
-    let line = expression(r"^(?:\[[^\]\n]*\] |\S+: )?(PASS|FAIL|SKIP|SUMMARY) (.*)$")?;
-    let (mut passed, mut skipped, mut failures, mut summaries) = (0, 0, Vec::new(), Vec::new());
-    for found in line.captures_iter(console) {
-        match &found[1] {
-            "PASS" => passed += 1,
-            "SKIP" => skipped += 1,
-            "FAIL" => failures.push(found[2].to_owned()),
-            _ => summaries.push(found[2].to_owned()),
-        }
-    }
-    if !failures.is_empty() {
-        return Err(format!(
+/// A report's lines. With several VMs a line begins with its VM's name.
+const LINE: &str = r"^(?:\[[^\]\n]*\] |\S+: )?(PASS|FAIL|SKIP|SUMMARY) (.*)$";
+
+/// That no guest reports a failure.
+pub fn no_failure(console: &str) -> Result<(), String> {
+    let line = expression(LINE)?;
+    let failures: Vec<&str> = line
+        .captures_iter(console)
+        .filter(|found| &found[1] == "FAIL")
+        .filter_map(|found| Some(found.get(2)?.as_str()))
+        .collect();
+    if failures.is_empty() {
+        Ok(())
+    } else {
+        Err(format!(
             "{} failed:\n{}",
             failures.len(),
             failures.join("\n")
-        ));
+        ))
+    }
+}
+
+/// Judges what `guests` guests of tests report; the error says what failed or is missing.
+pub fn judge(console: &str, guests: usize) -> Result<(), String> {
+    no_failure(console)?;
+    let (mut seen, mut summaries) = ([0, 0], Vec::new());
+    for found in expression(LINE)?.captures_iter(console) {
+        match &found[1] {
+            "PASS" => seen[0] += 1,
+            "SKIP" => seen[1] += 1,
+            _ => summaries.push(counts(&found[2])?),
+        }
     }
     if summaries.len() != guests {
         return Err(format!(
@@ -31,26 +44,28 @@ pub fn judge(console: &str, guests: usize) -> Result<(), String> {
             summaries.len()
         ));
     }
-    let number = Regex::new(r"(\d+) passed, (\d+) failed, (\d+) skipped")
-        .map_err(|error| error.to_string())?;
-    let mut sums = [0; 3];
-    for summary in &summaries {
-        let counts = number
-            .captures(summary)
-            .ok_or_else(|| format!("no summary: '{summary}'"))?;
-        for (sum, count) in sums.iter_mut().zip(1..) {
-            *sum += counts[count]
-                .parse::<usize>()
-                .map_err(|error| error.to_string())?;
-        }
-    }
-    match sums {
+    let sum = |index: usize| summaries.iter().map(|counts| counts[index]).sum::<usize>();
+    match [sum(0), sum(1), sum(2)] {
         // A line lost on the console is a failure too.
-        [p, 0, s] if (p, s) == (passed, skipped) && p > 0 => Ok(()),
+        [p, 0, s] if [p, s] == seen && p > 0 => Ok(()),
         [p, f, s] => Err(format!(
-            "the summaries say {p} passed, {f} failed, {s} skipped; seen were {passed} passed and {skipped} skipped"
+            "the summaries say {p} passed, {f} failed, {s} skipped; seen were {} passed and {} skipped",
+            seen[0], seen[1]
         )),
     }
+}
+
+/// The numbers of `p passed, f failed, s skipped`.
+fn counts(summary: &str) -> Result<[usize; 3], String> {
+    let wrong = || format!("no summary: '{summary}'");
+    let shape = Regex::new(r"^(\d+) passed, (\d+) failed, (\d+) skipped$")
+        .map_err(|error| error.to_string())?;
+    let found = shape.captures(summary).ok_or_else(wrong)?;
+    let mut counts = [0; 3];
+    for (count, group) in counts.iter_mut().zip(1..) {
+        *count = found[group].parse().map_err(|_| wrong())?;
+    }
+    Ok(counts)
 }
 
 #[cfg(test)]
