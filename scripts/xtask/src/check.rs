@@ -3,58 +3,82 @@
 use std::process::Command;
 
 use crate::build::{self, TARGET, cargo, cargo_guests, root};
+use crate::failure::FAILED;
 use crate::layers;
 use crate::progress::{self, Line};
 use crate::setup;
 
-/// Runs every check; the first that fails ends it.
+/// Runs every check, all of them even if one fails, and gives the exit status.
 pub fn check() -> anyhow::Result<u8> {
     setup::target()?;
     setup::lint_tools()?;
     let strict = ["--", "-D", "warnings"];
     let image = ["--package", "armillary", "--target", TARGET];
 
-    run("format", cargo().args(["fmt", "--all", "--check"]))?;
-    run(
-        "format of the guests",
-        cargo_guests().args(["fmt", "--check"]),
-    )?;
-    progress::step("layers", Line::Always, |_| {
+    let mut checks = Checks::default();
+    checks.run("format", cargo().args(["fmt", "--all", "--check"]));
+    checks.run("format, guests", cargo_guests().args(["fmt", "--check"]));
+    checks.see(progress::step("layers", Line::Always, |_| {
         layers::check(&root().join("src"))
-    })?;
-    run(
+    }));
+    checks.run(
         "lints, host",
         cargo()
             .args(["clippy", "--workspace", "--all-targets"])
             .args(strict),
-    )?;
-    run(
+    );
+    checks.run(
         "lints, target",
         cargo()
             .args(["clippy", "--lib", "--bins"])
             .args(image)
             .args(strict),
-    )?;
-    run(
+    );
+    checks.run(
         "lints, guests",
         cargo_guests()
             .args(["clippy", "--lib", "--bins", "--target", TARGET])
             .args(strict),
-    )?;
-    run("documentation, host", documented().args(["--workspace"]))?;
-    run(
+    );
+    checks.run("documentation, host", documented().arg("--workspace"));
+    checks.run(
         "documentation, target",
         documented().arg("--lib").args(image),
-    )?;
-    run("build, host", cargo().args(["build", "--workspace"]))?;
-    build::hypervisor(Line::Always)?;
-    build::guests(Line::Always)?;
-    eprintln!("everything holds");
-    Ok(0)
+    );
+    checks.run("build, host", cargo().args(["build", "--workspace"]));
+    checks.see(build::hypervisor(Line::Always).map(drop));
+    checks.see(build::guests(Line::Always));
+    Ok(checks.status())
 }
 
-fn run(name: &str, command: &mut Command) -> anyhow::Result<()> {
-    progress::command(name, Line::Always, command)
+#[derive(Default)]
+struct Checks {
+    done: u32,
+    failed: u32,
+}
+
+impl Checks {
+    fn run(&mut self, name: &str, command: &mut Command) {
+        self.see(progress::command(name, Line::Always, command));
+    }
+
+    fn see(&mut self, result: anyhow::Result<()>) {
+        self.done += 1;
+        if let Err(error) = result {
+            self.failed += 1;
+            eprintln!("{error:#}");
+        }
+    }
+
+    fn status(&self) -> u8 {
+        if self.failed == 0 {
+            eprintln!("all {} checks hold", self.done);
+            0
+        } else {
+            eprintln!("error: {} of {} checks failed", self.failed, self.done);
+            FAILED
+        }
+    }
 }
 
 fn documented() -> Command {
