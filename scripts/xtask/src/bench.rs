@@ -1,0 +1,256 @@
+//! `cargo xtask bench`: instructions of each operation, exact by `-icount`, and sizes.
+//!
+//! The bench guest prints `BENCH name count`, once or several times a figure. The hypervisor's own figures come from
+//! its image and its log, and the way from reset to the guest's first instruction is counted in QEMU's execution trace.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use serde::Serialize;
+
+use crate::board::{self, Board};
+use crate::build;
+use crate::cli::Bench;
+use crate::console::{self, Ending, Input, Session};
+use crate::image;
+use crate::progress::{self, Line};
+use crate::qemu::{Load, Machine};
+use crate::setup;
+use crate::size::Size;
+use crate::vm::Vm;
+
+/// The longest that the bench guest may take.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// Where the image is loaded to count its way to the guest: nowhere near the guest's own addresses.
+const APART: u32 = 0x4800_0000;
+/// More instructions than any boot takes.
+const BOOT_LIMIT: u64 = 100_000_000;
+
+/// One figure: the spread of its values.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Figure {
+    min: u64,
+    median: u64,
+    max: u64,
+    n: usize,
+}
+
+/// Figures by name.
+pub type Figures = BTreeMap<String, Figure>;
+
+impl Figure {
+    /// The figure of these values, of which there is at least one.
+    fn of(mut values: Vec<u64>) -> Option<Self> {
+        values.sort_unstable();
+        let median = *values.get(values.len() / 2)?;
+        Some(Self {
+            min: *values.first()?,
+            median,
+            max: *values.last()?,
+            n: values.len(),
+        })
+    }
+}
+
+/// Measures and prints.
+pub fn bench(options: &Bench) -> anyhow::Result<u8> {
+    setup::target()?;
+    let qemu = setup::qemu(options.qemu.as_deref())?;
+    let images = image::build(image::DEFAULT_LOAD, Line::IfSlow)?;
+    build::guests(Line::IfSlow)?;
+    let board = Board {
+        memory: Size::mib(512),
+        ..Board::named(board::DEFAULT)?
+    };
+    let spec = "kernel=guest:bench,name=bench,memory=128M"
+        .parse()
+        .map_err(anyhow::Error::msg)?;
+    let machine = Machine {
+        vms: vec![Vm::from_spec(&spec, 0, board.memory)?],
+        icount: true,
+        ..Machine::new(qemu, board, images)
+    };
+
+    let console = progress::step("run the bench guest", Line::IfSlow, |_| {
+        guest_console(&machine)
+    })?;
+    let mut values = values(&console);
+    values
+        .entry("own_ram_bytes".into())
+        .or_default()
+        .extend(own_ram(&console));
+    values
+        .entry("image_bytes".into())
+        .or_default()
+        .push(fs::metadata(&machine.images.raw)?.len());
+    let boot = progress::step("count the way to the guest", Line::IfSlow, |_| {
+        boot_to_guest(&machine)
+    })?;
+    values.insert("boot_to_guest".into(), vec![boot]);
+    let figures = figures(values);
+    if options.json {
+        print_json(&figures)?;
+    } else {
+        print_table(&figures);
+    }
+    Ok(0)
+}
+
+fn guest_console(machine: &Machine) -> anyhow::Result<String> {
+    let place = tempfile::tempdir()?;
+    let mut prepared = machine.prepare(&place.path().join("bench.dtb"))?;
+    let session = Session {
+        until: None,
+        timeout: Some(PATIENCE),
+        input: Input::Script(Vec::new()),
+        show: false,
+    };
+    let outcome = console::run(&mut prepared.command, session)?;
+    match outcome.ending {
+        Ending::Exited(status) if status.success() => Ok(outcome.text),
+        ending => bail!(
+            "the bench guest did not end well ({ending:?}):\n{}",
+            outcome.text
+        ),
+    }
+}
+
+/// The values of the lines `BENCH name count`, behind whatever prefix.
+fn values(console: &str) -> BTreeMap<String, Vec<u64>> {
+    let mut values = BTreeMap::<String, Vec<u64>>::new();
+    for line in console.lines() {
+        let mut words = line
+            .split_whitespace()
+            .skip_while(|word| *word != "BENCH")
+            .skip(1);
+        if let (Some(name), Some(Ok(count))) = (words.next(), words.next().map(str::parse)) {
+            values.entry(name.into()).or_default().push(count);
+        }
+    }
+    values
+}
+
+/// The hypervisor's own RAM by its log line `own RAM: N bytes`.
+fn own_ram(console: &str) -> Option<u64> {
+    let text = console.split_once("own RAM: ")?.1;
+    text.split_whitespace().next()?.parse().ok()
+}
+
+fn figures(values: BTreeMap<String, Vec<u64>>) -> Figures {
+    values
+        .into_iter()
+        .filter_map(|(name, values)| Some((name, Figure::of(values)?)))
+        .collect()
+}
+
+/// Counts the instructions from reset to the guest's first one: with one instruction a block, QEMU's trace has one line for each.
+fn boot_to_guest(machine: &Machine) -> anyhow::Result<u64> {
+    let guest = machine
+        .vms
+        .first()
+        .and_then(|vm| vm.modules.first())
+        .context("no guest")?;
+    let entry = image::entry(&build::guest_file(&guest.file))?;
+    let place = tempfile::tempdir()?;
+    let machine = Machine {
+        load: Load::At(APART),
+        ..machine.clone()
+    };
+    let mut command = machine.prepare(&place.path().join("boot.dtb"))?.command;
+    command.args(["-singlestep", "-d", "exec,nochain"]);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let mut qemu = command.spawn().with_context(|| progress::shown(&command))?;
+    let trace = qemu.stderr.take().map(BufReader::new);
+    let count = trace
+        .context("no trace")
+        .and_then(|trace| count_until(trace, u32::try_from(entry)?));
+    qemu.kill()?;
+    qemu.wait()?;
+    count
+}
+
+/// The number of lines `Trace 0: host [flags/pc/…]` before the one at `entry`.
+fn count_until(mut trace: impl BufRead, entry: u32) -> anyhow::Result<u64> {
+    let entry = format!("{entry:08x}");
+    let mut line = Vec::new();
+    let mut count = 0;
+    while count < BOOT_LIMIT && trace.read_until(b'\n', &mut line)? > 0 {
+        let text = String::from_utf8_lossy(&line);
+        if text.starts_with("Trace ") {
+            if text.split('/').nth(1) == Some(entry.as_str()) {
+                return Ok(count);
+            }
+            count += 1;
+        }
+        line.clear();
+    }
+    bail!("the guest's entry {entry} was not reached in {count} instructions")
+}
+
+fn print_json(figures: &Figures) -> anyhow::Result<()> {
+    let figures: BTreeMap<_, _> = figures
+        .iter()
+        .map(|(name, figure)| (name, BTreeMap::from([("armillary", figure)])))
+        .collect();
+    println!(
+        "{}",
+        serde_json::to_string_pretty(&BTreeMap::from([("figures", figures)]))?
+    );
+    Ok(())
+}
+
+fn print_table(figures: &Figures) {
+    println!(
+        "{:<24} {:>12} {:>12} {:>12} {:>6}",
+        "figure", "min", "median", "max", "n"
+    );
+    for (
+        name,
+        Figure {
+            min,
+            median,
+            max,
+            n,
+        },
+    ) in figures
+    {
+        println!("{name:<24} {min:>12} {median:>12} {max:>12} {n:>6}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repeated_lines_of_a_figure_become_its_spread() {
+        let console = "[INFO] own RAM: 8192 bytes\nBENCH a 3\n[bench] BENCH a 9\nbench: BENCH a 5\nBENCH b 1\nBENCH c\nBENCH c x\n";
+        let figures = figures(values(console));
+        assert_eq!(
+            figures["a"],
+            Figure {
+                min: 3,
+                median: 5,
+                max: 9,
+                n: 3
+            }
+        );
+        assert_eq!(figures.keys().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(own_ram(console), Some(8192));
+    }
+
+    #[test]
+    fn instructions_are_counted_up_to_the_entry() {
+        let trace = "Trace 0: 0x7f01 [00000400/48000000/0000/ff] \nStopped execution\nTrace 0: 0x7f02 [00000400/48000004/0000/ff] \n\
+                     Trace 0: 0x7f03 [00000400/40010000/0000/ff] \n";
+        assert_eq!(count_until(trace.as_bytes(), 0x4001_0000).unwrap(), 2);
+        assert!(count_until(trace.as_bytes(), 0x4002_0000).is_err());
+    }
+}

@@ -1,0 +1,103 @@
+//! What cargo builds: the image and the guests.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::failure::unusable;
+use crate::progress::{self, Line};
+
+/// The hypervisor's and the guests' target.
+pub const TARGET: &str = "armv7a-none-eabi";
+/// What begins the name of a guest of tests/guests in place of a file.
+const GUEST: &str = "guest:";
+
+/// The root of the repository.
+#[must_use]
+pub fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).unwrap_or(here).to_owned()
+}
+
+/// Cargo's directory for what it builds.
+#[must_use]
+pub fn target_directory() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |dir| root().join(dir))
+}
+
+/// Where images and other files of this tool go.
+#[must_use]
+pub fn output_directory() -> PathBuf {
+    target_directory().join("armillary")
+}
+
+/// `cargo`, in the root of the repository.
+#[must_use]
+pub fn cargo() -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}
+
+/// `cargo`, in the guests' workspace.
+#[must_use]
+pub fn cargo_guests() -> Command {
+    let mut command = cargo();
+    command
+        .current_dir(root().join("tests/guests"))
+        .env("CARGO_TARGET_DIR", target_directory().join("guests"));
+    command
+}
+
+/// Builds the hypervisor and gives its ELF file.
+pub fn hypervisor(line: Line) -> anyhow::Result<PathBuf> {
+    let mut build = cargo();
+    build.args([
+        "build",
+        "--release",
+        "--package",
+        "armillary",
+        "--bin",
+        "armillary",
+        "--target",
+        TARGET,
+    ]);
+    progress::command("build the hypervisor", line, &mut build)?;
+    Ok(target_directory().join(TARGET).join("release/armillary"))
+}
+
+/// Builds the guests of tests/guests.
+pub fn guests(line: Line) -> anyhow::Result<()> {
+    let mut build = cargo_guests();
+    build.args(["build", "--release", "--target", TARGET]);
+    progress::command("build the guests", line, &mut build)
+}
+
+/// Whether `file` is a guest of tests/guests.
+#[must_use]
+pub fn is_guest(file: &Path) -> bool {
+    file.to_str().is_some_and(|name| name.starts_with(GUEST))
+}
+
+/// The file itself: for `guest:NAME` the ELF file of that guest of tests/guests.
+#[must_use]
+pub fn guest_file(file: &Path) -> PathBuf {
+    match file.to_str().and_then(|name| name.strip_prefix(GUEST)) {
+        Some(name) => target_directory()
+            .join("guests")
+            .join(TARGET)
+            .join("release")
+            .join(name),
+        None => file.to_owned(),
+    }
+}
+
+/// Copies or writes a file, creating its directory.
+pub fn write(path: &Path, contents: &[u8]) -> anyhow::Result<()> {
+    let wrong = |error: std::io::Error| unusable(format!("{}: {error}", path.display()));
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory).map_err(wrong)?;
+    }
+    fs::write(path, contents).map_err(wrong)
+}

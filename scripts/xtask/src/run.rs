@@ -1,0 +1,112 @@
+//! `cargo xtask run`: builds, and boots the hypervisor with its VMs in QEMU.
+
+use std::io::Write;
+
+use crate::board::Board;
+use crate::build;
+use crate::cli::Run;
+use crate::console::{self, Ending, Input, Session};
+use crate::failure::{FAILED, TIMED_OUT};
+use crate::image;
+use crate::progress::{self, Line};
+use crate::qemu::{self, Machine};
+use crate::setup;
+use crate::vm::{self, Vm};
+
+/// Runs as `options` say and gives the exit status.
+pub fn run(options: Run) -> anyhow::Result<u8> {
+    let mut board = Board::named(&options.board)?;
+    board.smp = options.smp.unwrap_or(board.smp);
+    board.memory = options.memory.unwrap_or(board.memory);
+    let vms = vms(&options, &board)?;
+
+    setup::target()?;
+    let qemu = setup::qemu(options.qemu.as_deref())?;
+    let images = image::build(image::DEFAULT_LOAD, Line::IfSlow)?;
+    if vms
+        .iter()
+        .flat_map(|vm| &vm.modules)
+        .any(|module| build::is_guest(&module.file))
+    {
+        build::guests(Line::IfSlow)?;
+    }
+
+    let place = tempfile::tempdir()?;
+    let blob = if options.dry_run {
+        build::output_directory().join("dry-run.dtb")
+    } else {
+        place.path().join("armillary.dtb")
+    };
+    let mut prepared = Machine {
+        vms,
+        tree: options.dtb,
+        icount: options.icount,
+        gdb: options.gdb,
+        more: options.more,
+        ..Machine::new(qemu, board, images)
+    }
+    .prepare(&blob)?;
+    if options.dry_run {
+        let mut out = std::io::stdout().lock();
+        write!(
+            out,
+            "{}\n\n{}",
+            progress::shown(&prepared.command),
+            prepared.source
+        )?;
+        return Ok(0);
+    }
+    let outcome = console::run(
+        &mut prepared.command,
+        Session {
+            until: options.until.clone(),
+            timeout: options.timeout,
+            input: Input::Standard,
+            show: true,
+        },
+    )?;
+    Ok(status(outcome.ending, options.until.is_some()))
+}
+
+/// The VMs asked for, and where there are none, in the user's own device tree neither, the demo.
+fn vms(options: &Run, board: &Board) -> anyhow::Result<Vec<Vm>> {
+    let own = match &options.dtb {
+        Some(path) => vm::describes_vms(&qemu::read_tree(path)?),
+        None => false,
+    };
+    if options.vms.is_empty() && !own {
+        return vm::demo(&board.demo());
+    }
+    let specs = options.vms.iter().enumerate();
+    specs
+        .map(|(index, spec)| Vm::from_spec(spec, index, board.memory))
+        .collect()
+}
+
+fn status(ending: Ending, until: bool) -> u8 {
+    match ending {
+        Ending::Matched | Ending::Quit => 0,
+        Ending::TimedOut => TIMED_OUT,
+        Ending::Exited(_) if until => FAILED,
+        Ending::Exited(status) => console::shell_status(status),
+        Ending::Signal(signal) => u8::try_from(128 + signal).unwrap_or(FAILED),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+
+    #[test]
+    fn the_exit_status_says_how_the_run_ended() {
+        let exited = |code: i32| Ending::Exited(ExitStatus::from_raw(code << 8));
+        assert_eq!(status(Ending::Matched, true), 0);
+        assert_eq!(status(Ending::TimedOut, true), 124);
+        assert_eq!(status(exited(0), true), 1);
+        assert_eq!(status(exited(0), false), 0);
+        assert_eq!(status(exited(7), false), 7);
+        assert_eq!(status(Ending::Signal(15), false), 143);
+    }
+}

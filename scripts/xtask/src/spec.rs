@@ -1,0 +1,198 @@
+//! `--vm SPEC`: one virtual machine in words.
+//!
+//! `kernel=FILE[,initrd=FILE][,append=STRING][,memory=SIZE][,cpus=N][,name=NAME][,dtb=FILE]`, or `firmware=FILE`
+//! in place of `kernel`. A comma inside a value is written twice, as QEMU does.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::size::Size;
+
+/// What a VM is started from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Boot {
+    /// A kernel: zImage, uImage, ELF or raw.
+    Kernel(PathBuf),
+    /// Firmware, placed at guest-physical 0 and started there.
+    Firmware(PathBuf),
+}
+
+/// One `--vm`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spec {
+    /// What it starts from.
+    pub boot: Boot,
+    /// Its initial ramdisk.
+    pub initrd: Option<PathBuf>,
+    /// Its kernel's command line.
+    pub append: Option<String>,
+    /// Its RAM.
+    pub memory: Option<Size>,
+    /// How many vCPUs it has.
+    pub cpus: Option<u32>,
+    /// Its name, which is its node's name in the device tree.
+    pub name: Option<String>,
+    /// A partial device tree with what is passed through to it.
+    pub dtb: Option<PathBuf>,
+}
+
+impl FromStr for Spec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut fields = Fields::default();
+        for item in split(text) {
+            let (key, value) = item.split_once('=').ok_or_else(|| {
+                format!("'{item}' is not KEY=VALUE (a comma inside a value is written twice)")
+            })?;
+            fields.set(key, value)?;
+        }
+        fields.finish()
+    }
+}
+
+#[derive(Default)]
+struct Fields {
+    kernel: Option<PathBuf>,
+    firmware: Option<PathBuf>,
+    initrd: Option<PathBuf>,
+    append: Option<String>,
+    memory: Option<Size>,
+    cpus: Option<u32>,
+    name: Option<String>,
+    dtb: Option<PathBuf>,
+}
+
+impl Fields {
+    fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
+        if value.is_empty() && key != "append" {
+            return Err(format!("'{key}=' has no value"));
+        }
+        let twice = match key {
+            "kernel" => self.kernel.replace(value.into()).is_some(),
+            "firmware" => self.firmware.replace(value.into()).is_some(),
+            "initrd" => self.initrd.replace(value.into()).is_some(),
+            "append" => self.append.replace(value.into()).is_some(),
+            "memory" => self.memory.replace(value.parse()?).is_some(),
+            "cpus" => self.cpus.replace(cpus(value)?).is_some(),
+            "name" => self.name.replace(name(value)?).is_some(),
+            "dtb" => self.dtb.replace(value.into()).is_some(),
+            _ => {
+                return Err(format!(
+                    "unknown key '{key}': kernel, firmware, initrd, append, memory, cpus, name and dtb are known"
+                ));
+            }
+        };
+        if twice {
+            return Err(format!("'{key}' is given twice"));
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Spec, String> {
+        let boot = match (self.kernel, self.firmware) {
+            (Some(file), None) => Boot::Kernel(file),
+            (None, Some(file)) => Boot::Firmware(file),
+            _ => return Err("a VM has one of kernel=FILE and firmware=FILE".into()),
+        };
+        Ok(Spec {
+            boot,
+            initrd: self.initrd,
+            append: self.append,
+            memory: self.memory,
+            cpus: self.cpus,
+            name: self.name,
+            dtb: self.dtb,
+        })
+    }
+}
+
+/// Splits at single commas; a doubled comma stands for one.
+fn split(text: &str) -> Vec<String> {
+    let mut items = vec![String::new()];
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        if c == ',' && rest.next_if_eq(&',').is_none() {
+            items.push(String::new());
+        } else if let Some(item) = items.last_mut() {
+            item.push(c);
+        }
+    }
+    items
+}
+
+fn cpus(value: &str) -> Result<u32, String> {
+    match value.parse() {
+        Ok(count) if count > 0 => Ok(count),
+        _ => Err(format!("cpus={value}: a VM has at least one vCPU")),
+    }
+}
+
+/// A name is a node name of the device tree (Devicetree Specification, 2.2.1), without a unit address.
+fn name(value: &str) -> Result<String, String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
+    if value.len() > 31
+        || !value.starts_with(|c: char| c.is_ascii_alphabetic())
+        || !value.chars().all(allowed)
+    {
+        return Err(format!(
+            "name={value}: a name is at most 31 of the characters a-z, A-Z, 0-9 and . _ + -, the first a letter"
+        ));
+    }
+    Ok(value.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_is_read() {
+        let spec: Spec =
+            "kernel=zImage,initrd=i.cpio,append=a=b c,memory=64M,cpus=2,name=web,dtb=x.dtb"
+                .parse()
+                .unwrap();
+        let expected = Spec {
+            boot: Boot::Kernel("zImage".into()),
+            initrd: Some("i.cpio".into()),
+            append: Some("a=b c".into()),
+            memory: Some(Size::mib(64)),
+            cpus: Some(2),
+            name: Some("web".into()),
+            dtb: Some("x.dtb".into()),
+        };
+        assert_eq!(spec, expected);
+    }
+
+    #[test]
+    fn a_doubled_comma_is_one_comma_of_the_value() {
+        let spec: Spec = "kernel=a,,b,append=console=ttyAMA0,,115200,,,cpus=3"
+            .parse()
+            .unwrap();
+        assert_eq!(spec.boot, Boot::Kernel("a,b".into()));
+        assert_eq!(spec.append.as_deref(), Some("console=ttyAMA0,115200,"));
+        assert_eq!(spec.cpus, Some(3));
+    }
+
+    #[test]
+    fn a_wrong_spec_says_what_is_wrong() {
+        for (text, part) in [
+            ("initrd=x", "one of kernel=FILE and firmware=FILE"),
+            (
+                "kernel=a,firmware=b",
+                "one of kernel=FILE and firmware=FILE",
+            ),
+            ("kernel=a,kernel=b", "given twice"),
+            ("kernel=a,colour=red", "unknown key 'colour'"),
+            ("kernel=a,cpus=0", "at least one vCPU"),
+            ("kernel=a,memory=lots", "no size"),
+            ("kernel=a,name=1st", "the first a letter"),
+            ("kernel=a,name=a/b", "a name is"),
+            ("kernel=", "no value"),
+            ("zImage", "not KEY=VALUE"),
+        ] {
+            let error = text.parse::<Spec>().unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}

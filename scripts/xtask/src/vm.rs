@@ -1,0 +1,370 @@
+//! The virtual machines of a run: their nodes in the device tree and the files that these name.
+//!
+//! The nodes are Xen's dom0less ones under `/chosen` ("xen,domain" with "multiboot,module" children). A VM comes from
+//! a `--vm` or from a board's `demo.dts`, which is such a tree but for the modules' addresses: there a module names
+//! its file in `file`, and gets `reg` and its unit address when the file has its place in RAM.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
+use dtoolkit::{Node, Property};
+
+use crate::build;
+use crate::dts;
+use crate::failure::unusable;
+use crate::layout::{KERNEL_OFFSET, Layout};
+use crate::size::{KIB, MIB, Size};
+use crate::spec::{Boot, Spec};
+
+/// What a module is to its VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The kernel.
+    Kernel,
+    /// Firmware, placed at guest-physical 0.
+    Firmware,
+    /// The initial ramdisk.
+    Ramdisk,
+    /// A partial device tree.
+    DeviceTree,
+}
+
+impl Role {
+    const ALL: [Self; 4] = [
+        Self::Kernel,
+        Self::Firmware,
+        Self::Ramdisk,
+        Self::DeviceTree,
+    ];
+
+    const fn compatible(self) -> &'static str {
+        match self {
+            Self::Kernel => "multiboot,kernel",
+            Self::Firmware => "armillary,firmware",
+            Self::Ramdisk => "multiboot,ramdisk",
+            Self::DeviceTree => "multiboot,device-tree",
+        }
+    }
+}
+
+/// A file of a VM.
+#[derive(Clone, Debug)]
+pub struct Module {
+    /// What it is for.
+    pub role: Role,
+    /// Where it is; `guest:NAME` is a guest of tests/guests.
+    pub file: PathBuf,
+    /// The kernel's command line.
+    pub bootargs: Option<String>,
+}
+
+/// A VM: its node, as far as no address is needed, and its files.
+#[derive(Clone, Debug)]
+pub struct Vm {
+    node: DeviceTreeNode,
+    /// Its files.
+    pub modules: Vec<Module>,
+}
+
+/// A file's place in the host's RAM.
+#[derive(Clone, Debug)]
+pub struct Placed {
+    /// The file.
+    pub file: PathBuf,
+    /// Its physical address.
+    pub address: u64,
+}
+
+impl Vm {
+    /// The VM of a `--vm`, the `index`th on a host with `host` RAM.
+    pub fn from_spec(spec: &Spec, index: usize, host: Size) -> anyhow::Result<Self> {
+        let name = spec.name.clone().unwrap_or_else(|| format!("vm{index}"));
+        let memory = spec.memory.unwrap_or_else(|| default_memory(host));
+        let mut node = DeviceTreeNode::new(name)?;
+        node.add_property(property("compatible", "xen,domain")?);
+        node.add_property(property("#address-cells", 2u32)?);
+        node.add_property(property("#size-cells", 2u32)?);
+        node.add_property(property("memory", memory.bytes() / KIB)?);
+        node.add_property(property("cpus", spec.cpus.unwrap_or(1))?);
+        node.add_property(property("vpl011", Vec::<u8>::new())?);
+
+        let module = |role, file: &Path| Module {
+            role,
+            file: file.into(),
+            bootargs: None,
+        };
+        let first = match &spec.boot {
+            Boot::Kernel(file) => module(Role::Kernel, file),
+            Boot::Firmware(file) => module(Role::Firmware, file),
+        };
+        let mut modules = vec![Module {
+            bootargs: spec.append.clone(),
+            ..first
+        }];
+        modules.extend(spec.initrd.iter().map(|file| module(Role::Ramdisk, file)));
+        modules.extend(spec.dtb.iter().map(|file| module(Role::DeviceTree, file)));
+        Ok(Self { node, modules })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.node.name()
+    }
+
+    /// Puts its files into `layout` and completes its node with where they are.
+    fn place(mut self, layout: &mut Layout) -> anyhow::Result<(DeviceTreeNode, Vec<Placed>)> {
+        let mut placed = Vec::new();
+        for Module {
+            role,
+            file,
+            bootargs,
+        } in &self.modules
+        {
+            let what = format!(
+                "the {role:?} '{}' of VM '{}'",
+                file.display(),
+                self.node.name()
+            )
+            .to_lowercase();
+            let file = build::guest_file(file);
+            let size = fs::metadata(&file)
+                .map_err(|error| unusable(format!("{what} cannot be read: {error}")))?
+                .len();
+            if size == 0 {
+                return Err(unusable(format!("{what} is empty")));
+            }
+            let offset = if *role == Role::Kernel {
+                KERNEL_OFFSET
+            } else {
+                0
+            };
+            let address = layout.place(&what, size, offset)?;
+            let mut node = DeviceTreeNode::new(format!("module@{address:x}"))?;
+            node.add_property(property(
+                "compatible",
+                strings(&[role.compatible(), "multiboot,module"]),
+            )?);
+            node.add_property(property("reg", cells(&[address, size]))?);
+            if let Some(bootargs) = bootargs {
+                node.add_property(property("bootargs", bootargs.as_str())?);
+            }
+            self.node.add_child(node);
+            placed.push(Placed { file, address });
+        }
+        Ok((self.node, placed))
+    }
+}
+
+/// A VM's RAM if nothing is said: 128 MiB, on a small host a quarter of it.
+fn default_memory(host: Size) -> Size {
+    Size::mib((host.bytes() / 4 / MIB).clamp(1, 128))
+}
+
+/// The VMs of a board's `demo.dts`.
+pub fn demo(path: &Path) -> anyhow::Result<Vec<Vm>> {
+    let wrong = |what: &str| unusable(format!("{}: {what}", path.display()));
+    let source = fs::read_to_string(path).map_err(|error| wrong(&error.to_string()))?;
+    let tree = dts::parse(&source).map_err(|error| wrong(&error))?;
+    let chosen = tree
+        .find_node("/chosen")
+        .ok_or_else(|| wrong("no /chosen node"))?;
+    let vms = chosen
+        .children()
+        .map(|domain| demo_vm(domain).map_err(|error| wrong(&error)))
+        .collect::<Result<Vec<_>, _>>()?;
+    if vms.is_empty() {
+        Err(wrong("no VM under /chosen"))
+    } else {
+        Ok(vms)
+    }
+}
+
+fn demo_vm(domain: &DeviceTreeNode) -> Result<Vm, String> {
+    let text = |node: &DeviceTreeNode, name: &str| -> Option<String> {
+        let value = node.property(name)?.value().strip_suffix(b"\0")?.to_vec();
+        String::from_utf8(value).ok()
+    };
+    let mut modules = Vec::new();
+    let mut node = domain.clone();
+    for child in domain.children() {
+        let at = format!("/chosen/{}/{}", domain.name(), child.name());
+        let compatible = text(child, "compatible").unwrap_or_default();
+        let role = Role::ALL
+            .into_iter()
+            .find(|role| compatible.split('\0').any(|word| word == role.compatible()))
+            .ok_or_else(|| format!("{at}: not a module by its 'compatible'"))?;
+        let file = text(child, "file").ok_or_else(|| format!("{at}: no 'file'"))?;
+        modules.push(Module {
+            role,
+            file: file.into(),
+            bootargs: text(child, "bootargs"),
+        });
+        node.remove_child(child.name());
+    }
+    Ok(Vm { node, modules })
+}
+
+/// Adds `vms` to `tree` and says where in RAM their files go.
+pub fn add(tree: &mut DeviceTree, vms: &[Vm], layout: &mut Layout) -> anyhow::Result<Vec<Placed>> {
+    let mut files = Vec::new();
+    if vms.is_empty() {
+        return Ok(files);
+    }
+    if tree.find_node("/chosen").is_none() {
+        tree.root.add_child(DeviceTreeNode::new("chosen")?);
+    }
+    for vm in vms {
+        let (node, placed) = vm.clone().place(layout)?;
+        files.extend(placed);
+        let chosen = tree
+            .find_node_mut("/chosen")
+            .ok_or_else(|| unusable("the tree's /chosen is no node"))?;
+        if chosen.child(node.name()).is_some() {
+            return Err(unusable(format!(
+                "two VMs are named '{}': give each its own name=",
+                node.name()
+            )));
+        }
+        set(chosen, property("#address-cells", 2u32)?);
+        set(chosen, property("#size-cells", 2u32)?);
+        chosen.add_child(node);
+    }
+    Ok(files)
+}
+
+/// Whether `tree` describes VMs already.
+#[must_use]
+pub fn describes_vms(tree: &DeviceTree) -> bool {
+    let is_vm = |node: &DeviceTreeNode| {
+        let words = |value: &[u8]| {
+            value
+                .split(|&byte| byte == 0)
+                .any(|word| word == b"xen,domain" || word == b"multiboot,module")
+        };
+        node.property("compatible")
+            .is_some_and(|property| words(property.value()))
+    };
+    tree.find_node("/chosen")
+        .is_some_and(|chosen| chosen.children().any(is_vm))
+}
+
+/// Sets the hypervisor's command line.
+pub fn set_bootargs(tree: &mut DeviceTree, bootargs: &str) -> anyhow::Result<()> {
+    if tree.find_node("/chosen").is_none() {
+        tree.root.add_child(DeviceTreeNode::new("chosen")?);
+    }
+    if let Some(chosen) = tree.find_node_mut("/chosen") {
+        set(chosen, property("bootargs", bootargs)?);
+    }
+    Ok(())
+}
+
+fn set(node: &mut DeviceTreeNode, property: DeviceTreeProperty) {
+    node.remove_property((&property).name());
+    node.add_property(property);
+}
+
+fn property<T: dtoolkit::ToPropertyValue>(
+    name: &str,
+    value: T,
+) -> anyhow::Result<DeviceTreeProperty> {
+    Ok(DeviceTreeProperty::new(name, value)?)
+}
+
+fn strings(words: &[&str]) -> Vec<u8> {
+    words
+        .iter()
+        .flat_map(|word| word.bytes().chain([0]))
+        .collect()
+}
+
+fn cells(values: &[u64]) -> Vec<u8> {
+    values
+        .iter()
+        .flat_map(|value| value.to_be_bytes())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree_of(specs: &[&str], files: &[(&str, usize)]) -> anyhow::Result<String> {
+        let place = tempfile::tempdir()?;
+        for (name, size) in files {
+            fs::write(place.path().join(name), vec![0u8; *size])?;
+        }
+        let host = Size::mib(1024);
+        let vms: Vec<Vm> = specs
+            .iter()
+            .enumerate()
+            .map(|(index, spec)| {
+                let mut vm = Vm::from_spec(&spec.parse().unwrap(), index, host)?;
+                for module in &mut vm.modules {
+                    module.file = place.path().join(&module.file);
+                }
+                Ok(vm)
+            })
+            .collect::<anyhow::Result<_>>()?;
+        let mut tree =
+            dts::parse("/dts-v1/;\n/ { chosen { stdout-path = \"/uart\"; }; };").unwrap();
+        let mut layout = Layout::new(0x4000_0000..0x8000_0000, 0x4001_0000);
+        add(&mut tree, &vms, &mut layout)?;
+        Ok(dts::print(&tree))
+    }
+
+    #[test]
+    fn a_vm_becomes_a_dom0less_node_with_its_modules() {
+        let printed = tree_of(
+            &[
+                "kernel=k,initrd=i,append=quiet,memory=64M,cpus=2,name=web",
+                "firmware=k",
+            ],
+            &[("k", 4096), ("i", 10)],
+        )
+        .unwrap();
+        for part in [
+            "web {\n\t\t\tcompatible = \"xen,domain\";",
+            "memory = <0x0 0x10000>;\n\t\t\tcpus = <0x2>;\n\t\t\tvpl011;",
+            "module@40410000 {\n\t\t\t\tcompatible = \"multiboot,kernel\", \"multiboot,module\";\n\t\t\t\treg = <0x0 0x40410000 0x0 0x1000>;\n\t\t\t\tbootargs = \"quiet\";",
+            "compatible = \"multiboot,ramdisk\", \"multiboot,module\";",
+            "vm1 {\n",
+            "compatible = \"armillary,firmware\", \"multiboot,module\";",
+            "stdout-path = \"/uart\";",
+        ] {
+            assert!(printed.contains(part), "no {part:?} in\n{printed}");
+        }
+    }
+
+    #[test]
+    fn two_vms_of_one_name_and_a_missing_file_are_refused() {
+        let twice = tree_of(&["kernel=k,name=a", "kernel=k,name=a"], &[("k", 1)]).unwrap_err();
+        assert!(
+            twice.to_string().contains("two VMs are named 'a'"),
+            "{twice}"
+        );
+        let missing = tree_of(&["kernel=nowhere"], &[]).unwrap_err().to_string();
+        assert!(
+            missing.contains("nowhere") && missing.contains("vm0"),
+            "{missing}"
+        );
+    }
+
+    #[test]
+    fn a_demo_names_files_instead_of_addresses() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("demo.dts");
+        let module = "kernel { compatible = \"multiboot,kernel\", \"multiboot,module\"; file = \"guest:hello\"; };";
+        fs::write(
+            &path,
+            format!("/dts-v1/;\n/ {{ chosen {{ one {{ cpus = <1>; {module} }}; }}; }};"),
+        )
+        .unwrap();
+        let vms = demo(&path).unwrap();
+        assert_eq!((vms.len(), vms[0].name()), (1, "one"));
+        assert_eq!(vms[0].modules[0].file, Path::new("guest:hello"));
+        assert_eq!(vms[0].node.children().count(), 0);
+    }
+}
