@@ -32,6 +32,9 @@ pub struct Frame {
     pub r: [u32; 13],
     /// lr of SVC mode (of no use after an SVC taken from SVC mode).
     pub lr_svc: u32,
+    /// CPSR as the handler's first instruction found it.
+    pub cpsr: u32,
+    spare: u32,
     /// lr of the exception's mode on entry; the return address on exit.
     pub pc: u32,
     /// SPSR.
@@ -222,7 +225,7 @@ pub fn on_irq(handler: fn(&mut Frame)) {
 
 /// What the vectors call: `kind` is the vector's number, with 16 added by the vectors in Thumb state.
 #[unsafe(no_mangle)]
-extern "C" fn exception(kind: u32, frame: &mut Frame, cpsr: u32) {
+extern "C" fn exception(kind: u32, frame: &mut Frame) {
     let kind = match kind & 15 {
         1 => Kind::Undefined,
         2 => Kind::Svc,
@@ -231,7 +234,7 @@ extern "C" fn exception(kind: u32, frame: &mut Frame, cpsr: u32) {
         6 => Kind::Irq,
         _ => Kind::Fiq,
     };
-    if cpsr & CPSR_E != 0 {
+    if frame.cpsr & CPSR_E != 0 {
         (frame.pc, frame.spsr) = (frame.pc.swap_bytes(), frame.spsr.swap_bytes());
     }
     if kind == Kind::Irq && IRQ.load(Ordering::Acquire) != 0 {
@@ -240,7 +243,7 @@ extern "C" fn exception(kind: u32, frame: &mut Frame, cpsr: u32) {
         frame.pc -= 4;
         return handler(frame);
     }
-    let fault = describe(kind, frame, cpsr);
+    let fault = describe(kind, frame);
     // SAFETY: this CPU's own, used by nobody while the exception is handled.
     let attempt = unsafe { &mut *attempt() };
     if !attempt.armed {
@@ -258,7 +261,7 @@ extern "C" fn exception(kind: u32, frame: &mut Frame, cpsr: u32) {
     frame.spsr = jump.cpsr;
 }
 
-fn describe(kind: Kind, frame: &Frame, cpsr: u32) -> Fault {
+fn describe(kind: Kind, frame: &Frame) -> Fault {
     let (fsr, far) = match kind {
         Kind::Data => (mrc!(15, 0, 5, 0, 0), mrc!(15, 0, 6, 0, 0)),
         Kind::Prefetch => (mrc!(15, 0, 5, 0, 1), mrc!(15, 0, 6, 0, 2)),
@@ -268,7 +271,7 @@ fn describe(kind: Kind, frame: &Frame, cpsr: u32) -> Fault {
         kind,
         lr: frame.pc,
         spsr: frame.spsr,
-        cpsr,
+        cpsr: frame.cpsr,
         fsr,
         far,
         r: frame.r,

@@ -60,7 +60,7 @@ pub fn set_section(section: u32, entry: u32) {
             .get()
             .cast::<u32>()
             .add((section & 0xfff) as usize)
-            .write_volatile(entry)
+            .write_volatile(entry);
     };
 }
 

@@ -1,8 +1,8 @@
 // Exception vectors in ARM and in Thumb state, and the way back out of an expected exception.
 //
 // Every handler runs on the SVC stack and leaves `exception::Frame` there:
-//     r0-r12, lr_svc, lr of the exception's mode as the CPU set it, SPSR.
-// It calls exception(r0 = kind | 16 in Thumb state, r1 = frame, r2 = CPSR at entry) and returns to what the frame then says.
+//     r0-r12, lr_svc, CPSR at entry, SPSR, lr of the exception's mode as the CPU set it, SPSR.
+// It calls exception(r0 = kind | 16 in Thumb state, r1 = frame) and returns to what the frame's last two words then say.
 // The stack pointers of the other modes are never used, so that a test may own them.
 
     .syntax unified
@@ -10,28 +10,15 @@
     .arch_extension virt
     .arch_extension sec
 
-// kind: number of the vector; bank: the suffix that MRS (banked register) knows the mode by
+// kind: number of the vector; tag: 16 in Thumb state
 .macro handler state, tag, kind
 vector_\state\()_\kind:
+    srsdb   sp!, #0x13              // with SCTLR.EE set this stores big-endian: Rust puts that right
+    mrs     lr, cpsr                // the mode's own lr is free now, and SRS the way to carry it over
+    setend  le
     srsdb   sp!, #0x13
-    mrs     lr, cpsr                // after SRS the mode's own lr is free
-    setend  le                      // with SCTLR.EE set SRS stored big-endian: Rust puts that right
-    .if \kind == 2
-    push    {r0-r12, lr}
-    mov     r2, lr
-    .else
     cps     #0x13
     push    {r0-r12, lr}
-    .if \kind == 1
-    mrs     r2, LR_und
-    .elseif \kind == 6
-    mrs     r2, LR_irq
-    .elseif \kind == 7
-    mrs     r2, LR_fiq
-    .else
-    mrs     r2, LR_abt
-    .endif
-    .endif
     clrex
     mov     r0, #(\kind + \tag)
     mov     r1, sp
@@ -43,6 +30,7 @@ vector_\state\()_\kind:
     pop     {r3, lr}
     add     sp, sp, r3
     pop     {r0-r12, lr}
+    add     sp, sp, #8
     rfeia   sp!
 .endm
 
