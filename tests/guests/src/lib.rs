@@ -20,6 +20,7 @@ pub mod report;
 pub mod smp;
 pub mod text;
 pub mod timer;
+pub mod vfp;
 
 global_asm!(include_str!("boot.s"), options(raw));
 global_asm!(include_str!("vectors.s"), options(raw));

@@ -8,9 +8,9 @@ use crate::{println, psci};
 #[derive(Debug)]
 pub enum Reason {
     /// It found something wrong.
-    Failed(Text<200>),
+    Failed(Text<112>),
     /// It cannot be done here.
-    Skipped(Text<200>),
+    Skipped(Text<112>),
 }
 
 /// What a test returns.
