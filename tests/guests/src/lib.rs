@@ -14,6 +14,7 @@ pub mod gic;
 pub mod machine;
 pub mod mmio;
 pub mod mmu;
+pub mod probe;
 pub mod psci;
 pub mod random;
 pub mod report;

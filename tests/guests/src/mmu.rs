@@ -1,7 +1,7 @@
 //! Stage 1: a flat map in the short format, RAM as normal write-back memory and everything else as device.
 
 use crate::machine::machine;
-use crate::{cpu, mcr, mrc};
+use crate::{cpu, mcr, mcrr, mrc};
 use core::cell::UnsafeCell;
 
 /// Section, full access, domain 0, normal write-back write-allocate, shareable (ARM DDI 0406C, B3.5.1).
@@ -24,6 +24,12 @@ pub const A: u32 = 1 << 1;
 pub const C: u32 = 1 << 2;
 /// SCTLR.I.
 pub const I: u32 = 1 << 12;
+/// SCTLR.V: vectors at 0xffff_0000.
+pub const V: u32 = 1 << 13;
+/// SCTLR.EE: exceptions are taken big-endian.
+pub const EE: u32 = 1 << 25;
+/// SCTLR.TE: exceptions are taken in Thumb state.
+pub const TE: u32 = 1 << 30;
 
 /// Reads SCTLR.
 #[must_use]
@@ -110,4 +116,52 @@ pub fn without<R>(f: impl FnOnce() -> R) -> R {
     let result = f();
     on();
     result
+}
+
+/// First-level table of the long format, four blocks of 1 GiB.
+#[repr(align(32))]
+struct LongTable(UnsafeCell<[u64; 4]>);
+// SAFETY: written by tests that run on one CPU.
+unsafe impl Sync for LongTable {}
+static LONG_TABLE: LongTable = LongTable(UnsafeCell::new([0; 4]));
+
+/// Writes an entry of the long format's first level: one for each GiB.
+pub fn set_block(gigabyte: usize, entry: u64) {
+    // SAFETY: in bounds by the mask; nobody holds a reference into the table.
+    unsafe {
+        LONG_TABLE
+            .0
+            .get()
+            .cast::<u64>()
+            .add(gigabyte & 3)
+            .write_volatile(entry)
+    };
+}
+
+/// Turns on a flat map in the long format on this CPU: the GiB of RAM as normal memory, the others as strongly-ordered.
+pub fn on_long() {
+    let ram = machine().memory.base >> 30;
+    for n in 0..4u32 {
+        // Block, access flag, inner shareable, index into MAIR; what is not RAM is never executed.
+        let attributes = if n == ram {
+            0x1 | 1 << 10 | 3 << 8 | 1 << 2
+        } else {
+            0x1 | 1 << 10 | 1 << 54
+        };
+        set_block(n as usize, u64::from(n << 30) | attributes);
+    }
+    let table = LONG_TABLE.0.get() as u32;
+    mcr!(15, 0, 2, 0, 2; 1 << 31);
+    mcr!(15, 0, 10, 2, 0; 0xff00);
+    mcrr!(0, 2; u64::from(table));
+    flush();
+    set_sctlr(sctlr() | M | C | I);
+}
+
+/// Back from `on_long` to the flat map of the short format.
+pub fn off_long() {
+    off();
+    mcr!(15, 0, 2, 0, 2; 0);
+    mcrr!(0, 2; 0);
+    mcr!(15, 0, 10, 2, 0; 0);
 }

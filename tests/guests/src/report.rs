@@ -80,13 +80,13 @@ macro_rules! check {
     };
 }
 
-/// Fails unless both numbers are the same, with both in hexadecimal.
+/// Fails unless both are the same, and shows both, numbers in hexadecimal.
 #[macro_export]
 macro_rules! check_eq {
     ($found:expr, $expected:expr, $($what:tt)*) => {
         match ($found, $expected) {
             (found, expected) => if found != expected {
-                $crate::fail!("{}: {:#x} instead of {:#x}", format_args!($($what)*), found, expected);
+                $crate::fail!("{}: {:#x?} instead of {:#x?}", format_args!($($what)*), found, expected);
             }
         }
     };

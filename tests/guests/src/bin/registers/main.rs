@@ -63,7 +63,7 @@ fn spin() -> u32 {
 
 /// Lets others run: gives up the slice under the hypervisor on even rounds, else lets it pass.
 fn pause(round: u32) {
-    if round % 2 == 0 && UNDER_ARMILLARY.load(Ordering::Relaxed) {
+    if round.is_multiple_of(2) && UNDER_ARMILLARY.load(Ordering::Relaxed) {
         armillary::yield_now();
     } else {
         (0..spin()).for_each(|_| cpu::relax());
