@@ -14,7 +14,7 @@ mod tree;
 mod vms;
 
 pub use board::{Board, Conduit, Cpu, CpuStart, Gic, Interrupt, Psci, Timer, Uart, UartKind};
-pub use check::{Checked, FdtError, MAX_DEPTH, MAX_NODES, check};
+pub use check::{Checked, FdtError, MAX_DEPTH, MAX_NODES, MAX_SIZE, check};
 pub use error::ConfigError;
 pub use tree::{Id, Range, Tree};
 pub use vms::{MAX_VCPUS, Module, Taken, VmConfig, vms};
