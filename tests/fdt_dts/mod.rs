@@ -1,4 +1,5 @@
 //! Device tree source, as much of it as the tests need: nodes, strings, cells, bytes and flags.
+#![allow(dead_code, reason = "no test uses all of it")]
 
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 
