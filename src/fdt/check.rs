@@ -30,6 +30,9 @@ pub const MAX_DEPTH: usize = 32;
 /// Most nodes that are accepted. Trees of real boards stay below 2,500.
 pub const MAX_NODES: usize = 8192;
 
+/// Largest tree that is accepted, padding included, bytes.
+pub const MAX_SIZE: usize = 64 << 20;
+
 const MAGIC: u32 = 0xd00d_feed;
 const HEADER: usize = 40;
 const BEGIN_NODE: u32 = 1;
@@ -198,6 +201,9 @@ impl Header {
         }
         if field(36).is_err() || field(4)? < HEADER {
             return Err(err(4, "a size of at least 40 bytes"));
+        }
+        if field(4)? > MAX_SIZE {
+            return Err(err(4, "a size of at most 64 MiB"));
         }
         if field(20)? < 17 || field(24)? > 17 {
             return Err(err(20, "format version 17 or one compatible with it"));

@@ -106,6 +106,18 @@ impl<'b, 'a> Tree<'b, 'a> {
         (if id == 0 { "" } else { self.name(id) }, above)
     }
 
+    /// The nodes above the node, the root last.
+    pub(super) fn ancestors(&self, id: Id) -> impl Iterator<Item = Id> {
+        let above = |&id: &Id| (id != 0).then(|| self.parent(id));
+        core::iter::successors(above(&id), above)
+    }
+
+    /// The node with that phandle.
+    pub(super) fn with_phandle(&self, phandle: u32) -> Option<Id> {
+        self.ids()
+            .find(|&id| self.property(id, "phandle").and_then(cell) == Some(phandle))
+    }
+
     /// The node's children.
     pub fn children(&self, id: Id) -> impl Iterator<Item = Id> {
         let notes = self.checked.notes.iter().enumerate().skip(id + 1);
