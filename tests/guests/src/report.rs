@@ -19,7 +19,8 @@ pub type Outcome = Result<(), Reason>;
 /// A test and the behaviour that it shows, in snake_case words.
 pub type Test = (&'static str, fn() -> Outcome);
 
-/// Runs the tests whose names contain the word of `only=`, prints a line for each and a summary, and turns the machine off.
+/// Runs the tests whose names contain the word of `only=`, prints a line for each and a summary, and turns the
+/// machine off, or with `end=cpu_off` its last CPU.
 pub fn run(tests: &[Test]) -> ! {
     let only = machine::argument("only").unwrap_or_default();
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
@@ -40,6 +41,9 @@ pub fn run(tests: &[Test]) -> ! {
         }
     }
     println!("SUMMARY {passed} passed, {failed} failed, {skipped} skipped");
+    if machine::argument("end") == Some("cpu_off") {
+        psci::cpu_off();
+    }
     psci::system_off();
 }
 
