@@ -224,7 +224,7 @@ impl Found {
                     self.timer = Some(Timer::read(tree, id)?);
                 }
                 b"arm,pl031" if self.rtc.is_none() && !tree.is_disabled(id) => {
-                    self.rtc = tree.reg(id)?.first().copied();
+                    self.rtc = tree.reg(id).ok().and_then(|reg| reg.first().copied());
                 }
                 _ if self.uart.is_none()
                     && UartKind::of(compatible).is_some()
@@ -345,34 +345,47 @@ impl Psci {
 }
 
 impl Gic {
+    /// The maintenance interrupt of the Cortex-A15, Cortex-A7 and GIC-400 (Cortex-A7 MPCore TRM, 8.2.2).
+    const MAINTENANCE: u32 = 25;
+
     fn read(tree: &Tree<'_, '_>, id: Id) -> Result<Self, ConfigError> {
         let reg = tree.reg(id)?;
-        let [gicd, gicc, gich, gicv, ..] = *reg.as_slice() else {
-            let fix = "give GICD, GICC, GICH and GICV";
-            return Err(ConfigError::new(
-                tree.path(id),
-                "reg",
-                format!("of {} ranges", reg.len()),
-                fix,
-            ));
-        };
-        let maintenance = interrupts(tree, id)
-            .next()
-            .filter(|irq| irq.id < 32)
-            .ok_or_else(|| {
-                ConfigError::new(
+        let (gicd, gicc, gich, gicv) = match *reg.as_slice() {
+            [gicd, gicc, gich, gicv, ..] => (gicd, gicc, gich, gicv),
+            // Some trees leave out what only a hypervisor needs: it lies where these cores have it (the same, 8.2.1).
+            [gicd, gicc] if gicd.start.checked_add(0x1000) == Some(gicc.start) => {
+                let beyond = |offset| Range {
+                    start: Pa(gicc.start.0.saturating_add(offset)),
+                    size: 0x2000,
+                };
+                (gicd, gicc, beyond(0x2000), beyond(0x4000))
+            }
+            _ => {
+                let value = format!("of {} ranges", reg.len());
+                return Err(ConfigError::new(
                     tree.path(id),
-                    "interrupts",
-                    "absent or not private",
-                    "give the maintenance interrupt, such as <1 9 4>",
-                )
-            })?;
+                    "reg",
+                    value,
+                    "give GICD, GICC, GICH and GICV",
+                ));
+            }
+        };
+        let maintenance = match tree.property(id, "interrupts") {
+            None => Self::MAINTENANCE,
+            Some(value) => Interrupt::read(value)
+                .map(|irq| irq.id)
+                .filter(|&id| id < 32)
+                .ok_or_else(|| {
+                    let fix = "give the maintenance interrupt, such as <1 9 4>";
+                    ConfigError::new(tree.path(id), "interrupts", "not a private interrupt", fix)
+                })?,
+        };
         Ok(Self {
             gicd,
             gicc,
             gich,
             gicv,
-            maintenance: maintenance.id,
+            maintenance,
         })
     }
 }
