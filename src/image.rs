@@ -27,7 +27,7 @@ use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::inflate_flags::TINFL_FLAG_HAS_MORE_INPUT;
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 
-use crate::addr::{Ipa, PAGE};
+use crate::addr::{Ipa, PAGE, Pa};
 
 /// Start of a guest's RAM.
 pub const RAM: Ipa = Ipa(0x4000_0000);
@@ -135,6 +135,14 @@ pub struct Segment {
 }
 
 impl Segment {
+    /// Where it lies already, in a stored image at `module`, if whole pages of that can be given to the guest as they
+    /// are. What of the last page is not the image's must be cleared.
+    #[must_use]
+    pub fn in_place(&self, module: Pa) -> Option<Pa> {
+        let here = module.checked_add(self.offset)?;
+        (here.is_aligned(PAGE) && self.ipa.is_aligned(PAGE)).then_some(here)
+    }
+
     fn end(&self) -> Ipa {
         Ipa(self.ipa.0.saturating_add(self.memory))
     }

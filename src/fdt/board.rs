@@ -198,13 +198,16 @@ struct Found {
 
 impl Found {
     fn look_at(&mut self, tree: &Tree<'_, '_>, id: Id) -> Result<(), ConfigError> {
-        match tree.place(id) {
-            (name, None) if super::tree::is_named(name, "memory") => self.memory(tree, id)?,
-            ("chosen", None) => self.chosen(tree, id)?,
+        let (name, above) = tree.place(id);
+        match (name.as_bytes(), above) {
+            (b"memory" | [b'm', b'e', b'm', b'o', b'r', b'y', b'@', ..], None) => {
+                self.memory(tree, id)?;
+            }
+            (b"chosen", None) => self.chosen(tree, id)?,
+            (b"cpu" | [b'c', b'p', b'u', b'@', ..], Some("cpus")) => self.cpu(tree, id)?,
             (_, Some("reserved-memory")) if tree.property(id, "reg").is_some() => {
                 self.reserved.extend(tree.reg(id)?);
             }
-            (name, Some("cpus")) if super::tree::is_named(name, "cpu") => self.cpu(tree, id)?,
             _ => {}
         }
         for compatible in tree.compatible(id) {

@@ -134,6 +134,7 @@ pub fn check<'a>(bytes: &'a [u8], copy: &'a mut Vec<u8>) -> Result<Checked<'a>, 
     let reservations = reservations(bytes, header.reservations)?;
     let mut walk = Walk {
         block: structure,
+        words: structure.as_chunks().0,
         strings,
         at: 0,
         open: [0; MAX_DEPTH],
@@ -246,6 +247,8 @@ fn reservations(bytes: &[u8], mut at: usize) -> Result<Vec<Range>, FdtError> {
 /// The walk over the structure block; offsets count from the block's start.
 struct Walk<'a> {
     block: &'a [u8],
+    /// The same by words.
+    words: &'a [[u8; 4]],
     strings: &'a [u8],
     at: usize,
     /// Indices of the nodes that are open, outermost first.
@@ -256,10 +259,15 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
+    /// The word at `at`, a multiple of 4.
+    fn word(&self, at: usize) -> Option<u32> {
+        self.words.get(at / 4).map(|word| u32::from_be_bytes(*word))
+    }
+
     fn run(&mut self) -> Result<(), FdtError> {
         let mut properties = false;
         loop {
-            let token = word(self.block, self.at).ok_or(err(self.at, "another token"))?;
+            let token = self.word(self.at).ok_or(err(self.at, "another token"))?;
             let here = self.at;
             self.at += 4;
             match token {
@@ -290,7 +298,7 @@ impl<'a> Walk<'a> {
 
     fn begin(&mut self) -> Result<(), FdtError> {
         let name = self.block.get(self.at..).unwrap_or_default();
-        let end = name.iter().position(|&b| b == 0 || !b.is_ascii());
+        let end = name.iter().position(|&b| !(1..0x80).contains(&b));
         let length = end
             .filter(|&end| name.get(end) == Some(&0))
             .ok_or(err(self.at, "a node name in ASCII, ended by a NUL"))?;
@@ -321,8 +329,7 @@ impl<'a> Walk<'a> {
     }
 
     fn property(&mut self) -> Result<(), FdtError> {
-        let (Some(length), Some(name)) = (word(self.block, self.at), word(self.block, self.at + 4))
-        else {
+        let (Some(length), Some(name)) = (self.word(self.at), self.word(self.at + 4)) else {
             return Err(err(self.at, "a property's length and name"));
         };
         let name = self
