@@ -281,7 +281,7 @@ fn a_board_that_lacks_something_is_refused() {
             "arm,gic-400",
             "arm,cortex-a9-gic",
             "/: interrupt controller is absent; \
-             give a GICv2 with virtualization extensions, such as one compatible with arm,gic-400",
+             give a GICv2 with virtualization extensions, such as arm,gic-400",
         ),
         (
             "0x8030000 0x2000 0x8040000 0x2000",
@@ -302,7 +302,7 @@ fn a_board_that_lacks_something_is_refused() {
             "1 10 4>",
             "0 10 4>",
             "/timer: interrupts is not four private interrupts; \
-             give the private interrupts of the secure, non-secure, virtual and hypervisor timers",
+             give the private interrupts of the secure, non-secure, virtual and Hyp timers",
         ),
         (
             "0x40000000 0x40000000>",

@@ -3,17 +3,19 @@
 //! `fdt` 0.1.5 slices, unwraps and asserts on what it reads. What of it is used here is `Fdt::new`,
 //! `all_nodes` and `properties`; they panic, overflow or stop short where
 //! - a block lies outside the tree (`structs_block`, `strings_block`),
-//! - a token other than BEGIN_NODE, PROP or END_NODE stands where one of them is due, or the block ends early,
-//! - a node name is not NUL-terminated UTF-8, or a property's value or name offset lies outside its block,
+//! - a token other than BEGIN_NODE, PROP or END_NODE stands where one of them is due, or the block
+//!   ends early,
+//! - a node name is not NUL-terminated UTF-8, or a property's value or name lies outside its block,
 //! - END_NODE comes more often than BEGIN_NODE, or nodes nest 64 deep (its table of parents),
 //! - a property follows a child node, or a NOP stands before PROP or END_NODE.
 //!
-//! [`check`] refuses all of these but the last: NOPs are what firmware leaves where it deleted something,
-//! so a tree that holds any is copied without them. Everything else of `fdt` (`memory`, `chosen`, `cpus`,
-//! `reg`, `children`, `find_node`, ...) is not called: it unwraps more, and truncates addresses to 32 bits.
+//! [`check`] refuses all of these but the last: NOPs are what firmware leaves where it deleted
+//! something, so a tree that holds any is copied without them. Everything else of `fdt` (`memory`,
+//! `chosen`, `cpus`, `reg`, `children`, `find_node`, ...) is not called: it unwraps more, and
+//! truncates addresses to 32 bits.
 //!
-//! The walk costs about as much per property as one name comparison, so it notes on its way what every
-//! reader asks for: each node's parent, cell sizes, `status` and `compatible`.
+//! The walk is cheap next to that crate's, so it notes on its way what every reader asks for: each
+//! node's parent, cell sizes, `status` and `compatible`.
 //!
 //! Format: Devicetree Specification 0.4, chapter 5.
 
@@ -367,13 +369,15 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Skips `bytes` that are known to be there, and the padding, which the next token finds missing if it is.
+    /// Skips `bytes` that are known to be there, and the padding, which the next token finds missing
+    /// if it is.
     fn skip(&mut self, bytes: usize) {
         self.at = (self.at + bytes + 3) & !3;
     }
 }
 
-/// The tree with a structure block of tokens other than NOP. The memory reservation block, read already, is left out.
+/// The tree with a structure block of tokens other than NOP. The memory reservation block, read
+/// already, is left out.
 fn copy_without_nops(
     copy: &mut Vec<u8>,
     bytes: &[u8],

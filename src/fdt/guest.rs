@@ -1,8 +1,9 @@
-//! The device tree that a guest is given: what QEMU's `-M virt,virtualization=off,gic-version=2` (7.2) gives, of what is there.
+//! The device tree that a guest is given: of QEMU's own (7.2, `-M virt,virtualization=off,gic-version=2`)
+//! what is there.
 //!
-//! Nodes, names, properties and phandles are QEMU's, in QEMU's order; left out is what a VM has not: PCI, GPIO, fw-cfg,
-//! the platform bus, message-signalled interrupts, PMU. It is written straight into the flattened format: by way of a
-//! model of the tree it takes ten times the instructions.
+//! Nodes, names, properties and phandles are QEMU's, in QEMU's order; left out is what a VM has not:
+//! PCI, GPIO, fw-cfg, the platform bus, message-signalled interrupts, PMU. It is written straight into
+//! the flattened format: by way of a model of the tree it takes ten times the instructions.
 
 use alloc::format;
 use alloc::vec::Vec;
@@ -66,8 +67,8 @@ impl Guest<'_> {
         w.finish()
     }
 
-    /// A tree of the user's own, with what QEMU puts into a tree that it is given (`-dtb`): the RAM and the PSCI
-    /// conduit that there are, the command line if there is one, and the initrd.
+    /// A tree of the user's own, with what QEMU puts into a tree that it is given (`-dtb`): the RAM and
+    /// the PSCI conduit that there are, the command line if there is one, and the initrd.
     #[must_use]
     pub fn adopt(&self, user: &Tree<'_, '_>) -> Vec<u8> {
         let mut w = Writer::new(4096 + self.bootargs.len(), user.reservations());
@@ -297,7 +298,8 @@ struct Writer {
     tree: Vec<u8>,
     /// Where the structure block starts.
     structure: usize,
-    /// The strings block. A name is written as often as it is used: to look for it costs more than its bytes.
+    /// The strings block. A name is written as often as it is used: to look for it costs more than
+    /// its bytes.
     strings: Vec<u8>,
 }
 

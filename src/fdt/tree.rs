@@ -235,8 +235,9 @@ impl<'b, 'a> Tree<'b, 'a> {
         Ok(ranges)
     }
 
-    /// The `reg` of a node that lies on no bus, as those below `/chosen`: physical addresses already. Where the node
-    /// above does not state its cells (QEMU's guest-loader leaves `/chosen` without), the length tells them.
+    /// The `reg` of a node that lies on no bus, as those below `/chosen`: physical addresses already.
+    /// Where the node above does not state its cells (QEMU's guest-loader leaves `/chosen` without),
+    /// the length tells them.
     ///
     /// # Errors
     ///
