@@ -263,6 +263,11 @@ fn a_board_that_lacks_something_is_refused() {
     let without = |from: &str, to: &str| read(&compile(&BOARD.replace(from, to))).unwrap_err();
     let table = [
         (
+            "#address-cells = <1>; #size-cells = <1>;",
+            "#address-cells = <0>; #size-cells = <0>;",
+            "/memory@40000000: reg is on a bus without addresses; give the bus #address-cells of at least 1",
+        ),
+        (
             "memory@",
             "x@",
             "/: memory is absent; give a memory node whose reg lies below 2^40",
@@ -324,6 +329,14 @@ fn a_board_that_lacks_something_is_refused() {
     assert_eq!(
         message,
         "/bus/intc: reg is 0x0..0x9, which no bus above it translates; give the buses above it fitting ranges"
+    );
+    let message = board(
+        "bus { #address-cells = <0>; #size-cells = <0>; ranges = <1>; intc { compatible = \"arm,gic-400\"; reg = <1>; }; };
+        intc { compatible = \"\"; };",
+    );
+    assert_eq!(
+        message.unwrap_err(),
+        "/bus/intc: reg is on a bus without addresses; give the bus #address-cells of at least 1"
     );
     let message =
         board("chosen { linux,initrd-start = <9>; linux,initrd-end = <8>; };").unwrap_err();

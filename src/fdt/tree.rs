@@ -269,7 +269,13 @@ impl<'b, 'a> Tree<'b, 'a> {
         let mut value = self.property(id, "reg").ok_or_else(|| error("absent"))?;
         let mut ranges = Vec::new();
         if address_cells == 0 {
-            return Err(error("on a bus without addresses"));
+            let fix = "give the bus #address-cells of at least 1";
+            return Err(ConfigError::new(
+                self.path(id),
+                "reg",
+                "on a bus without addresses",
+                fix,
+            ));
         }
         while !value.is_empty() {
             let start = number(&mut value, address_cells);
