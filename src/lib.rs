@@ -16,3 +16,4 @@ pub mod stage2;
 pub mod syndrome;
 pub mod vgic;
 pub mod vmid;
+pub mod walk;
