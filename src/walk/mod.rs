@@ -174,17 +174,18 @@ impl Permissions {
         pxn: bool,
     ) -> Self {
         let wxn = regs.has(sctlr::WXN);
-        let uwxn = regs.has(sctlr::UWXN);
+        let never = xn || pxn || (wxn && write) || (regs.has(sctlr::UWXN) && user_write);
+        let user_never = xn || (wxn && user_write);
         Self {
             privileged: Rights {
                 read,
                 write,
-                execute: read && !xn && !pxn && !(wxn && write) && !(uwxn && user_write),
+                execute: read && !never,
             },
             user: Rights {
                 read: user_read,
                 write: user_write,
-                execute: user_read && !xn && !(wxn && user_write),
+                execute: user_read && !user_never,
             },
         }
     }
