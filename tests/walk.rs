@@ -1,4 +1,8 @@
 //! The software walker against tables that the tests encode themselves.
+#![expect(
+    clippy::unusual_byte_groupings,
+    reason = "fields are put together as the manual draws them"
+)]
 
 use std::collections::BTreeMap;
 
@@ -276,7 +280,7 @@ fn short_mappings() -> impl Strategy<Value = Short> {
     (size, bits, 0..8u32, 0..32u32, 0..16u32).prop_map(
         |(size, (va, base, shared, xn, pxn), ap, texcb, domain)| Short {
             va,
-            base: base % (1 << if size == SUPERSECTION { 40 } else { 32 }) & !(size - 1),
+            base: base & (u64::MAX >> if size == SUPERSECTION { 24 } else { 32 }) & !(size - 1),
             size,
             ap,
             texcb,
@@ -384,7 +388,7 @@ fn long_mappings() -> impl Strategy<Value = Long> {
     (bits, 1..4u32, 0..4u64, 0..8u64, 0..4u64, tables).prop_map(
         |((va, base, xn, pxn), level, ap, index, sh, tables)| Long {
             va,
-            base: base % (1 << 40) >> (39 - 9 * level) << (39 - 9 * level),
+            base: base & 0xff_ffff_ffff & !((1 << (39 - 9 * level)) - 1),
             level,
             ap,
             index,
@@ -523,33 +527,31 @@ fn with_the_mmu_off_addresses_stay() {
 
 #[test]
 fn ttbcr_n_splits_the_address_space() {
-    const OTHER: u32 = 0x4008_0000;
-    let mapping = |va| Short { va, ..PLAIN };
+    const OTHER: u32 = 0x4008_4000;
+    let nothing = stage_one(FaultStatus::Translation { level: 1 }, 0);
+    let entry = |va| Short { va, ..PLAIN }.entries().0;
     for n in 0..8 {
-        let boundary = 1u64 << (32 - n);
-        let mut ram = Ram::default();
-        let last = (boundary - 1) as u32;
-        mapping(last).put(&mut ram);
-        let mut regs = short_regs(0);
-        regs.ttbcr = n;
-        regs.ttbr1 = OTHER.into();
-        // TTBR0's table shrinks with N: bits below its size are ignored.
-        regs.ttbr0 = u64::from(TABLE1) | ((1 << (14 - n)) - 1);
-        assert!(translate(&regs, &mut ram, last, LOAD).is_ok(), "N = {n}");
-        regs.ttbcr = n | 1 << 4;
-        let off = translate(&regs, &mut ram, last, LOAD);
-        let nothing = stage_one(FaultStatus::Translation { level: 1 }, 0);
-        assert_eq!(off, Err(nothing), "PD0");
-        let Ok(first) = u32::try_from(boundary) else {
-            continue;
+        // TTBR0's table shrinks with N; the bits below its size are ignored, TTBR1's as for N = 0.
+        let size = 1 << (14 - n);
+        let table = TABLE1 + size;
+        let mut regs = Stage1 {
+            ttbr0: u64::from(table | (size - 1)),
+            ttbr1: u64::from(OTHER | 0x3fff),
+            ..short_regs(0)
         };
-        let entry = mapping(first).entries().0;
-        ram.put32(u64::from(OTHER + (first >> 20) * 4), entry);
-        regs.ttbcr = n | 1 << 4;
-        assert!(translate(&regs, &mut ram, first, LOAD).is_ok(), "N = {n}");
-        regs.ttbcr = n | 1 << 5;
-        let off = translate(&regs, &mut ram, first, LOAD);
-        assert_eq!(off, Err(nothing), "PD1");
+        let boundary = 1u64 << (32 - n);
+        let lower = [0, (boundary - 1) as u32].map(|va| (va, table, 1 << 4));
+        let upper = u32::try_from(boundary).ok().into_iter();
+        let upper = upper.flat_map(|va| [va, u32::MAX].map(|va| (va, OTHER, 1 << 5)));
+        for (va, table, disable) in lower.into_iter().chain(upper) {
+            let mut ram = Ram::default();
+            ram.put32(u64::from(table + (va >> 20 << 2)), entry(va));
+            regs.ttbcr = n | (disable ^ 0x30);
+            let result = translate(&regs, &mut ram, va, LOAD);
+            assert!(result.is_ok(), "N = {n}, {va:#x}: {result:?}");
+            regs.ttbcr = n | disable;
+            assert_eq!(translate(&regs, &mut ram, va, LOAD), Err(nothing));
+        }
     }
 }
 
@@ -607,13 +609,14 @@ fn long_regions_are_zeros_ones_and_what_is_left() {
 fn long_tables_start_where_the_size_says() {
     // Bits of TTBR below the table's size are ignored; the index uses the region's bits only.
     for (t0sz, table, address) in [
-        (0, 0x1000_001f, 0x1000_0000 + 8),
-        (1, 0x1000_000f, 0x1000_0000 + 8),
-        (2, 0x1000_0fff, 0x1000_0000 + 8),
-        (7, 0x1000_007f, 0x1000_0000 + 8),
+        (0, 0x1000_003f, 0x1000_0020),
+        (1, 0x1000_001f, 0x1000_0010),
+        (2, 0x1000_1fff, 0x1000_1000),
+        (5, 0x1000_03ff, 0x1000_0200),
+        (7, 0x1000_00ff, 0x1000_0080),
     ] {
         let mut ram = Ram::default();
-        ram.put64(address, 1 << 10 | 0b01);
+        ram.put64(address + 8, 1 << 10 | 0b01);
         let va = if t0sz < 2 { 1 << 30 } else { 2 << 20 };
         let regs = long_regs(0, t0sz, table);
         assert!(translate(&regs, &mut ram, va, LOAD).is_ok(), "T0SZ {t0sz}");

@@ -160,17 +160,13 @@ fn second(regs: &Stage1, memory: &mut impl Memory, va: u32, first: u32) -> Resul
     })
 }
 
-/// AP[2:0], or AP[2:1] where AP[0] is the access flag (Tables B3-8, B3-9).
+/// AP[2:0] (Table B3-8). Where AP[0] is the access flag it is set here, and the rows for that are
+/// those of the two-bit model.
 const fn permissions(regs: &Stage1, entry: &Entry) -> Permissions {
     const NO: (bool, bool) = (false, false);
     const R: (bool, bool) = (true, false);
     const RW: (bool, bool) = (true, true);
-    let ap = if regs.has(sctlr::AFE) {
-        entry.ap | 1
-    } else {
-        entry.ap
-    };
-    let (privileged, user) = match ap {
+    let (privileged, user) = match entry.ap {
         0b001 => (RW, NO),
         0b010 => (RW, R),
         0b011 => (RW, RW),
