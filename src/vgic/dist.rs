@@ -286,7 +286,8 @@ impl Vgic {
         for n in 0..16 {
             let field = 2 << (2 * n);
             let b = bit(first + n);
-            if mask & field != 0 && (value & field != 0) != (bank.edge & b != 0) {
+            let exists = mask & field != 0 && first + n < 1020;
+            if exists && (value & field != 0) != (bank.edge & b != 0) {
                 changed |= b;
             }
         }

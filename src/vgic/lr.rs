@@ -233,7 +233,7 @@ impl Vgic {
 
     /// The interrupt of the highest priority that `vcpu` could be given: its bank and number there.
     #[inline]
-    fn best_ready(&self, vcpu: usize) -> Option<(usize, usize)> {
+    pub(super) fn best_ready(&self, vcpu: usize) -> Option<(usize, usize)> {
         let mut best = Best::NONE;
         let private = &self.banks[vcpu];
         best.among(vcpu, private.ready, &private.priority);
@@ -256,7 +256,7 @@ impl Vgic {
             return None;
         }
         let mut best = Best::NONE;
-        best.among(vcpu, active, &private.priority);
+        best.among(vcpu, active, &private.running);
         for (k, bank) in self.banks.iter().enumerate().skip(self.vcpus.len()) {
             let mut left = bank.active & !bank.listed & !(bank.forced & forced);
             let mut own = 0;
@@ -265,7 +265,7 @@ impl Vgic {
                 left &= left - 1;
                 own |= u32::from(usize::from(bank.holder[n as usize]) == vcpu) << n;
             }
-            best.among(k, own, &bank.priority);
+            best.among(k, own, &bank.running);
         }
         best.get()
     }
@@ -327,17 +327,18 @@ impl Vgic {
             if lr & (PENDING | ACTIVE | EOI) != 0 {
                 state.stale |= 1 << i;
             }
-            let intid = state.lr[i] & VIRTUAL_ID;
-            if let Some(k) = self.bank_of(vcpu, intid) {
-                self.take_back(vcpu, k, intid, lr);
+            let listed = state.lr[i];
+            if let Some(k) = self.bank_of(vcpu, listed & VIRTUAL_ID) {
+                self.take_back(vcpu, k, listed, lr);
                 kick |= self.settle(k);
             }
         }
         kick
     }
 
-    /// Folds the list register value `lr` of interrupt `intid` into bank `k`.
-    fn take_back(&mut self, vcpu: usize, k: usize, intid: u32, lr: u32) {
+    /// Folds the list register value `lr`, which was `listed` when written, into bank `k`.
+    fn take_back(&mut self, vcpu: usize, k: usize, listed: u32, lr: u32) {
+        let intid = listed & VIRTUAL_ID;
         let b = bit(intid);
         let shared = k >= self.vcpus.len();
         let state = &mut self.vcpus[vcpu];
@@ -357,6 +358,10 @@ impl Vgic {
                     bank.level |= b & !bank.lower;
                 }
             }
+        }
+        if listed & !lr & PENDING != 0 {
+            bank.running[intid as usize & 31] = (lr >> (PRIORITY_SHIFT + 3) << 3) as u8;
+            bank.forced &= !b;
         }
         let active = lr & ACTIVE != 0 && bank.deactivate & b == 0;
         if active || bank.activate & b != 0 {

@@ -98,6 +98,8 @@ struct Bank {
     /// Enabled, pending, neither active nor listed: what a flush can list.
     ready: u32,
     priority: [u8; 32],
+    /// The priority that each active interrupt was acknowledged with.
+    running: [u8; 32],
     /// GICD_ITARGETSR; of shared interrupts only.
     targets: [u8; 32],
     /// The vCPU where a shared interrupt is listed or active.
@@ -126,6 +128,7 @@ impl Bank {
         release: 0,
         ready: 0,
         priority: [0; 32],
+        running: [0; 32],
         targets: [0; 32],
         holder: [0; 32],
         physical: [0; 32],
@@ -321,28 +324,11 @@ impl Vgic {
 
     /// Whether an interrupt would be signalled to `vcpu`, which is put: what ends a WFI, whatever
     /// CPSR masks (ARM DDI 0406C, B1.8.13). The CPU interface's enables, mask and running priority
-    /// count as they were.
+    /// count as they were, and are asked about the highest pending interrupt alone.
     #[must_use]
     pub fn pending_for(&self, vcpu: usize) -> bool {
-        let any = |k: usize, mut ready: u32| {
-            while ready != 0 {
-                let n = ready.trailing_zeros() as usize;
-                ready &= ready - 1;
-                if self.signalled(vcpu, k, n) {
-                    return true;
-                }
-            }
-            false
-        };
-        let mut words = self.summary;
-        while words != 0 {
-            let k = self.vcpus.len() + words.trailing_zeros() as usize - 1;
-            words &= words - 1;
-            if any(k, self.banks[k].ready & self.targeting(k, vcpu)) {
-                return true;
-            }
-        }
-        any(vcpu, self.banks[vcpu].ready)
+        self.best_ready(vcpu)
+            .is_some_and(|(k, n)| self.signalled(vcpu, k, n))
     }
 
     /// The linked private interrupts of `vcpu`, which is put, whose physical interrupt has to be

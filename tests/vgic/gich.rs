@@ -3,9 +3,9 @@
 
 use armillary::vgic::Lrs;
 
-pub const PENDING: u32 = 1 << 28;
-pub const ACTIVE: u32 = 1 << 29;
-pub const HW: u32 = 1 << 31;
+pub(crate) const PENDING: u32 = 1 << 28;
+pub(crate) const ACTIVE: u32 = 1 << 29;
+pub(crate) const HW: u32 = 1 << 31;
 const STATE: u32 = PENDING | ACTIVE;
 const EOI: u32 = 1 << 19;
 
@@ -13,26 +13,26 @@ const EN: u32 = 1;
 const LRENPIE: u32 = 1 << 2;
 const NPIE: u32 = 1 << 3;
 
-pub const SPURIOUS: u32 = 1023;
+pub(crate) const SPURIOUS: u32 = 1023;
 
 /// VMCR of an interface that passes everything: PMR 0xf8, BPR 2, AckCtl, both groups.
-pub const OPEN: u32 = 31 << 27 | 2 << 21 | 3 << 18 | 7;
+pub(crate) const OPEN: u32 = 31 << 27 | 2 << 21 | 3 << 18 | 7;
 /// VMCR.VEM: EOIR only drops the priority.
-pub const EOI_MODE: u32 = 1 << 9;
+pub(crate) const EOI_MODE: u32 = 1 << 9;
 
-#[derive(Clone)]
-pub struct Gich {
-    pub lr: Vec<u32>,
-    pub hcr: u32,
-    pub vmcr: u32,
-    pub apr: u32,
+#[derive(Clone, Debug)]
+pub(crate) struct Gich {
+    pub(crate) lr: Vec<u32>,
+    pub(crate) hcr: u32,
+    pub(crate) vmcr: u32,
+    pub(crate) apr: u32,
     /// Physical interrupts that the hardware deactivated.
-    pub deactivated: Vec<u32>,
-    pub writes: usize,
+    pub(crate) deactivated: Vec<u32>,
+    pub(crate) writes: usize,
 }
 
 impl Gich {
-    pub fn new(lrs: usize) -> Self {
+    pub(crate) fn new(lrs: usize) -> Self {
         Self {
             lr: vec![0; lrs],
             hcr: 0,
@@ -44,12 +44,12 @@ impl Gich {
     }
 
     /// GICV_IAR with AckCtl set.
-    pub fn acknowledge(&mut self) -> u32 {
+    pub(crate) fn acknowledge(&mut self) -> u32 {
         assert!(self.hcr & EN != 0, "acknowledged with the interface off");
-        let signalled = (0..self.lr.len())
-            .filter(|&i| self.lr[i] & STATE == PENDING && self.passes(self.lr[i]))
+        let highest = (0..self.lr.len())
+            .filter(|&i| self.lr[i] & STATE == PENDING)
             .min_by_key(|&i| self.lr[i] >> 23 & 31);
-        let Some(i) = signalled else {
+        let Some(i) = highest.filter(|&i| self.passes(self.lr[i])) else {
             return SPURIOUS;
         };
         let lr = self.lr[i];
@@ -76,7 +76,7 @@ impl Gich {
     }
 
     /// GICV_EOIR.
-    pub fn end(&mut self, iar: u32) {
+    pub(crate) fn end(&mut self, iar: u32) {
         self.apr &= self.apr.wrapping_sub(1);
         if self.vmcr & EOI_MODE == 0 {
             self.deactivate(iar);
@@ -84,7 +84,7 @@ impl Gich {
     }
 
     /// GICV_DIR.
-    pub fn deactivate(&mut self, iar: u32) {
+    pub(crate) fn deactivate(&mut self, iar: u32) {
         let found = self.lr.iter_mut().find(|lr| {
             let id = if **lr & HW == 0 && **lr & 0x3ff < 16 {
                 **lr & 0x1fff
@@ -104,8 +104,14 @@ impl Gich {
         }
     }
 
+    /// Whether nothing stands in the list registers.
+    pub(crate) fn empty(&self) -> bool {
+        let valid = |lr: &u32| lr & STATE != 0 || lr & (HW | EOI) == EOI;
+        !self.lr.iter().any(valid)
+    }
+
     /// Whether the maintenance interrupt is asserted.
-    pub fn maintenance(&self) -> bool {
+    pub(crate) fn maintenance(&self) -> bool {
         let eoi = |lr: &u32| lr & (STATE | HW | EOI) == EOI;
         let pending = |lr: &u32| lr & STATE == PENDING;
         self.hcr & EN != 0

@@ -123,8 +123,11 @@ impl Run {
 
     fn write(&mut self, vcpu: usize, offset: u32, width: u32, value: u32) {
         self.spec.write(vcpu, offset, width, value);
-        let kick = self.machine.vgic.write(vcpu, offset, width, value);
-        self.machine.check(kick);
+        self.machine.write(vcpu, offset, width, value);
+        if let 0x300..0x380 = offset {
+            // Whether a CPU deactivates an interrupt before or after another activates it is open.
+            self.machine.rest();
+        }
     }
 
     /// Something about one interrupt, by the register that it takes.
@@ -197,8 +200,7 @@ impl Run {
         let Some(vcpu) = self.loaded() else { return };
         let iar = self.machine.acknowledge(vcpu);
         // Which of several targets gets a shared interrupt is open.
-        self.spec
-            .acknowledge(vcpu, iar, |int| int.targets.count_ones() == 1);
+        self.spec.acknowledge(vcpu, iar, single);
         if iar != SPURIOUS {
             self.stack[vcpu].push(iar);
             self.delivered += 1;
@@ -276,15 +278,11 @@ impl Run {
 
     /// Whether a vCPU that is put would wake.
     fn waiting(&self, vcpu: usize) {
-        let any = |single: bool| {
-            (0..self.spec.count()).any(|id| {
-                let targets = self.spec.get(vcpu, id).map_or(0, |int| int.targets);
-                self.spec.signalled(vcpu, id) && (!single || targets.count_ones() == 1)
-            })
-        };
         let wakes = self.machine.vgic.pending_for(vcpu);
-        assert!(wakes || !any(true), "{vcpu} sleeps on");
-        assert!(!wakes || any(false), "{vcpu} is woken for nothing");
+        let must = self.spec.sure(vcpu, single).is_some();
+        let may = (0..self.spec.count()).any(|id| self.spec.signalled(vcpu, id));
+        assert!(wakes || !must, "{vcpu} sleeps on");
+        assert!(!wakes || may, "{vcpu} is woken for nothing");
     }
 
     /// An interrupt in service is made inactive by a register, then ended as usual. The hardware
@@ -334,7 +332,8 @@ impl Run {
                 }
             }
             self.write(0, 0x400 + id, 1, 0x80);
-            self.write(0, 0x800 + id, 1, 1 << self.random.below(self.vcpus()));
+            let target = self.random.below(self.vcpus());
+            self.write(0, 0x800 + id, 1, 1 << target);
         }
         for vcpu in 0..self.vcpus() {
             while let Some(iar) = self.stack[vcpu].pop() {
@@ -384,6 +383,12 @@ impl Run {
     }
 }
 
+/// Whether an interrupt can go to one CPU only.
+fn single(int: &super::spec::Interrupt) -> bool {
+    int.targets.count_ones() == 1
+}
+
+const SEEDS: u32 = 100;
 fn run(vcpus: usize, spis: usize, lrs: usize, seeds: u32) {
     let mut delivered = 0;
     for seed in 1..=seeds {
@@ -403,35 +408,36 @@ fn run(vcpus: usize, spis: usize, lrs: usize, seeds: u32) {
             }
         }
     }
+    eprintln!("{vcpus} {lrs} {delivered}");
     assert!(delivered > seeds as usize * 20, "{delivered} delivered");
 }
 
 #[test]
 fn one_vcpu_with_four_list_registers_follows_the_specification() {
-    run(1, 32, 4, 20);
+    run(1, 32, 4, SEEDS * 20);
 }
 
 #[test]
 fn two_vcpus_with_four_list_registers_follow_the_specification() {
-    run(2, 64, 4, 20);
+    run(2, 64, 4, SEEDS * 20);
 }
 
 #[test]
 fn four_vcpus_with_two_list_registers_follow_the_specification() {
-    run(4, 33, 2, 20);
+    run(4, 33, 2, SEEDS * 20);
 }
 
 #[test]
 fn three_vcpus_with_one_list_register_follow_the_specification() {
-    run(3, 64, 1, 20);
+    run(3, 64, 1, SEEDS * 20);
 }
 
 #[test]
 fn eight_vcpus_with_all_interrupts_follow_the_specification() {
-    run(8, 988, 4, 6);
+    run(8, 988, 4, SEEDS * 6);
 }
 
 #[test]
 fn sixteen_list_registers_follow_the_specification() {
-    run(2, 256, 16, 10);
+    run(2, 256, 16, SEEDS * 10);
 }

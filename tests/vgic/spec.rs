@@ -3,42 +3,42 @@
 
 /// One interrupt, ARM IHI 0048B, 3.2.4.
 #[derive(Clone, Default)]
-pub struct Interrupt {
-    pub group: bool,
-    pub enabled: bool,
-    pub latch: bool,
-    pub line: bool,
-    pub edge: bool,
-    pub active: bool,
-    pub priority: u8,
-    pub targets: u8,
+pub(crate) struct Interrupt {
+    pub(crate) group: bool,
+    pub(crate) enabled: bool,
+    pub(crate) latch: bool,
+    pub(crate) line: bool,
+    pub(crate) edge: bool,
+    pub(crate) active: bool,
+    pub(crate) priority: u8,
+    pub(crate) targets: u8,
     /// Of an SGI: the CPUs it is pending from.
-    pub sources: u8,
+    pub(crate) sources: u8,
 }
 
 impl Interrupt {
-    pub fn pending(&self) -> bool {
+    pub(crate) fn pending(&self) -> bool {
         self.sources != 0 || self.latch || (self.line && !self.edge)
     }
 }
 
 /// A CPU interface.
 #[derive(Clone, Default)]
-pub struct Interface {
-    pub vmcr: u32,
+pub(crate) struct Interface {
+    pub(crate) vmcr: u32,
     /// The group priorities of what is active and not ended, the last acknowledged last.
-    pub running: Vec<u32>,
+    pub(crate) running: Vec<u32>,
 }
 
-pub struct Spec {
-    pub ctlr: u8,
-    pub private: Vec<Vec<Interrupt>>,
-    pub shared: Vec<Interrupt>,
-    pub interface: Vec<Interface>,
+pub(crate) struct Spec {
+    pub(crate) ctlr: u8,
+    pub(crate) private: Vec<Vec<Interrupt>>,
+    pub(crate) shared: Vec<Interrupt>,
+    pub(crate) interface: Vec<Interface>,
 }
 
 impl Spec {
-    pub fn new(cpus: usize, spis: usize) -> Self {
+    pub(crate) fn new(cpus: usize, spis: usize) -> Self {
         let spis = spis.div_ceil(32) * 32;
         let private = |cpu: usize| {
             (0..32)
@@ -62,16 +62,16 @@ impl Spec {
         }
     }
 
-    pub fn cpus(&self) -> usize {
+    pub(crate) fn cpus(&self) -> usize {
         self.private.len()
     }
 
     /// The number of interrupts.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         32 + self.shared.len()
     }
 
-    pub fn at(&mut self, cpu: usize, id: usize) -> Option<&mut Interrupt> {
+    pub(crate) fn at(&mut self, cpu: usize, id: usize) -> Option<&mut Interrupt> {
         if id < 32 {
             Some(&mut self.private[cpu][id])
         } else {
@@ -79,7 +79,7 @@ impl Spec {
         }
     }
 
-    pub fn get(&self, cpu: usize, id: usize) -> Option<&Interrupt> {
+    pub(crate) fn get(&self, cpu: usize, id: usize) -> Option<&Interrupt> {
         if id < 32 {
             Some(&self.private[cpu][id])
         } else {
@@ -87,7 +87,7 @@ impl Spec {
         }
     }
 
-    pub fn set_line(&mut self, cpu: usize, id: usize, level: bool) {
+    pub(crate) fn set_line(&mut self, cpu: usize, id: usize, level: bool) {
         let Some(int) = self.at(cpu, id) else { return };
         if level && !int.line && int.edge {
             int.latch = true;
@@ -95,7 +95,7 @@ impl Spec {
         int.line = level;
     }
 
-    pub fn pulse(&mut self, cpu: usize, id: usize) {
+    pub(crate) fn pulse(&mut self, cpu: usize, id: usize) {
         let Some(int) = self.at(cpu, id) else { return };
         int.latch |= int.edge;
     }
@@ -110,39 +110,71 @@ impl Spec {
         u32::from(int.priority) >> field << field
     }
 
-    /// Whether the CPU interface would signal this interrupt if it were the only one.
-    pub fn signalled(&self, cpu: usize, id: usize) -> bool {
+    /// Whether the distributor forwards this interrupt to the CPU.
+    pub(crate) fn forwarded(&self, cpu: usize, id: usize) -> bool {
+        self.get(cpu, id).is_some_and(|int| {
+            int.enabled
+                && int.pending()
+                && !int.active
+                && int.targets >> cpu & 1 != 0
+                && self.ctlr >> u8::from(int.group) & 1 != 0
+        })
+    }
+
+    /// Whether the CPU interface signals this interrupt where it is the highest.
+    pub(crate) fn passes(&self, cpu: usize, id: usize) -> bool {
         let Some(int) = self.get(cpu, id) else {
             return false;
         };
         let interface = &self.interface[cpu];
         let running = interface.running.iter().min();
-        int.enabled
-            && int.pending()
-            && !int.active
-            && int.targets >> cpu & 1 != 0
-            && self.ctlr >> u8::from(int.group) & 1 != 0
-            && interface.vmcr >> u32::from(int.group) & 1 != 0
+        interface.vmcr >> u32::from(int.group) & 1 != 0
             && u32::from(int.priority) < interface.vmcr >> 27 << 3
             && running.is_none_or(|&running| self.group_priority(cpu, int) < running)
     }
 
+    pub(crate) fn signalled(&self, cpu: usize, id: usize) -> bool {
+        self.forwarded(cpu, id) && self.passes(cpu, id)
+    }
+
+    /// The priority of the interrupts that must be signalled; `None` where it is open which of
+    /// several is the highest, and not all of them pass.
+    pub(crate) fn sure(&self, cpu: usize, counts: impl Fn(&Interrupt) -> bool) -> Option<u8> {
+        let forwarded: Vec<usize> = (0..self.count())
+            .filter(|&id| self.forwarded(cpu, id))
+            .collect();
+        let priority = |id: &usize| self.get(cpu, *id).map(|int| int.priority);
+        let counted = |id: &&usize| self.get(cpu, **id).is_some_and(&counts);
+        let highest = forwarded
+            .iter()
+            .filter(counted)
+            .filter_map(priority)
+            .min()?;
+        forwarded
+            .iter()
+            .filter(|id| priority(id) <= Some(highest))
+            .all(|&id| self.passes(cpu, id))
+            .then_some(highest)
+    }
+
     /// The CPU read `iar`: it has to be an interrupt that is signalled, and none of those that
-    /// `sure` counts may have a higher priority.
-    pub fn acknowledge(&mut self, cpu: usize, iar: u32, sure: impl Fn(&Interrupt) -> bool) {
-        let best = (0..self.count())
-            .filter(|&id| self.signalled(cpu, id) && self.get(cpu, id).is_some_and(&sure))
-            .min_by_key(|&id| self.get(cpu, id).map(|int| int.priority));
+    /// `counts` lets in may have a higher priority.
+    pub(crate) fn acknowledge(
+        &mut self,
+        cpu: usize,
+        iar: u32,
+        counts: impl Fn(&Interrupt) -> bool,
+    ) {
+        let highest = self.sure(cpu, counts);
         let id = (iar & 0x3ff) as usize;
         if id == 1023 {
-            assert_eq!(best, None, "an interrupt was withheld from {cpu}");
+            assert_eq!(highest, None, "an interrupt was withheld from {cpu}");
             return;
         }
-        assert!(self.signalled(cpu, id), "{id} is not signalled to {cpu}");
-        if let Some(best) = best {
-            let (best, got) = (self.get(cpu, best), self.get(cpu, id));
-            assert!(got.map(|int| int.priority) <= best.map(|int| int.priority));
+        if let (Some(highest), Some(got)) = (highest, self.get(cpu, id)) {
+            assert!(got.priority <= highest, "{id} was not the highest");
         }
+        assert!(self.signalled(cpu, id), "{id} is not signalled to {cpu}");
         let source = 1u8 << (iar >> 10);
         let int = self.at(cpu, id).expect("it is signalled");
         int.active = true;
@@ -158,20 +190,20 @@ impl Spec {
     }
 
     /// EOIR of what was acknowledged last.
-    pub fn end(&mut self, cpu: usize, iar: u32) {
+    pub(crate) fn end(&mut self, cpu: usize, iar: u32) {
         self.interface[cpu].running.pop();
         if self.interface[cpu].vmcr & super::gich::EOI_MODE == 0 {
             self.deactivate(cpu, iar);
         }
     }
 
-    pub fn deactivate(&mut self, cpu: usize, iar: u32) {
+    pub(crate) fn deactivate(&mut self, cpu: usize, iar: u32) {
         if let Some(int) = self.at(cpu, (iar & 0x3ff) as usize) {
             int.active = false;
         }
     }
 
-    pub fn read(&self, cpu: usize, offset: u32, width: u32) -> u32 {
+    pub(crate) fn read(&self, cpu: usize, offset: u32, width: u32) -> u32 {
         (0..width)
             .filter(|n| (offset & 3) + n < 4)
             .fold(0, |value, n| {
@@ -223,7 +255,7 @@ impl Spec {
         }
     }
 
-    pub fn write(&mut self, cpu: usize, offset: u32, width: u32, value: u32) {
+    pub(crate) fn write(&mut self, cpu: usize, offset: u32, width: u32, value: u32) {
         if offset & !3 == 0xf00 {
             if offset == 0xf00 && width == 4 {
                 self.send(cpu, value);
