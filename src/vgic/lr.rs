@@ -11,7 +11,7 @@
 //! active ones than list registers, those of the lowest priority are kept here, which end last, and
 //! the hardware counts their ends (LRENP).
 
-use super::{Kick, MAX_LRS, Vcpu, Vgic, bit};
+use super::{Bank, Kick, MAX_LRS, Vcpu, Vgic, bit};
 
 /// The virtual interface control registers of one CPU (ARM IHI 0048B, 5.3).
 pub trait Lrs {
@@ -124,7 +124,7 @@ impl Vgic {
         while let Some(next) = self.best_active(vcpu, 0).or_else(|| self.best_ready(vcpu)) {
             let used = self.vcpus[vcpu].used;
             if used != all {
-                self.list(vcpu, (all & !used).trailing_zeros(), next, lrs);
+                self.list(vcpu, (all & !used).trailing_zeros(), next, true, lrs);
                 continue;
             }
             let empty = lrs.elrsr() as u16 & used;
@@ -217,7 +217,7 @@ impl Vgic {
         while free != 0
             && let Some(interrupt) = next
         {
-            self.list(vcpu, free.trailing_zeros(), interrupt, lrs);
+            self.list(vcpu, free.trailing_zeros(), interrupt, false, lrs);
             free &= free - 1;
             next = self.best_active(vcpu, 0).or_else(|| self.best_ready(vcpu));
         }
@@ -270,14 +270,24 @@ impl Vgic {
         best.get()
     }
 
-    /// Writes interrupt `n` of bank `k` into the list register `i`, which is not in use.
+    /// Writes interrupt `n` of bank `k` into the list register `i`, which is not in use. Where it
+    /// is active and pending, `both` says whether the hardware is told so, or its end is waited for.
     #[inline]
-    fn list(&mut self, vcpu: usize, i: u32, (k, n): (usize, usize), lrs: &mut impl Lrs) {
+    fn list(
+        &mut self,
+        vcpu: usize,
+        i: u32,
+        (k, n): (usize, usize),
+        both: bool,
+        lrs: &mut impl Lrs,
+    ) {
         let intid = self.first(k) + n as u32;
         let b = 1 << n;
         let bank = &mut self.banks[k];
         let active = bank.active & b != 0;
         let pending = bank.pending() & bank.forwarded(self.ctlr) & b != 0;
+        let wait = active && pending && !both;
+        let pending = pending && !wait;
         let mut lr = intid
             | u32::from(bank.priority[n]) << PRIORITY_SHIFT
             | (bank.group >> n & 1) << GROUP_SHIFT;
@@ -287,6 +297,9 @@ impl Vgic {
         let state = &mut self.vcpus[vcpu];
         if intid < 16 {
             lr |= state.list_sgi(n, active, pending);
+            if wait {
+                lr |= EOI;
+            }
             if state.sgi[n & 15] == 0 {
                 bank.latch &= !b;
             }
@@ -294,7 +307,7 @@ impl Vgic {
                 bank.listed_pending |= b;
             }
         } else {
-            lr |= list_line(bank, b, n, active, pending);
+            lr |= list_line(bank, n, active, pending, wait);
         }
         bank.listed |= b;
         bank.ready &= !b;
@@ -440,7 +453,8 @@ impl Vcpu {
 
 /// The part of a list register that is special to interrupt `n`, with a line, of `bank`.
 #[inline]
-fn list_line(bank: &mut super::Bank, b: u32, n: usize, active: bool, pending: bool) -> u32 {
+fn list_line(bank: &mut Bank, n: usize, active: bool, pending: bool, wait: bool) -> u32 {
+    let b = 1 << n;
     let held = bank.held & b != 0;
     let mut lr = 0;
     if pending {
@@ -450,7 +464,7 @@ fn list_line(bank: &mut super::Bank, b: u32, n: usize, active: bool, pending: bo
         bank.latch &= !b;
     }
     // The hardware keeps no linked interrupt that is both active and pending.
-    if held && !(active && pending) && (active || bank.level & b != 0) {
+    if held && !(active && pending || wait) && (active || bank.level & b != 0) {
         bank.held &= !b;
         bank.level &= !b;
         if pending {
@@ -458,7 +472,7 @@ fn list_line(bank: &mut super::Bank, b: u32, n: usize, active: bool, pending: bo
         }
         return lr | HW | u32::from(bank.physical[n]) << ID_SHIFT;
     }
-    if held || pending && bank.level & !bank.edge & b != 0 {
+    if held || wait || pending && bank.level & !bank.edge & b != 0 {
         lr |= EOI;
     }
     lr

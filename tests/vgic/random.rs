@@ -208,7 +208,12 @@ impl Run {
     }
 
     fn end(&mut self) {
-        let Some(vcpu) = self.loaded() else { return };
+        if let Some(vcpu) = self.loaded() {
+            self.end_at(vcpu);
+        }
+    }
+
+    fn end_at(&mut self, vcpu: usize) {
         if let Some(iar) = self.stack[vcpu].pop() {
             self.spec.end(vcpu, iar);
             self.machine.end(vcpu, iar);
@@ -303,7 +308,7 @@ impl Run {
         self.write(vcpu, 0x380 + id / 32 * 4, 4, 1 << (id % 32));
         self.machine.flush(vcpu);
         if self.machine.cpus[cpu].hcr & 4 == 0 {
-            self.end();
+            self.end_at(vcpu);
         } else {
             self.stack[vcpu].pop();
             self.spec.interface[vcpu].running.pop();
@@ -408,7 +413,6 @@ fn run(vcpus: usize, spis: usize, lrs: usize, seeds: u32) {
             }
         }
     }
-    eprintln!("{vcpus} {lrs} {delivered}");
     assert!(delivered > seeds as usize * 20, "{delivered} delivered");
 }
 
