@@ -286,7 +286,8 @@ impl Vgic {
         let bank = &mut self.banks[k];
         let active = bank.active & b != 0;
         let pending = bank.pending() & bank.forwarded(self.ctlr) & b != 0;
-        let wait = active && pending && !both;
+        let here = k < self.vcpus.len() || bank.targets[n] >> vcpu & 1 != 0;
+        let wait = active && pending && !(both && here);
         let pending = pending && !wait;
         let mut lr = intid
             | u32::from(bank.priority[n]) << PRIORITY_SHIFT
