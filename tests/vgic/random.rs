@@ -123,9 +123,13 @@ impl Run {
 
     fn write(&mut self, vcpu: usize, offset: u32, width: u32, value: u32) {
         self.spec.write(vcpu, offset, width, value);
+        // Whether a CPU deactivates an interrupt before or after another activates it is open.
+        let activates = (0x300..0x380).contains(&offset);
+        if activates {
+            self.machine.rest();
+        }
         self.machine.write(vcpu, offset, width, value);
-        if let 0x300..0x380 = offset {
-            // Whether a CPU deactivates an interrupt before or after another activates it is open.
+        if activates {
             self.machine.rest();
         }
     }
