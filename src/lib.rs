@@ -13,6 +13,7 @@ pub mod stage2;
 pub mod vmid;
 pub mod line;
 pub mod vgic;
+pub mod vtimer;
 pub mod pl011;
 pub mod pl031;
 pub mod psci;
