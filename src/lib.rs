@@ -8,6 +8,7 @@ pub mod addr;
 pub mod decode;
 pub mod fdt;
 pub mod image;
+pub mod line;
 pub mod pl011;
 pub mod pl031;
 pub mod psci;
@@ -25,6 +26,26 @@ pub mod driver;
 #[cfg(target_os = "none")]
 pub mod console;
 #[cfg(target_os = "none")]
+pub mod machine;
+#[cfg(target_os = "none")]
 pub mod mem;
 #[cfg(target_os = "none")]
 pub mod platform;
+
+// 3. The hypervisor: no `unsafe` again.
+#[cfg(target_os = "none")]
+pub mod bus;
+#[cfg(target_os = "none")]
+pub mod loader;
+#[cfg(target_os = "none")]
+pub mod vm;
+#[cfg(target_os = "none")]
+pub mod vcpu;
+#[cfg(target_os = "none")]
+pub mod inject;
+#[cfg(target_os = "none")]
+pub mod exit;
+#[cfg(target_os = "none")]
+pub mod irq;
+#[cfg(target_os = "none")]
+pub mod run;

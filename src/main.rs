@@ -16,6 +16,7 @@ mod image {
     use armillary::arch::{self, boot, boot::Handover};
     use armillary::fdt::{self, Board, Range, Tree};
     use armillary::regs::mode;
+    use armillary::run::{self, Cpu};
     use armillary::{console, mem, platform};
     use core::panic::PanicInfo;
     use core::sync::atomic::{AtomicUsize, Ordering};
@@ -43,26 +44,37 @@ mod image {
         let board = BOARD.call_once(|| Board::read(&tree).unwrap_or_else(|why| stop(why)));
         console::set_level(&board.words);
         let image = Range { start: handover.image, size: handover.image_size };
-        platform::add_ram(board, &[image, place]);
-        platform::init(board);
+        let (configs, errors) = fdt::vms(&tree, board, &[("the hypervisor", image), ("the device tree", place)]);
+        for why in &errors {
+            log::error!("{why}");
+        }
+        platform::add_ram(board, &[image, place], &configs);
+        if platform::init(board).is_none() {
+            stop("no room to map the interrupt controller");
+        }
         let cpus = platform::start_cpus(board, || ONLINE.load(Ordering::Acquire));
+        arch::mmu::forget_identity(handover.image);
         log::info!("{cpus} CPUs");
-        arch::smc::power_off()
-    }
-
-    /// Says why the board can't be used, and stops.
-    fn stop(why: impl core::fmt::Display) -> ! {
-        log::error!("{why}");
-        boot::stop()
+        if run::build(configs, cpus) == 0 {
+            log::error!("no VM to run");
+            arch::smc::power_off();
+        }
+        arch::mmu::unmap_tree();
+        Cpu::new(0, platform::frequency(board)).run()
     }
 
     /// From `boot.s`, on every other CPU.
     #[unsafe(no_mangle)]
     extern "C" fn start_secondary(cpu: usize) -> ! {
-        if let Some(board) = BOARD.get() {
-            platform::init_cpu(board, cpu);
-        }
+        let Some(board) = BOARD.get() else { boot::stop() };
+        platform::init_cpu(board, cpu);
         ONLINE.fetch_add(1, Ordering::Release);
+        Cpu::new(cpu, platform::frequency(board)).run()
+    }
+
+    /// Says why the board can't be used, and stops.
+    fn stop(why: impl core::fmt::Display) -> ! {
+        log::error!("{why}");
         boot::stop()
     }
 

@@ -1,10 +1,13 @@
 //! RAM: the hypervisor's heap, the frames that are free, and guests' memory by the window.
 //!
 //! No guest memory is mapped in Hyp. It is reached through a window of 2 MiB that this CPU opens,
-//! uses and closes ([`arch::window`](crate::arch)); [`Ram`] is what makes that safe: it holds frames
+//! uses and closes ([`window`](crate::machine::window)); [`Ram`] is what makes that safe: it holds frames
 //! that nothing else does, and looks up every address in them.
 
-use crate::addr::{PAGE, PAGE_SHIFT, Pa};
+use crate::addr::{BLOCK, Ipa, PAGE, PAGE_SHIFT, Pa};
+use crate::fdt::Range;
+use crate::machine::window;
+use alloc::vec::Vec;
 use buddy_system_allocator::FrameAllocator;
 use core::alloc::Layout;
 use spin::Mutex;
@@ -75,6 +78,15 @@ pub fn init() {
     heap::HEAP.init();
 }
 
+/// Bytes of RAM that are free.
+static FREE: Mutex<u64> = Mutex::new(0);
+
+/// Bytes of RAM that are free.
+#[must_use]
+pub fn free_bytes() -> u64 {
+    *FREE.lock()
+}
+
 /// Free frames of 4 KiB, by number.
 static FRAMES: Mutex<FrameAllocator<29>> = Mutex::new(FrameAllocator::new());
 
@@ -84,6 +96,7 @@ pub fn add_ram(start: Pa, size: u64) {
     let end = (start.0 + size) >> PAGE_SHIFT;
     if first < end {
         FRAMES.lock().add_frame(first as usize, end as usize);
+        *FREE.lock() += (end - first) << PAGE_SHIFT;
     }
 }
 
@@ -93,6 +106,7 @@ pub fn alloc(size: u64, align: u64) -> Option<Pa> {
     let frames = (size / PAGE) as usize;
     let layout = Layout::from_size_align(frames, (align / PAGE) as usize).ok()?;
     let frame = FRAMES.lock().alloc_aligned(layout)?;
+    *FREE.lock() -= taken(layout);
     Some(Pa((frame as u64) << PAGE_SHIFT))
 }
 
@@ -101,5 +115,235 @@ pub fn free(pa: Pa, size: u64, align: u64) {
     let frames = (size / PAGE) as usize;
     if let Ok(layout) = Layout::from_size_align(frames, (align / PAGE) as usize) {
         FRAMES.lock().dealloc_aligned((pa.0 >> PAGE_SHIFT) as usize, layout);
+        *FREE.lock() += taken(layout);
     }
+}
+
+/// Bytes that the allocator takes for a layout in frames.
+fn taken(layout: Layout) -> u64 {
+    (layout.size().next_power_of_two().max(layout.align()) as u64) << PAGE_SHIFT
+}
+
+/// A guest's address that is not in its RAM.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NotRam(pub Ipa);
+
+/// One contiguous piece of a guest's RAM.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent {
+    /// Where the guest sees it.
+    pub ipa: Ipa,
+    /// Where it is; its alignment is its size, a power of two.
+    pub pa: Pa,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// A guest's RAM: frames that are its own, from [`alloc`] until it is dropped.
+#[derive(Debug, Default)]
+pub struct Ram {
+    extents: Vec<Extent>,
+}
+
+impl Ram {
+    /// Adds `size` bytes at `ipa`, in as few pieces as the free frames allow.
+    ///
+    /// # Errors
+    /// The bytes that could be had, where they are fewer; none are taken then.
+    pub fn add(&mut self, ipa: Ipa, size: u64) -> Result<(), u64> {
+        let before = self.extents.len();
+        let mut done = 0;
+        let mut largest = 1 << 38;
+        while done < size {
+            let left = size - done;
+            // As large as what is left, the address and the free frames allow.
+            let mut piece = (1 << left.ilog2()).min(largest).max(PAGE);
+            let at = ipa.0 + done;
+            if at != 0 {
+                piece = piece.min(1 << at.trailing_zeros());
+            }
+            match alloc(piece, piece) {
+                Some(pa) => {
+                    self.extents.push(Extent { ipa: Ipa(at), pa, size: piece });
+                    done += piece;
+                }
+                None if piece > PAGE => largest = piece / 2,
+                None => {
+                    self.release(before);
+                    return Err(done);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The pieces, in ascending order of each [`add`](Self::add).
+    #[must_use]
+    pub fn extents(&self) -> &[Extent] {
+        &self.extents
+    }
+
+    /// All its bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.extents.iter().map(|extent| extent.size).sum()
+    }
+
+    /// Where `ipa` is, and the bytes from there to the end of its piece.
+    fn find(&self, ipa: Ipa) -> Result<(Pa, u64), NotRam> {
+        let inside = |extent: &&Extent| ipa.0.wrapping_sub(extent.ipa.0) < extent.size;
+        let extent = self.extents.iter().find(inside).ok_or(NotRam(ipa))?;
+        let offset = ipa.0 - extent.ipa.0;
+        Ok((Pa(extent.pa.0 + offset), extent.size - offset))
+    }
+
+    /// Calls `each` with the places of the `size` bytes from `ipa` on and how many came before.
+    fn pieces(&self, ipa: Ipa, size: u64, mut each: impl FnMut(Pa, u64, u64)) -> Result<(), NotRam> {
+        let mut done = 0;
+        while done < size {
+            let (pa, room) = self.find(ipa.checked_add(done).ok_or(NotRam(ipa))?)?;
+            let part = room.min(size - done);
+            each(pa, done, part);
+            done += part;
+        }
+        Ok(())
+    }
+
+    /// Reads from `ipa` on.
+    ///
+    /// # Errors
+    /// The first address that is not RAM; what comes before it has been read.
+    pub fn read(&self, ipa: Ipa, buffer: &mut [u8]) -> Result<(), NotRam> {
+        self.pieces(ipa, buffer.len() as u64, |pa, done, size| {
+            let part = &mut buffer[done as usize..(done + size) as usize];
+            // SAFETY: the frames are this guest's alone, and mapped nowhere in Hyp.
+            unsafe { window::read(pa, part) };
+        })
+    }
+
+    /// Writes to `ipa` on.
+    ///
+    /// # Errors
+    /// The first address that is not RAM; what comes before it has been written.
+    pub fn write(&mut self, ipa: Ipa, bytes: &[u8]) -> Result<(), NotRam> {
+        self.pieces(ipa, bytes.len() as u64, |pa, done, size| {
+            // SAFETY: as for `read`.
+            unsafe { window::write(pa, &bytes[done as usize..(done + size) as usize]) };
+        })
+    }
+
+    /// Copies `size` bytes of a module to `ipa`.
+    ///
+    /// # Errors
+    /// The first address that is not RAM; what comes before it has been written.
+    pub fn load(&mut self, ipa: Ipa, module: &ModuleMemory, offset: u64, size: u64) -> Result<(), NotRam> {
+        let size = size.min(module.size.saturating_sub(offset));
+        self.pieces(ipa, size, |pa, done, part| {
+            // SAFETY: as for `read`; a module's memory is in no frame allocator's hands.
+            unsafe { window::copy(pa, Pa(module.pa.0 + offset + done), part) };
+        })
+    }
+
+    /// Zeroes everything.
+    pub fn scrub(&mut self) {
+        for extent in &self.extents {
+            // SAFETY: as for `read`.
+            unsafe { window::zero(extent.pa, extent.size) };
+        }
+    }
+
+    /// Writes everything that caches hold of `size` bytes from `ipa` on to memory, for a guest
+    /// whose caches are off.
+    pub fn clean(&self, ipa: Ipa, size: u64) {
+        // What is not RAM has nothing to clean.
+        let _ = self.pieces(ipa, size, |pa, _, part| {
+            // SAFETY: as for `read`.
+            unsafe { window::clean(pa, part) };
+        });
+    }
+
+    fn release(&mut self, from: usize) {
+        for extent in self.extents.drain(from..) {
+            free(extent.pa, extent.size, extent.size);
+        }
+    }
+}
+
+impl Drop for Ram {
+    fn drop(&mut self) {
+        self.scrub();
+        self.release(0);
+    }
+}
+
+/// A module's memory, which the loader filled and nothing else uses.
+#[derive(Clone, Copy, Debug)]
+pub struct ModuleMemory {
+    pa: Pa,
+    size: u64,
+}
+
+/// Modules, which are nobody's RAM: [`reserve_module`] says so.
+static MODULES: Mutex<Vec<Range>> = Mutex::new(Vec::new());
+
+/// Notes that `range` holds a module.
+///
+/// # Safety
+/// It must be RAM that is never given to [`add_ram`], nor mapped in Hyp.
+pub unsafe fn reserve_module(range: Range) {
+    MODULES.lock().push(range);
+}
+
+/// The module in `range`; an empty one where no such module has been reserved.
+#[must_use]
+pub fn module(range: Range) -> ModuleMemory {
+    let known = MODULES.lock().iter().any(|module| module.contains(&range));
+    ModuleMemory { pa: range.start, size: if known { range.size } else { 0 } }
+}
+
+impl ModuleMemory {
+
+    /// Its bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Reads from `offset` on; what lies beyond its end stays as it was.
+    pub fn read(&self, offset: u64, buffer: &mut [u8]) {
+        let size = self.size.saturating_sub(offset).min(buffer.len() as u64) as usize;
+        // SAFETY: `reserve_module`'s caller vouched for it.
+        unsafe { window::read(Pa(self.pa.0 + offset), &mut buffer[..size]) };
+    }
+}
+
+/// A heap of at least `bytes` free bytes.
+///
+/// # Errors
+/// `Err` where there are no frames for it.
+#[cfg(target_os = "none")]
+pub fn reserve_heap(bytes: usize) -> Result<(), ()> {
+    use crate::arch::mmu;
+    if heap::HEAP.free() >= bytes {
+        return Ok(());
+    }
+    // The heap grows by blocks, but where there is little RAM, by pages while those last.
+    for size in [BLOCK, 512 << 10, 128 << 10] {
+        let Some(pa) = alloc(size, size) else { continue };
+        // SAFETY: the frames are the heap's from now on.
+        if let Some(va) = unsafe { mmu::map_heap(pa, size) } {
+            // SAFETY: just mapped.
+            unsafe { heap::HEAP.add(va, size as usize) };
+            return Ok(());
+        }
+        free(pa, size, size);
+    }
+    Err(())
+}
+
+/// Bytes that the heap has in all.
+#[cfg(target_os = "none")]
+#[must_use]
+pub fn heap_size() -> usize {
+    heap::HEAP.total()
 }

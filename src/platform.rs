@@ -3,9 +3,10 @@
 
 use crate::addr::{BLOCK, PAGE, Pa};
 use crate::arch::boot::{self, Handover};
-use crate::arch::{context, mmu, smc};
+use crate::arch::{context, counter, mmu, smc};
+use crate::machine;
 use crate::driver::{gic, uart::Uart};
-use crate::fdt::{self, Board, Range};
+use crate::fdt::{self, Board, Range, VmConfig};
 use crate::{console, mem};
 use alloc::vec::Vec;
 
@@ -56,9 +57,15 @@ pub fn attach_console(tree: &fdt::Tree<'_, '_>) {
     }
 }
 
-/// Gives the frame allocator all RAM but `taken`.
-pub fn add_ram(board: &Board, taken: &[Range]) {
-    let mut taken: Vec<Range> = board.reserved.iter().chain(taken).copied().collect();
+/// Gives the frame allocator all RAM but `taken` and the modules of `vms`.
+pub fn add_ram(board: &Board, taken: &[Range], vms: &[VmConfig]) {
+    let modules: Vec<Range> =
+        vms.iter().flat_map(VmConfig::modules).map(|(_, module)| module.range).collect();
+    let mut taken: Vec<Range> = board.reserved.iter().chain(taken).copied().chain(modules.iter().copied()).collect();
+    for range in modules {
+        // SAFETY: it is in `taken`.
+        unsafe { mem::reserve_module(range) };
+    }
     taken.sort_unstable_by_key(|range| range.start);
     for memory in &board.memory {
         let mut start = memory.start;
@@ -95,8 +102,15 @@ pub fn init(board: &Board) -> Option<()> {
     if let Some(psci) = board.psci {
         smc::init(psci);
     }
+    machine::set_hyp_timer(board.timer.hyp);
     init_cpu(board, 0);
     Some(())
+}
+
+/// Counter ticks per second: what the device tree says, else CNTFRQ.
+#[must_use]
+pub fn frequency(board: &Board) -> u32 {
+    board.timer.frequency.unwrap_or_else(counter::frequency).max(1)
 }
 
 /// Readies this CPU, number `cpu`: its traps, its interrupts.

@@ -93,6 +93,15 @@ pub fn midr() -> u32 {
     sysreg::MIDR::read()
 }
 
+/// The mode that this CPU is in.
+#[must_use]
+pub fn mode() -> u32 {
+    let cpsr: u32;
+    // SAFETY: reads a status register.
+    unsafe { core::arch::asm!("mrs {}, cpsr", out(reg) cpsr, options(nomem, nostack, preserves_flags)) };
+    cpsr & mode::MASK
+}
+
 /// A mode's name.
 #[must_use]
 pub fn mode_name(mode: u32) -> &'static str {

@@ -214,6 +214,7 @@ mod hcr {
     pub(super) const FMO: u32 = 1 << 3;
     pub(super) const IMO: u32 = 1 << 4;
     pub(super) const AMO: u32 = 1 << 5;
+    pub(super) const VA: u32 = 1 << 8;
     pub(super) const FB: u32 = 1 << 9;
     pub(super) const BSU_INNER: u32 = 1 << 10;
     pub(super) const TWI: u32 = 1 << 13;
@@ -222,7 +223,6 @@ mod hcr {
     pub(super) const TIDCP: u32 = 1 << 20;
     pub(super) const TAC: u32 = 1 << 21;
     pub(super) const TSW: u32 = 1 << 22;
-    pub(super) const TVM: u32 = 1 << 26;
 }
 
 /// The performance monitors and debug registers trap (B4.1.66), each counter left to Hyp.
@@ -350,4 +350,109 @@ pub fn enter(context: &mut Context) -> Exit {
         2 => Exit::Fiq,
         _ => Exit::AsyncAbort,
     }
+}
+
+/// Registers of the vCPU that is live, beside its general ones: what a trap leaves for the
+/// hypervisor, and what an exception is injected by.
+pub struct Live;
+
+impl Live {
+    /// HSR: why the last trap was taken.
+    #[inline(always)]
+    #[must_use]
+    pub fn hsr() -> u32 {
+        HSR::read()
+    }
+
+    /// HDFAR: the virtual address of the last data abort.
+    #[inline(always)]
+    #[must_use]
+    pub fn hdfar() -> u32 {
+        HDFAR::read()
+    }
+
+    /// HIFAR: the virtual address of the last prefetch abort.
+    #[must_use]
+    pub fn hifar() -> u32 {
+        HIFAR::read()
+    }
+
+    /// HPFAR: bits 39:12 of the last stage-2 fault's IPA, in bits 31:4. UNKNOWN after a permission
+    /// fault that was not a table walk's.
+    #[inline(always)]
+    #[must_use]
+    pub fn hpfar() -> u32 {
+        HPFAR::read()
+    }
+
+    /// Translates `va` by the guest's stage 1, as PL1 or PL0 would for a read; PAR in the
+    /// long-descriptor format, bit 0 set on a fault. The guest's PAR is kept.
+    #[must_use]
+    pub fn translate(va: u32, privileged: bool) -> u64 {
+        let kept = PAR64::read();
+        // SAFETY: the guest's PAR is put back; nothing else changes.
+        unsafe {
+            if privileged {
+                ATS1CPR::write(va);
+            } else {
+                ATS1CUR::write(va);
+            }
+            isb();
+            let par = PAR64::read();
+            PAR64::write(kept);
+            par
+        }
+    }
+
+    /// Makes an asynchronous abort pending in the guest (HCR.VA).
+    pub fn pend_async_abort() {
+        // SAFETY: concerns the guest alone.
+        unsafe { HCR::write(HCR::read() | hcr::VA) };
+    }
+
+    /// Traps WFI, or not: not where the vCPU has its CPU to itself.
+    pub fn trap_wfi(on: bool) {
+        let hcr = HCR::read();
+        // SAFETY: concerns the guest alone.
+        unsafe { HCR::write(if on { hcr | hcr::TWI } else { hcr & !hcr::TWI }) };
+    }
+}
+
+macro_rules! live {
+    ($($(#[$doc:meta])* $get:ident, $set:ident: $register:ident;)*) => {
+        impl Live {
+            $(
+                $(#[$doc])*
+                #[must_use]
+                pub fn $get() -> u32 {
+                    $register::read()
+                }
+
+                $(#[$doc])*
+                pub fn $set(value: u32) {
+                    // SAFETY: the register rules PL1 and PL0 alone.
+                    unsafe { $register::write(value) };
+                }
+            )*
+        }
+    };
+}
+
+live! {
+    /// The guest's SCTLR.
+    sctlr, set_sctlr: SCTLR;
+    /// The guest's VBAR.
+    vbar, set_vbar: VBAR;
+    /// The guest's TTBCR.
+    ttbcr, set_ttbcr: TTBCR;
+    /// The guest's DFSR.
+    dfsr, set_dfsr: DFSR;
+    /// The guest's IFSR.
+    ifsr, set_ifsr: IFSR;
+    /// The guest's DFAR.
+    dfar, set_dfar: DFAR;
+    /// The guest's IFAR.
+    ifar, set_ifar: IFAR;
+    /// The guest's virtual timer control, CNTV_CTL.
+    cntv_ctl, set_cntv_ctl: CNTV_CTL;
 }

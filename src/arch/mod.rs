@@ -8,6 +8,7 @@ pub mod fault;
 pub mod mmu;
 pub mod smc;
 mod sysreg;
+pub mod tables;
 pub mod tlb;
 pub mod vfp;
 pub mod window;

@@ -99,6 +99,7 @@ registers! {
     DCCMVAC: 15, 0, 7, 10, 1;
     DCCISW: 15, 0, 7, 14, 2;
     DCCIMVAC: 15, 0, 7, 14, 1;
+    TLBIALL: 15, 0, 8, 7, 0;
     TLBIALLIS: 15, 0, 8, 3, 0;
     TLBIALLH: 15, 4, 8, 7, 0;
     TLBIALLHIS: 15, 4, 8, 3, 0;

@@ -8,11 +8,18 @@
 use super::sysreg;
 use aarch32_cpu::asm::{dsb, isb};
 
-/// Forgets this CPU's Hyp translations.
+/// Forgets this CPU's translations of the hypervisor's own tables: Hyp's, or where the loader
+/// entered in another mode, those of PL1.
 pub fn flush_hyp() {
     dsb();
     // SAFETY: invalidation only makes walks happen again.
-    unsafe { sysreg::TLBIALLH::write(0) };
+    unsafe {
+        if super::boot::mode() == crate::regs::mode::HYP {
+            sysreg::TLBIALLH::write(0);
+        } else {
+            sysreg::TLBIALL::write(0);
+        }
+    }
     dsb();
     isb();
 }

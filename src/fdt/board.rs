@@ -268,7 +268,8 @@ impl Found {
                 "give the CPU's affinity, MPIDR[23:0], in one cell",
             )
         })?;
-        let start = match tree.property(id, "enable-method") {
+        let method = |id| tree.property(id, "enable-method");
+        let start = match method(id).or_else(|| method(tree.parent(id))) {
             Some(b"psci\0") => CpuStart::Psci,
             _ => CpuStart::Other,
         };
@@ -406,25 +407,70 @@ impl Timer {
     }
 }
 
-/// The node's interrupts as the GIC numbers them: three cells each, kind, number and trigger.
+/// The node's interrupts, taken for wired to the GIC.
 fn interrupts<'a>(tree: &Tree<'_, 'a>, id: Id) -> impl Iterator<Item = Interrupt> + use<'a> {
     let value = tree.property(id, "interrupts").unwrap_or_default();
-    value.chunks_exact(12).filter_map(|mut specifier| {
+    value.chunks_exact(12).filter_map(Interrupt::read)
+}
+
+impl Interrupt {
+    /// Reads an interrupt as the GIC's binding has it: kind, number and trigger.
+    fn read(mut cells: &[u8]) -> Option<Self> {
         let (kind, n, flags) = (
-            number(&mut specifier, 1)?,
-            number(&mut specifier, 1)?,
-            number(&mut specifier, 1)?,
+            number(&mut cells, 1)?,
+            number(&mut cells, 1)?,
+            number(&mut cells, 1)?,
         );
         let id = match kind {
             0 if n < 988 => 32 + n as u32,
             1 if n < 16 => 16 + n as u32,
             _ => return None,
         };
-        Some(Interrupt {
+        Some(Self {
             id,
             edge: flags & 3 != 0,
         })
-    })
+    }
+
+    /// The node's first interrupt, through an interrupt map above it where it has not the GIC's three cells, as
+    /// on the Versatile Express (Devicetree Specification 0.4, 2.4.3). Maps that look at addresses are not followed.
+    fn of(tree: &Tree<'_, '_>, id: Id) -> Option<Self> {
+        let mut wanted = tree.property(id, "interrupts")?;
+        if wanted.len() % 12 == 0 {
+            return Self::read(wanted);
+        }
+        let (bus, mut map) = tree
+            .ancestors(id)
+            .find_map(|bus| Some((bus, tree.property(bus, "interrupt-map")?)))?;
+        let cells = cell(tree.property(bus, "#interrupt-cells")?)?;
+        let (address_cells, _) = tree.cells(bus);
+        let mut mask = tree.property(bus, "interrupt-map-mask")?;
+        let (wanted, looks) = (
+            number(&mut wanted, cells as usize)?,
+            number(&mut mask, address_cells)?,
+        );
+        let mask = number(&mut mask, cells as usize).filter(|_| looks == 0)?;
+        while !map.is_empty() {
+            number(&mut map, address_cells)?;
+            let from = number(&mut map, cells as usize)?;
+            let controller = tree.with_phandle(number(&mut map, 1)? as u32)?;
+            number(
+                &mut map,
+                tree.property(controller, "#address-cells")
+                    .and_then(cell)
+                    .unwrap_or(0) as usize,
+            )?;
+            let to = map;
+            let taken = tree
+                .property(controller, "#interrupt-cells")
+                .and_then(cell)?;
+            map = map.get((taken as usize).checked_mul(4)?..)?;
+            if from == wanted & mask {
+                return Self::read(to);
+            }
+        }
+        None
+    }
 }
 
 impl UartKind {
@@ -498,7 +544,7 @@ impl Uart {
         Some(Self {
             kind,
             registers,
-            interrupt: interrupts(tree, id).next(),
+            interrupt: Interrupt::of(tree, id),
         })
     }
 }

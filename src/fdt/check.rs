@@ -13,7 +13,7 @@
 //! `reg`, `children`, `find_node`, ...) is not called: it unwraps more, and truncates addresses to 32 bits.
 //!
 //! The walk costs about as much per property as one name comparison, so it notes on its way what every
-//! reader asks for: each node's parent, cell sizes and `compatible`.
+//! reader asks for: each node's parent, cell sizes, `status` and `compatible`.
 //!
 //! Format: Devicetree Specification 0.4, chapter 5.
 
@@ -29,6 +29,9 @@ use crate::addr::Pa;
 pub const MAX_DEPTH: usize = 32;
 /// Most nodes that are accepted. Trees of real boards stay below 2,500.
 pub const MAX_NODES: usize = 8192;
+
+/// Largest tree that is accepted, padding included, bytes.
+pub const MAX_SIZE: usize = 64 << 20;
 
 const MAGIC: u32 = 0xd00d_feed;
 const HEADER: usize = 40;
@@ -66,6 +69,8 @@ pub(super) struct Note<'a> {
     pub(super) address_cells: Option<u8>,
     /// `#size-cells` likewise.
     pub(super) size_cells: Option<u8>,
+    /// Whether its `status` is another than okay.
+    pub(super) disabled: bool,
     /// The value of `compatible`, empty where there is none.
     pub(super) compatible: &'a [u8],
 }
@@ -197,6 +202,9 @@ impl Header {
         if field(36).is_err() || field(4)? < HEADER {
             return Err(err(4, "a size of at least 40 bytes"));
         }
+        if field(4)? > MAX_SIZE {
+            return Err(err(4, "a size of at most 64 MiB"));
+        }
         if field(20)? < 17 || field(24)? > 17 {
             return Err(err(20, "format version 17 or one compatible with it"));
         }
@@ -305,6 +313,7 @@ impl<'a> Walk<'a> {
             parent,
             address_cells: None,
             size_cells: None,
+            disabled: false,
             compatible: &[],
         });
         self.skip(length + 1);
@@ -326,7 +335,7 @@ impl<'a> Walk<'a> {
             .get(self.at + 8..)
             .and_then(|rest| rest.get(..length as usize));
         let value = value.ok_or(err(self.at, "a value within the structure block"))?;
-        if let (b'#' | b'c', Some(note)) =
+        if let (b'#' | b'c' | b's', Some(note)) =
             (name.first().copied().unwrap_or(0), self.notes.last_mut())
         {
             let cells = |value| {
@@ -342,6 +351,8 @@ impl<'a> Walk<'a> {
             } else if name.starts_with(b"#size-cells\0") {
                 let cells = cells(value).ok_or(err(self.at + 8, "one cell in #size-cells"))?;
                 note.size_cells = Some(cells);
+            } else if name.starts_with(b"status\0") {
+                note.disabled = !matches!(value, b"okay\0" | b"ok\0");
             }
         }
         self.at += 8;

@@ -3,6 +3,7 @@
 //! ```text
 //! bytes -> check -> Checked -> Tree -> Board::read -> Board
 //!                                   -> vms         -> VmConfigs, and an error for each VM refused
+//! Guest -> tree -> bytes
 //! ```
 //! The bytes come from firmware and are walked by the `fdt` crate, but only after [`check`] has seen all of
 //! them. The tree is never copied, and its padding (QEMU's is a mebibyte) never read.
@@ -10,11 +11,13 @@
 mod board;
 mod check;
 mod error;
+mod guest;
 mod tree;
 mod vms;
 
 pub use board::{Board, Conduit, Cpu, CpuStart, Gic, Interrupt, Psci, Timer, Uart, UartKind};
-pub use check::{Checked, FdtError, MAX_DEPTH, MAX_NODES, check};
+pub use check::{Checked, FdtError, MAX_DEPTH, MAX_NODES, MAX_SIZE, check};
 pub use error::ConfigError;
+pub use guest::Guest;
 pub use tree::{Id, Range, Tree};
 pub use vms::{MAX_VCPUS, Module, Taken, VmConfig, vms};

@@ -106,6 +106,18 @@ impl<'b, 'a> Tree<'b, 'a> {
         (if id == 0 { "" } else { self.name(id) }, above)
     }
 
+    /// The nodes above the node, the root last.
+    pub(super) fn ancestors(&self, id: Id) -> impl Iterator<Item = Id> {
+        let above = |&id: &Id| (id != 0).then(|| self.parent(id));
+        core::iter::successors(above(&id), above)
+    }
+
+    /// The node with that phandle.
+    pub(super) fn with_phandle(&self, phandle: u32) -> Option<Id> {
+        self.ids()
+            .find(|&id| self.property(id, "phandle").and_then(cell) == Some(phandle))
+    }
+
     /// The node's children.
     pub fn children(&self, id: Id) -> impl Iterator<Item = Id> {
         let notes = self.checked.notes.iter().enumerate().skip(id + 1);
@@ -198,8 +210,7 @@ impl<'b, 'a> Tree<'b, 'a> {
     /// Whether the node is switched off by its `status`.
     #[must_use]
     pub fn is_disabled(&self, id: Id) -> bool {
-        self.property(id, "status")
-            .is_some_and(|status| !matches!(status, b"okay\0" | b"ok\0"))
+        self.checked.notes.get(id).is_some_and(|note| note.disabled)
     }
 
     /// The node's `reg` as physical addresses, translated through the buses above it.

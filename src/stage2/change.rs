@@ -120,7 +120,7 @@ impl<T: Tables> Stage2<T> {
     }
 
     fn checked(&self, ipa: Ipa, len: u64) -> Result<Range<u64>, Error> {
-        if !ipa.is_aligned(PAGE) || len % PAGE != 0 {
+        if !ipa.is_aligned(PAGE) || !len.is_multiple_of(PAGE) {
             return Err(Error::Misaligned);
         }
         match ipa.checked_add(len) {
@@ -228,9 +228,7 @@ impl<T: Tables> Stage2<T> {
                     let Some(below) = self.split(level, old, spare) else {
                         return;
                     };
-                    let owed = self.owed;
                     self.commit(level + 1, below, ipa, part, change, spare);
-                    self.owed = owed;
                     self.replace(table, index, old, entry::table(below));
                 }
             }

@@ -179,6 +179,8 @@ impl core::error::Error for Error {}
 pub struct Stage2<T: Tables> {
     tables: T,
     root: Table,
+    /// The high word of the first address beyond the guest's.
+    limit_high: u32,
     width: u32,
     /// Tables in use, without the root.
     below_root: u32,
@@ -224,6 +226,7 @@ impl<T: Tables> Stage2<T> {
         Ok(Self {
             tables,
             root,
+            limit_high: 1 << (width - 32),
             width,
             below_root: 0,
             owed: false,
@@ -276,7 +279,7 @@ impl<T: Tables> Stage2<T> {
     fn find(&self, ipa: Ipa) -> (u32, u64) {
         // Constant shifts, so that a 32-bit core needs no 64-bit shift.
         let low = ipa.0 as u32;
-        if (ipa.0 >> 32) as u32 >> (self.width - 32) != 0 {
+        if (ipa.0 >> 32) as u32 >= self.limit_high {
             return (LAST_LEVEL, NOTHING);
         }
         let entry = self.tables.read(self.root, (ipa.0 >> 30) as u32);

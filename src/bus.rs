@@ -1,0 +1,37 @@
+//! Where a guest's devices are, as QEMU's `virt` machine has them.
+//!
+//! Stage 2 carries a slot for each page of a device; the slot is the device's place in [`PLACES`].
+
+/// A device that is emulated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Device {
+    /// The console UART, a PL011.
+    Uart,
+}
+
+/// A device's place.
+pub struct Place {
+    /// The device.
+    pub device: Device,
+    /// Its first address, page-aligned.
+    pub base: u32,
+    /// Bytes, a multiple of the page size.
+    pub size: u32,
+}
+
+/// Every device, by slot.
+pub const PLACES: [Place; 1] = [Place { device: Device::Uart, base: 0x0900_0000, size: 0x1000 }];
+
+/// Where RAM begins.
+pub const RAM: u32 = 0x4000_0000;
+
+/// A load or store of a guest, of which the syndrome or the decoder told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Access {
+    /// Offset from the device's base, bytes.
+    pub offset: u32,
+    /// Width: 1, 2 or 4 bytes.
+    pub width: u32,
+    /// What is stored; `None` for a load.
+    pub store: Option<u32>,
+}

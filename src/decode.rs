@@ -1,1 +1,0 @@
-//! Decoding of loads and stores that the syndrome does not describe.

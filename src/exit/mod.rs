@@ -1,0 +1,136 @@
+//! Why a guest left, and what comes of it: one match.
+
+mod cp15;
+mod hvc;
+mod mmio;
+
+use crate::inject::{self, Fault};
+use crate::machine::{Exit, Live};
+use crate::regs::psr;
+use crate::syndrome::{Hsr, Syndrome};
+use crate::vcpu::{Reason, Vcpu};
+use crate::vm::Stop;
+
+/// What the CPU does next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Next {
+    /// Enters the guest again.
+    Resume,
+    /// Takes a physical interrupt.
+    Interrupt,
+    /// Gives the vCPU its VFP registers.
+    Vfp,
+    /// Lets another vCPU run.
+    Yield,
+    /// Lets the vCPU wait until something is pending.
+    Wait,
+    /// Turns the vCPU off.
+    Off,
+    /// Stops the VM.
+    Stop(Stop),
+}
+
+/// Handles an exit of `vcpu`, which is live.
+#[inline(always)]
+pub fn handle(vcpu: &mut Vcpu, exit: Exit) -> Next {
+    match exit {
+        Exit::Trap => trap(vcpu),
+        Exit::Irq | Exit::Fiq => {
+            vcpu.count(Reason::Irq);
+            Next::Interrupt
+        }
+        Exit::AsyncAbort => {
+            vcpu.count(Reason::Other);
+            Live::pend_async_abort();
+            Next::Resume
+        }
+    }
+}
+
+#[inline(always)]
+fn trap(vcpu: &mut Vcpu) -> Next {
+    let hsr = Hsr(Live::hsr());
+    match hsr.decode() {
+        Syndrome::Hvc { imm16 } => hvc::hvc(vcpu, imm16),
+        Syndrome::DataAbort(abort) => mmio::data_abort(vcpu, abort, hsr),
+        _ => rare(vcpu, hsr),
+    }
+}
+
+/// Everything that is not on a hot path.
+#[inline(never)]
+fn rare(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
+    let syndrome = hsr.decode();
+    if !hsr.executes(vcpu.context.regs()) {
+        skip(vcpu, hsr);
+        return Next::Resume;
+    }
+    match syndrome {
+        Syndrome::Wait(wait) => {
+            vcpu.count(Reason::Wait);
+            skip(vcpu, hsr);
+            if wait.wfe() { Next::Yield } else { Next::Wait }
+        }
+        Syndrome::Smc => hvc::smc(vcpu, hsr),
+        Syndrome::Coprocessor(coprocessor) if coprocessor.vfp() || coprocessor.simd() => {
+            vcpu.count(Reason::Vfp);
+            Next::Vfp
+        }
+        Syndrome::Cp15(transfer) => cp15::transfer(vcpu, transfer, hsr),
+        Syndrome::PrefetchAbort(abort) => mmio::prefetch_abort(vcpu, abort),
+        Syndrome::Bxj(bxj) => {
+            vcpu.count(Reason::Other);
+            jump(vcpu, bxj.rm());
+            Next::Resume
+        }
+        Syndrome::Cp15Double(_)
+        | Syndrome::Cp14(_)
+        | Syndrome::Cp14Memory(_)
+        | Syndrome::Cp14Double(_)
+        | Syndrome::VfpId(_)
+        | Syndrome::Coprocessor(_) => {
+            vcpu.count(Reason::Cp15);
+            inject::undefined(&mut vcpu.context);
+            Next::Resume
+        }
+        Syndrome::Unknown
+        | Syndrome::Svc { .. }
+        | Syndrome::PcAlignment
+        | Syndrome::HypPrefetchAbort(_)
+        | Syndrome::HypDataAbort(_)
+        | Syndrome::Reserved { .. }
+        | Syndrome::Hvc { .. }
+        | Syndrome::DataAbort(_) => stop(vcpu, hsr),
+    }
+}
+
+/// BXJ without Jazelle is BX (A8.8.28).
+fn jump(vcpu: &mut Vcpu, rm: u32) {
+    let target = vcpu.gprs().get(rm);
+    let regs = vcpu.context.regs_mut();
+    regs.skip(0);
+    regs.cpsr = if target & 1 != 0 { regs.cpsr | psr::T } else { regs.cpsr & !psr::T };
+    regs.pc = target & !1;
+}
+
+/// Stops the VM for an exit that has no meaning.
+fn stop(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
+    vcpu.count(Reason::Other);
+    let pc = vcpu.context.regs().pc;
+    log::info!("{}: vCPU {} stopped at {pc:#010x}: {}", vcpu.vm.name(), vcpu.index, hsr);
+    Next::Stop(Stop::Crash)
+}
+
+/// Goes to the next instruction. Where the syndrome does not hold the length, the instruction is a
+/// coprocessor one, of 4 bytes in Thumb too.
+fn skip(vcpu: &mut Vcpu, hsr: Hsr) {
+    let regs = vcpu.context.regs_mut();
+    let length = hsr.length(regs).unwrap_or(4);
+    regs.skip(length);
+}
+
+/// Gives the guest the abort of an address where nothing answers.
+fn external_abort(vcpu: &mut Vcpu, address: u32, write: bool) -> Next {
+    inject::data_abort(&mut vcpu.context, Fault::External, address, write);
+    Next::Resume
+}

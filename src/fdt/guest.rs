@@ -1,0 +1,324 @@
+//! The device tree that a guest is given: what QEMU's `-M virt,virtualization=off,gic-version=2` (7.2) gives, of what is there.
+//!
+//! Nodes, names, properties and phandles are QEMU's, in QEMU's order; left out is what a VM has not: PCI, GPIO, fw-cfg,
+//! the platform bus, message-signalled interrupts, PMU. It is written straight into the flattened format: by way of a
+//! model of the tree it takes ten times the instructions.
+
+use alloc::format;
+use alloc::vec::Vec;
+
+use super::Range;
+
+/// What there is to tell a guest.
+#[derive(Clone, Copy, Debug)]
+pub struct Guest<'a> {
+    /// Size of its RAM, which starts at 0x4000_0000, bytes.
+    pub memory: u64,
+    /// Its CPUs, 1 to 8, whose affinity is their number.
+    pub cpus: u32,
+    /// Their `compatible`: "arm,cortex-a15".
+    pub cpu: &'a str,
+    /// Its command line.
+    pub bootargs: &'a str,
+    /// Where its initrd lies in its memory, below 4 GiB.
+    pub initrd: Option<Range>,
+    /// Random bytes: a seed for its generator, and one for its address space layout.
+    pub seed: Option<&'a [u8; 40]>,
+    /// Whether it has the two flash banks at 0.
+    pub flash: bool,
+    /// Whether it has the PL031.
+    pub rtc: bool,
+    /// Which of the 32 virtio-mmio slots are there, by bit.
+    pub virtio: u32,
+}
+
+/// Phandle of the clock; those of the CPUs, the last one first, and of the interrupt controller follow.
+const CLOCK: u32 = 0x8000;
+/// Kinds of interrupts in the GIC's binding, and their triggers.
+const SPI: u32 = 0;
+const PPI: u32 = 1;
+const EDGE: u32 = 1;
+const LEVEL: u32 = 4;
+
+impl Guest<'_> {
+    /// The flattened tree.
+    #[must_use]
+    pub fn tree(&self) -> Vec<u8> {
+        let mut w = Writer::new(4096 + self.bootargs.len());
+        w.begin("");
+        w.cells("interrupt-parent", &[self.intc()]);
+        w.text("model", "linux,dummy-virt");
+        w.cells("#size-cells", &[2]);
+        w.cells("#address-cells", &[2]);
+        w.text("compatible", "linux,dummy-virt");
+        self.psci(&mut w);
+        self.memory(&mut w);
+        self.virtio(&mut w);
+        self.devices(&mut w);
+        self.intc_node(&mut w);
+        self.flash(&mut w);
+        self.cpus(&mut w);
+        self.timer(&mut w);
+        self.clock(&mut w);
+        self.chosen(&mut w);
+        w.end();
+        w.finish()
+    }
+
+    /// Phandle of the interrupt controller.
+    fn intc(&self) -> u32 {
+        CLOCK + self.cpus + 1
+    }
+
+    fn psci(&self, w: &mut Writer) {
+        w.begin("psci");
+        w.cells("migrate", &[0x8400_0005]);
+        w.cells("cpu_on", &[0x8400_0003]);
+        w.cells("cpu_off", &[0x8400_0002]);
+        w.cells("cpu_suspend", &[0x8400_0001]);
+        w.text("method", "hvc");
+        w.text("compatible", "arm,psci-1.0\0arm,psci-0.2\0arm,psci");
+        w.end();
+    }
+
+    fn memory(&self, w: &mut Writer) {
+        w.begin("memory@40000000");
+        w.cells(
+            "reg",
+            &[
+                0,
+                0x4000_0000,
+                (self.memory >> 32) as u32,
+                self.memory as u32,
+            ],
+        );
+        w.text("device_type", "memory");
+        w.end();
+    }
+
+    fn virtio(&self, w: &mut Writer) {
+        for slot in (0..32).filter(|slot| self.virtio >> slot & 1 != 0) {
+            let start = 0x0a00_0000 + 0x200 * slot;
+            w.begin(&format!("virtio_mmio@{start:x}"));
+            w.value("dma-coherent", &[]);
+            w.cells("interrupts", &[SPI, 16 + slot, EDGE]);
+            w.cells("reg", &[0, start, 0, 0x200]);
+            w.text("compatible", "virtio,mmio");
+            w.end();
+        }
+    }
+
+    fn devices(&self, w: &mut Writer) {
+        if self.rtc {
+            w.begin("pl031@9010000");
+            w.text("clock-names", "apb_pclk");
+            w.cells("clocks", &[CLOCK]);
+            w.cells("interrupts", &[SPI, 2, LEVEL]);
+            w.cells("reg", &[0, 0x0901_0000, 0, 0x1000]);
+            w.text("compatible", "arm,pl031\0arm,primecell");
+            w.end();
+        }
+        w.begin("pl011@9000000");
+        w.text("clock-names", "uartclk\0apb_pclk");
+        w.cells("clocks", &[CLOCK, CLOCK]);
+        w.cells("interrupts", &[SPI, 1, LEVEL]);
+        w.cells("reg", &[0, 0x0900_0000, 0, 0x1000]);
+        w.text("compatible", "arm,pl011\0arm,primecell");
+        w.end();
+    }
+
+    fn intc_node(&self, w: &mut Writer) {
+        w.begin("intc@8000000");
+        w.cells("phandle", &[self.intc()]);
+        w.cells(
+            "reg",
+            &[0, 0x0800_0000, 0, 0x1_0000, 0, 0x0801_0000, 0, 0x1_0000],
+        );
+        w.text("compatible", "arm,cortex-a15-gic");
+        w.value("ranges", &[]);
+        w.cells("#size-cells", &[2]);
+        w.cells("#address-cells", &[2]);
+        w.value("interrupt-controller", &[]);
+        w.cells("#interrupt-cells", &[3]);
+        w.end();
+    }
+
+    fn flash(&self, w: &mut Writer) {
+        if self.flash {
+            w.begin("flash@0");
+            w.cells("bank-width", &[4]);
+            w.cells(
+                "reg",
+                &[0, 0, 0, 0x0400_0000, 0, 0x0400_0000, 0, 0x0400_0000],
+            );
+            w.text("compatible", "cfi-flash");
+            w.end();
+        }
+    }
+
+    fn cpus(&self, w: &mut Writer) {
+        let phandle = |cpu| CLOCK + self.cpus - cpu;
+        w.begin("cpus");
+        w.cells("#size-cells", &[0]);
+        w.cells("#address-cells", &[1]);
+        w.begin("cpu-map");
+        w.begin("socket0");
+        w.begin("cluster0");
+        for cpu in 0..self.cpus {
+            w.begin(&format!("core{cpu}"));
+            w.cells("cpu", &[phandle(cpu)]);
+            w.end();
+        }
+        w.end();
+        w.end();
+        w.end();
+        for cpu in 0..self.cpus {
+            w.begin(&format!("cpu@{cpu:x}"));
+            w.cells("phandle", &[phandle(cpu)]);
+            w.cells("reg", &[cpu]);
+            if self.cpus > 1 {
+                w.text("enable-method", "psci");
+            }
+            w.text("compatible", self.cpu);
+            w.text("device_type", "cpu");
+            w.end();
+        }
+        w.end();
+    }
+
+    fn timer(&self, w: &mut Writer) {
+        let trigger = ((1 << self.cpus) - 1) << 8 | LEVEL;
+        w.begin("timer");
+        w.cells(
+            "interrupts",
+            &[
+                PPI, 13, trigger, PPI, 14, trigger, PPI, 11, trigger, PPI, 10, trigger,
+            ],
+        );
+        w.value("always-on", &[]);
+        w.text("compatible", "arm,armv7-timer");
+        w.end();
+    }
+
+    fn clock(&self, w: &mut Writer) {
+        w.begin("apb-pclk");
+        w.cells("phandle", &[CLOCK]);
+        w.text("clock-output-names", "clk24mhz");
+        w.cells("clock-frequency", &[24_000_000]);
+        w.cells("#clock-cells", &[0]);
+        w.text("compatible", "fixed-clock");
+        w.end();
+    }
+
+    fn chosen(&self, w: &mut Writer) {
+        w.begin("chosen");
+        if let Some(initrd) = self.initrd {
+            w.cells("linux,initrd-end", &[initrd.end().0 as u32]);
+            w.cells("linux,initrd-start", &[initrd.start.0 as u32]);
+        }
+        if !self.bootargs.is_empty() {
+            w.text("bootargs", self.bootargs);
+        }
+        w.text("stdout-path", "/pl011@9000000");
+        if let Some((rng, kaslr)) = self.seed.map(|seed| seed.split_at(32)) {
+            w.value("rng-seed", rng);
+            w.value("kaslr-seed", kaslr);
+        }
+        w.end();
+    }
+}
+
+/// Writes a tree in the flattened format, version 17: header, an empty memory reservation block, structure, strings.
+struct Writer {
+    tree: Vec<u8>,
+    /// The strings block. A name is written as often as it is used: to look for it costs more than its bytes.
+    strings: Vec<u8>,
+}
+
+const BEGIN_NODE: u32 = 1;
+const END_NODE: u32 = 2;
+const PROP: u32 = 3;
+const END: u32 = 9;
+const RESERVATIONS: usize = 40;
+const STRUCTURE: usize = RESERVATIONS + 16;
+
+impl Writer {
+    fn new(capacity: usize) -> Self {
+        let mut tree = Vec::with_capacity(capacity);
+        tree.resize(STRUCTURE, 0);
+        Self {
+            tree,
+            strings: Vec::with_capacity(1024),
+        }
+    }
+
+    fn word(&mut self, word: u32) {
+        self.tree.extend_from_slice(&word.to_be_bytes());
+    }
+
+    fn pad(&mut self) {
+        self.tree.resize(self.tree.len().next_multiple_of(4), 0);
+    }
+
+    fn begin(&mut self, name: &str) {
+        self.word(BEGIN_NODE);
+        self.tree.extend_from_slice(name.as_bytes());
+        self.tree.push(0);
+        self.pad();
+    }
+
+    fn end(&mut self) {
+        self.word(END_NODE);
+    }
+
+    fn property(&mut self, name: &str, size: usize) {
+        self.word(PROP);
+        self.word(size as u32);
+        self.word(self.strings.len() as u32);
+        self.strings.extend_from_slice(name.as_bytes());
+        self.strings.push(0);
+    }
+
+    fn value(&mut self, name: &str, value: &[u8]) {
+        self.property(name, value.len());
+        self.tree.extend_from_slice(value);
+        self.pad();
+    }
+
+    fn text(&mut self, name: &str, text: &str) {
+        self.property(name, text.len() + 1);
+        self.tree.extend_from_slice(text.as_bytes());
+        self.tree.push(0);
+        self.pad();
+    }
+
+    fn cells(&mut self, name: &str, cells: &[u32]) {
+        self.property(name, 4 * cells.len());
+        for &cell in cells {
+            self.word(cell);
+        }
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        self.word(END);
+        let (strings, size) = (self.tree.len(), self.strings.len());
+        self.tree.append(&mut self.strings);
+        let total = self.tree.len();
+        let header = [
+            0xd00d_feed,
+            total,
+            STRUCTURE,
+            strings,
+            RESERVATIONS,
+            17,
+            16,
+            0,
+            size,
+            strings - STRUCTURE,
+        ];
+        for (field, value) in self.tree.chunks_exact_mut(4).zip(header) {
+            field.copy_from_slice(&(value as u32).to_be_bytes());
+        }
+        self.tree
+    }
+}

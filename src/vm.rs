@@ -1,0 +1,216 @@
+//! A VM: its memory, its devices, its vCPUs' links, and its life.
+//!
+//! **Locks.** One lock for each VM guards all that its vCPUs share ([`State`]). It is taken here
+//! alone, by [`Vm::lock`]; whoever holds it may take those of the console and of the free frames, in
+//! that order, and no other VM's.
+//!
+//! **Life.** A VM stops when its vCPUs have all left their guests: [`Vm::stop`] asks them to, and the
+//! CPU that takes the last one out does what was asked for.
+
+use crate::fdt::{ConfigError, VmConfig};
+use crate::loader::{Memory, Start};
+use crate::machine::{self, Context};
+use crate::pl011::Pl011;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use spin::{Mutex, MutexGuard};
+
+/// What one CPU asks of the CPU that a vCPU lives on, as bits of [`Link`].
+pub mod request {
+    /// Begin at its [`Start`](crate::loader::Start), from reset.
+    pub const START: u32 = 1;
+    /// Leave the guest for good.
+    pub const STOP: u32 = 2;
+    /// Something is pending: end WFI.
+    pub const WAKE: u32 = 4;
+}
+
+/// A vCPU as other CPUs see it.
+#[derive(Debug)]
+pub struct Link {
+    cpu: usize,
+    requests: AtomicU32,
+}
+
+impl Link {
+    /// The CPU that the vCPU lives on.
+    #[must_use]
+    pub fn cpu(&self) -> usize {
+        self.cpu
+    }
+
+    /// Asks for what the bits of `requests` say, at once.
+    pub fn request(&self, requests: u32) {
+        self.requests.fetch_or(requests, Ordering::Release);
+        machine::kick(self.cpu);
+    }
+
+    /// Takes what has been asked for.
+    #[must_use]
+    pub fn take(&self) -> u32 {
+        // The load alone costs no exclusive access, and mostly finds nothing.
+        match self.requests.load(Ordering::Relaxed) {
+            0 => 0,
+            _ => self.requests.swap(0, Ordering::Acquire),
+        }
+    }
+}
+
+/// What becomes of a VM once its vCPUs have left it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stop {
+    /// It asked to be off, or has no vCPU that is on.
+    Off,
+    /// It begins anew.
+    Reset,
+    /// It did what can't go on; the reason has been logged.
+    Crash,
+}
+
+/// What the vCPUs of a VM share, under its lock.
+pub struct State {
+    /// Stage 2 and RAM.
+    pub memory: Memory,
+    /// The console UART.
+    pub uart: Pl011,
+    /// Where each vCPU begins when it is asked to start.
+    pub starts: Vec<Start>,
+    /// The vCPUs that are on, a bit each.
+    pub on: u32,
+    /// What the VM is being stopped for.
+    stop: Option<Stop>,
+}
+
+/// A virtual machine.
+pub struct Vm {
+    /// Its number, unique as long as the machine runs.
+    pub id: u32,
+    /// Its description.
+    pub config: VmConfig,
+    /// What its console lines begin with where it is not alone.
+    prefix: String,
+    /// Its vCPUs as other CPUs see them.
+    pub links: Vec<Link>,
+    state: Mutex<State>,
+}
+
+/// VMs that are up.
+static UP: AtomicUsize = AtomicUsize::new(0);
+/// VMs that have been built.
+static BUILT: AtomicUsize = AtomicUsize::new(0);
+
+impl Vm {
+    /// Builds the VM of `config` with its vCPUs on the CPUs of `homes`, loaded and ready to
+    /// [`start`](Self::start).
+    ///
+    /// # Errors
+    /// What in the description can't be had.
+    pub fn build(config: VmConfig, homes: &[usize]) -> Result<Arc<Self>, ConfigError> {
+        let mut memory = Memory::build(&config)?;
+        let start = memory.load(&config)?;
+        let mut starts = vec![Start::default(); homes.len()];
+        starts[0] = start;
+        let state = State { memory, uart: Pl011::new(), starts, on: 0, stop: None };
+        let id = BUILT.fetch_add(1, Ordering::Relaxed) as u32;
+        let links = homes.iter().map(|&cpu| Link { cpu, requests: AtomicU32::new(0) }).collect();
+        let prefix = alloc::format!("\x1b[3{}m{}:\x1b[0m ", 1 + id % 6, config.name);
+        UP.fetch_add(1, Ordering::Relaxed);
+        Ok(Arc::new(Self { id, config, prefix, links, state: Mutex::new(state) }))
+    }
+
+    /// Takes the VM's lock.
+    #[inline(always)]
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// VTTBR for a vCPU of it that is being loaded on CPU number `cpu`.
+    #[must_use]
+    pub fn vttbr(&self, _cpu: usize) -> u64 {
+        let mut state = self.lock();
+        let vttbr = state.memory.space.vttbr(1 + (self.id % 255) as u8);
+        state.memory.space.tables_mut().vttbr = vttbr;
+        vttbr
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// The registers of vCPU `index` at reset.
+    #[must_use]
+    pub fn context(&self, index: usize) -> Context {
+        let uniprocessor = if self.links.len() == 1 { 1 << 30 } else { 0 };
+        Context::new(1 << 31 | uniprocessor | index as u32, 0)
+    }
+
+    /// Starts the first vCPU.
+    pub fn start(&self) {
+        self.lock().on |= 1;
+        if let Some(link) = self.links.first() {
+            link.request(request::START);
+        }
+    }
+
+    /// Asks all vCPUs to leave, for what `stop` says; the first reason stands.
+    pub fn stop(&self, stop: Stop) {
+        let on = {
+            let mut state = self.lock();
+            state.stop.get_or_insert(stop);
+            state.on
+        };
+        for (index, link) in self.links.iter().enumerate() {
+            if on & (1 << index) != 0 {
+                link.request(request::STOP);
+            }
+        }
+    }
+
+    /// vCPU `index` has left for good. If it was the last, the VM ends or begins anew.
+    pub fn left(&self, index: usize) {
+        let stop = {
+            let mut state = self.lock();
+            state.on &= !(1 << index);
+            if state.on != 0 {
+                return;
+            }
+            state.stop.take().unwrap_or(Stop::Off)
+        };
+        if stop == Stop::Reset {
+            return self.restart();
+        }
+        log::info!("{}: off", self.name());
+        self.lock().memory.ram.scrub();
+        if UP.fetch_sub(1, Ordering::AcqRel) == 1 {
+            log::info!("every VM is off");
+            machine::power_off();
+        }
+    }
+
+    fn restart(&self) {
+        let loaded = {
+            let mut state = self.lock();
+            state.memory.ram.scrub();
+            state.uart = Pl011::new();
+            state.memory.load(&self.config).map(|start| state.starts[0] = start)
+        };
+        match loaded {
+            Ok(()) => {
+                log::info!("{}: reset", self.name());
+                self.start();
+            }
+            Err(why) => log::error!("{why}"),
+        }
+    }
+
+    /// Writes a byte to the VM's console.
+    pub fn print(&self, byte: u8) {
+        let prefix = if UP.load(Ordering::Relaxed) > 1 { &*self.prefix } else { "" };
+        machine::console_put(self.id, prefix, byte);
+    }
+}

@@ -1,0 +1,134 @@
+//! The guest's device tree against QEMU's own, node by node.
+
+mod fdt_dts;
+
+use armillary::addr::Pa;
+use armillary::fdt::{Guest, Range, Tree, check};
+use dtoolkit::model::{DeviceTree, DeviceTreeNode};
+use dtoolkit::{Node, Property};
+
+const QEMU: &str = include_str!("fdt_dts/qemu-virt-guest.dts");
+
+/// The VM for which QEMU wrote its tree.
+const GUEST: Guest<'_> = Guest {
+    memory: 256 << 20,
+    cpus: 2,
+    cpu: "arm,cortex-a15",
+    bootargs: "console=ttyAMA0",
+    initrd: Some(Range {
+        start: Pa(0x4800_0000),
+        size: 100_000,
+    }),
+    seed: Some(&[7; 40]),
+    flash: true,
+    rtc: true,
+    virtio: u32::MAX,
+};
+
+fn parse(dtb: &[u8]) -> DeviceTree {
+    match dtoolkit::fdt::Fdt::new(dtb) {
+        Ok(fdt) => DeviceTree::from_fdt(&fdt),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Asserts that `ours` is QEMU's node but for children that it has not; returns those.
+fn compare(path: &str, ours: &DeviceTreeNode, qemus: &DeviceTreeNode) -> Vec<String> {
+    let names = |node: &DeviceTreeNode| {
+        node.properties()
+            .map(|p| p.name().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names(ours), names(qemus), "properties of {path}");
+    for property in ours.properties() {
+        let (name, value) = (property.name(), property.value());
+        let qemus = qemus
+            .property(name)
+            .map(|p| p.value().to_owned())
+            .unwrap_or_default();
+        if name.ends_with("-seed") {
+            assert_eq!(value.len(), qemus.len(), "{path}/{name}");
+        } else {
+            assert_eq!(value, qemus, "{path}/{name}");
+        }
+    }
+    let mut missing = Vec::new();
+    let mut order = qemus.children().map(|child| child.name().to_owned());
+    for child in ours.children() {
+        let path = format!("{path}/{}", child.name());
+        missing.extend(order.by_ref().take_while(|name| name != child.name()));
+        match qemus.child(child.name()) {
+            Some(qemus) => missing.extend(compare(&path, child, qemus)),
+            None => panic!("QEMU has no {path}"),
+        }
+    }
+    missing.extend(order);
+    missing
+}
+
+#[test]
+fn it_is_qemus_own_but_for_what_is_not_there() {
+    let missing = compare("", &parse(&GUEST.tree()).root, &fdt_dts::tree(QEMU).root);
+    assert_eq!(
+        missing,
+        [
+            "platform-bus@c000000",
+            "fw-cfg@9020000",
+            "gpio-keys",
+            "pl061@9030000",
+            "pcie@10000000",
+            "pmu",
+            "v2m@8020000",
+        ]
+    );
+}
+
+#[test]
+fn it_passes_our_own_check_for_any_guest() {
+    for cpus in 1..=8 {
+        for virtio in [0, 1, 1 << 31] {
+            let dtb = Guest {
+                cpus,
+                virtio,
+                rtc: false,
+                flash: false,
+                seed: None,
+                initrd: None,
+                ..GUEST
+            }
+            .tree();
+            let mut copy = Vec::new();
+            let checked = check(&dtb, &mut copy).unwrap();
+            assert_eq!(checked.size(), dtb.len());
+            let tree = Tree::of(&checked);
+            let intc = tree
+                .find("/intc")
+                .and_then(|id| tree.property(id, "phandle"));
+            assert_eq!(tree.property(0, "interrupt-parent"), intc);
+            let last = tree.find(&format!("/cpus/cpu@{}", cpus - 1)).unwrap();
+            assert_eq!(tree.property(last, "enable-method").is_some(), cpus > 1);
+            assert_eq!(tree.find("/virtio_mmio").is_some(), virtio != 0);
+            assert_eq!((tree.find("/flash"), tree.find("/pl031")), (None, None));
+        }
+    }
+}
+
+#[test]
+fn memory_beyond_4_gib_is_told() {
+    let dtb = Guest {
+        memory: 0x1_2345_6000,
+        ..GUEST
+    }
+    .tree();
+    let mut copy = Vec::new();
+    let checked = check(&dtb, &mut copy).unwrap();
+    let tree = Tree::of(&checked);
+    let memory = tree.find("/memory").unwrap();
+    assert_eq!(
+        tree.reg(memory).unwrap(),
+        [Range {
+            start: Pa(0x4000_0000),
+            size: 0x1_2345_6000
+        }]
+    );
+}

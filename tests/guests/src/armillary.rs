@@ -1,0 +1,75 @@
+//! The hypervisor's own calls (SMCCC vendor hypervisor service, fast, SMC32, by HVC #0).
+
+use crate::exception;
+use crate::psci::{NOT_SUPPORTED, hvc};
+
+/// CALL_UID.
+pub const UID: u32 = 0x8600_ff01;
+/// REVISION.
+pub const REVISION: u32 = 0x8600_ff03;
+/// FEATURES: a bit for each function present.
+pub const FEATURES: u32 = 0x8600_0000;
+/// NULL: does nothing.
+pub const NULL: u32 = 0x8600_0001;
+/// YIELD: gives up the rest of the time slice.
+pub const YIELD: u32 = 0x8600_0002;
+/// EXITS: how often this vCPU left for the hypervisor, by reason.
+pub const EXITS: u32 = 0x8600_0003;
+
+/// Why a vCPU left for the hypervisor.
+#[derive(Clone, Copy, Debug)]
+#[repr(u32)]
+pub enum Reason {
+    /// All of them.
+    Total,
+    /// HVC.
+    Hvc,
+    /// SMC.
+    Smc,
+    /// CP15 or CP14.
+    Coprocessor,
+    /// First use of VFP.
+    Vfp,
+    /// Data abort.
+    Data,
+    /// Prefetch abort.
+    Prefetch,
+    /// WFI or WFE.
+    Wait,
+    /// An interrupt.
+    Irq,
+    /// Anything else.
+    Other,
+}
+
+/// The hypervisor's UID; none on a machine without one (HVC undefined, or a firmware that does not know the call).
+pub fn uid() -> Option<[u32; 4]> {
+    exception::catch(|| hvc(UID, 0, 0, 0))
+        .ok()
+        .filter(|r| r[0] != NOT_SUPPORTED)
+}
+
+/// Whether this runs under the hypervisor.
+#[must_use]
+pub fn present() -> bool {
+    uid().is_some()
+}
+
+/// Major and minor number of the hypervisor's interface.
+#[must_use]
+pub fn revision() -> (u32, u32) {
+    let r = hvc(REVISION, 0, 0, 0);
+    (r[0], r[1])
+}
+
+/// How often this vCPU left for `reason`.
+#[must_use]
+pub fn exits(reason: Reason) -> u64 {
+    let r = hvc(EXITS, reason as u32, 0, 0);
+    u64::from(r[2]) << 32 | u64::from(r[1])
+}
+
+/// Lets another vCPU run.
+pub fn yield_now() {
+    hvc(YIELD, 0, 0, 0);
+}

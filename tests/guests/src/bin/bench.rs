@@ -1,0 +1,201 @@
+//! Measures what a hypervisor costs: prints `BENCH name count` for every sample, in instructions under QEMU's `-icount
+//! shift=0` (otherwise in nanoseconds of the counter), without the loop around the operation.
+//!
+//! CNTVCT advances by one for each 16 instructions, so a figure comes from enough repetitions to be exact to a tenth, or
+//! from PMCCNTR where the guest has it.
+//! Command line: `samples=N`, `only=WORD`, `no_pmu` (CNTVCT alone).
+#![no_std]
+#![no_main]
+
+use bare::exception::catch;
+use bare::machine::{self, has, machine};
+use bare::{armillary, console, gic, mcr, mrc, mrrc, println, psci, timer};
+use core::arch::asm;
+
+#[unsafe(no_mangle)]
+extern "C" fn main() -> ! {
+    let clock = Clock::find();
+    println!(
+        "bench: counted by {}",
+        if clock.pmu { "PMCCNTR" } else { "CNTVCT" }
+    );
+    loops(&clock);
+    println!("bench: done");
+    psci::system_off();
+}
+
+/// What counts: the cycle counter where there is one, which icount makes count instructions, else the virtual counter.
+struct Clock {
+    pmu: bool,
+    nanoseconds_per_tick: u32,
+}
+
+impl Clock {
+    fn find() -> Self {
+        // ID_DFR0.PerfMon: 0 none, 15 none of ARM's.
+        let listed = !matches!(mrc!(15, 0, 0, 1, 2) >> 24 & 15, 0 | 15);
+        let pmu = !has("no_pmu") && listed && catch(start_cycle_counter).is_ok() && counts();
+        Self {
+            pmu,
+            nanoseconds_per_tick: 1_000_000_000 / timer::frequency().max(1),
+        }
+    }
+
+    #[inline(always)]
+    fn read(&self) -> u64 {
+        if self.pmu {
+            u64::from(mrc!(15, 0, 9, 13, 0))
+        } else {
+            mrrc!(1, 14) * u64::from(self.nanoseconds_per_tick)
+        }
+    }
+
+    /// Instructions that `f` takes.
+    #[inline(always)]
+    fn time(&self, f: impl FnOnce()) -> u64 {
+        let start = self.read();
+        f();
+        let passed = self.read().wrapping_sub(start);
+        if self.pmu {
+            passed & 0xffff_ffff
+        } else {
+            passed
+        }
+    }
+}
+
+fn start_cycle_counter() {
+    mcr!(15, 0, 9, 12, 5; 31); // PMSELR: the cycle counter's filter
+    mcr!(15, 0, 9, 13, 1; 1 << 27); // PMXEVTYPER.NSH: count in Hyp too, where this guest may ask for that
+    mcr!(15, 0, 9, 12, 1; 1 << 31); // PMCNTENSET
+    mcr!(15, 0, 9, 12, 0; 5); // PMCR: enable, reset the cycle counter
+}
+
+/// A cycle counter that stands still is none.
+fn counts() -> bool {
+    let start = mrc!(15, 0, 9, 13, 0);
+    timer::delay(1);
+    mrc!(15, 0, 9, 13, 0) != start
+}
+
+/// Prints the samples of one figure in tenths: `sample` returns the instructions of `n` operations.
+fn report(name: &str, n: u32, mut sample: impl FnMut() -> i64) {
+    for _ in 0..machine::number("samples", 5) {
+        print_figure(name, sample() * 10, n);
+    }
+}
+
+fn print_figure(name: &str, tenths: i64, n: u32) {
+    let n = i64::from(n);
+    let rounded = (tenths + n / 2).div_euclid(n);
+    println!(
+        "BENCH {name} {}{}.{}",
+        if rounded < 0 { "-" } else { "" },
+        rounded.abs() / 10,
+        rounded.abs() % 10
+    );
+}
+
+fn wanted(name: &str) -> bool {
+    name.contains(machine::argument("only").unwrap_or_default())
+}
+
+/// Operations that a loop repeats: name, repetitions, why not here (or empty), instructions and operands.
+macro_rules! loops {
+    ($clock:ident; $($name:ident $n:literal $absent:expr => [$($code:literal),*] ($($operands:tt)*))*) => {$(
+        if wanted(stringify!($name)) {
+            let absent: &str = $absent;
+            let run = |n: u32| around!(n, [$($code),*] $($operands)*);
+            if !absent.is_empty() {
+                println!("SKIP {} {absent}", stringify!($name));
+            } else if let Err(fault) = catch(|| run(1)) {
+                println!("SKIP {} it ends in an exception: {:?}", stringify!($name), fault.kind);
+            } else {
+                report(stringify!($name), $n, || {
+                    let empty = $clock.time(|| around!($n, []));
+                    $clock.time(|| run($n)) as i64 - empty as i64
+                });
+            }
+        }
+    )*};
+}
+
+/// The loop: `n` times the code.
+macro_rules! around {
+    ($n:expr, [$($code:literal),*] $($operands:tt)*) => {{
+        let n: u32 = $n;
+        // SAFETY: the code of each figure names what it changes.
+        unsafe { asm!(".arch_extension virt", "2:", $($code,)* "subs {n}, {n}, #1", "bne 2b", n = inout(reg) n => _, $($operands)*) }
+    }};
+}
+
+fn loops(clock: &Clock) {
+    let uart = machine().uart;
+    let gicd = machine().gicd;
+    let alone = if armillary::present() {
+        ""
+    } else {
+        "no hypervisor of this kind"
+    };
+    let conduit = if machine().psci == Some(machine::Conduit::Hvc) {
+        ""
+    } else {
+        "PSCI is not called by HVC"
+    };
+    loops! { clock;
+        null_hypercall 4096 alone => ["movw r0, #1", "movt r0, #0x8600", "hvc #0"] (out("r0") _, out("r1") _, out("r2") _, out("r3") _)
+        psci_version 4096 conduit => ["mov r0, #0x84000000", "hvc #0"] (out("r0") _, out("r1") _, out("r2") _, out("r3") _)
+        gicd_read 4096 "" => ["ldr {v}, [{a}]"] (a = in(reg) gicd + gic::gicd::TYPER, v = out(reg) _)
+        gicd_write 4096 "" => ["str {v}, [{a}]"] (a = in(reg) gicd + gic::gicd::ISENABLER, v = in(reg) 0)
+        uart_read 4096 "" => ["ldr {v}, [{a}]"] (a = in(reg) uart + console::FR, v = out(reg) _)
+        nosyndrome_store 4096 "" => ["str {v}, [{a}], #0"] (a = inout(reg) uart + 0x38 => _, v = in(reg) 0)
+        cp15_trap 4096 "" => ["mrc p15, 0, {v}, c1, c0, 1"] (v = out(reg) _)
+        cp15_timer_read 4096 "" => ["mrc p15, 0, {v}, c14, c2, 1"] (v = out(reg) _)
+    }
+    if wanted("uart_char") {
+        uart_char(clock);
+    }
+    if wanted("first_touch") {
+        first_touch(clock);
+    }
+    if wanted("plain") {
+        plain(clock);
+    }
+}
+
+/// Console output, as `print!` does it, for each character of full lines.
+fn uart_char(clock: &Clock) {
+    const LINE: &[u8; 64] = b"The quick brown fox jumps over the lazy dog and then it rests.\r\n";
+    const LINES: u32 = 16;
+    report("uart_char", 64 * LINES, || {
+        clock.time(|| (0..LINES).for_each(|_| LINE.iter().for_each(|c| console::put(*c)))) as i64
+    });
+}
+
+/// The first store to each page of memory that nobody used before: one sample is all there is.
+fn first_touch(clock: &Clock) {
+    const PAGES: u32 = 1024;
+    let start = machine::image().base + (8 << 20);
+    let store = |n: u32, a: u32| around!(n, ["str {a}, [{a}]", "add {a}, {a}, #0x1000"] a = inout(reg) a => _);
+    let first = clock.time(|| store(PAGES, start));
+    let again = clock.time(|| store(PAGES, start));
+    print_figure("first_touch", (first as i64 - again as i64) * 10, PAGES);
+}
+
+/// Plain computation: how many millionths longer 200 million instructions take than that many.
+fn plain(clock: &Clock) {
+    const N: u32 = 100_000_000;
+    // CNTVCT alone does not wrap in this.
+    let clock = Clock {
+        pmu: false,
+        ..*clock
+    };
+    for _ in 0..machine::number("plain_samples", 1) {
+        let passed = clock.time(|| around!(N, []));
+        print_figure(
+            "plain_ppm",
+            (passed as i64 - i64::from(2 * N)) * 10,
+            2 * N / 1_000_000,
+        );
+    }
+}

@@ -1,0 +1,226 @@
+//! Every register that a VM has keeps its value while others run, and none shows another's.
+//!
+//! Each round fills registers with patterns of this VM's seed, its CPU and the round, lets others run, and looks.
+//! Command line: `seed=N` (another for each VM), `rounds=N`, `spin=N` (length of a wait in loop rounds).
+#![no_std]
+#![no_main]
+
+mod system;
+
+use bare::machine::{Conduit, machine, number, reset};
+use bare::report::Outcome;
+use bare::{armillary, check_eq, cpu, mmu, psci, skip, smp, tests, vfp};
+use core::arch::global_asm;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+tests! {
+    registers_at_the_first_instruction_are_those_of_a_reset => first_instruction,
+    vfp_registers_at_first_use_are_zero => vfp_at_first_use,
+    core_registers_of_every_mode_survive_a_call => || { find_hypervisor(); smp::everywhere(banks_over_yield) },
+    core_registers_of_every_mode_survive_the_passing_of_time => || smp::everywhere(banks_over_time),
+    system_registers_survive_a_switch => || smp::everywhere(system_registers),
+    vfp_registers_survive_a_switch => || smp::everywhere(vfp_registers),
+}
+
+global_asm!(include_str!("banks.s"), options(raw));
+
+const WORDS: usize = 36;
+
+/// What banks.s fills registers with, and finds there.
+#[repr(C)]
+struct Banks {
+    set: [u32; WORDS],
+    got: [u32; WORDS],
+    saved_sp: u32,
+}
+
+unsafe extern "C" {
+    fn hold_banks(banks: &mut Banks, hvc: u32);
+}
+
+static UNDER_ARMILLARY: AtomicBool = AtomicBool::new(false);
+
+fn find_hypervisor() {
+    UNDER_ARMILLARY.store(armillary::present(), Ordering::Relaxed);
+}
+
+/// The value for one register in one round; another VM, CPU, round or register has another.
+fn pattern(round: u32, register: u32) -> u32 {
+    let who = number("seed", 1) << 20
+        | (cpu::index() as u32) << 16
+        | round << 8 & 0xff00
+        | register & 0xff;
+    (who ^ who >> 7).wrapping_mul(0x9e37_79b1) ^ who.rotate_left(9)
+}
+
+fn rounds() -> core::ops::Range<u32> {
+    0..number("rounds", 20)
+}
+
+fn spin() -> u32 {
+    number("spin", 100_000)
+}
+
+/// Lets others run: gives up the slice under the hypervisor on even rounds, else lets it pass.
+fn pause(round: u32) {
+    if round.is_multiple_of(2) && UNDER_ARMILLARY.load(Ordering::Relaxed) {
+        armillary::yield_now();
+    } else {
+        (0..spin()).for_each(|_| cpu::relax());
+    }
+}
+
+fn first_instruction() -> Outcome {
+    let at = reset();
+    check_eq!(
+        at.cpsr & 0x3ff,
+        0x1d3,
+        "CPSR: SVC mode, ARM state, all masked"
+    );
+    check_eq!(at.r[0], 0, "r0");
+    for (n, value) in at.r.iter().enumerate().skip(3) {
+        check_eq!(*value, 0, "r{n}");
+    }
+    check_eq!(at.lr, 0, "lr");
+    // MMU, caches, alignment check, vectors, endianness, TEX remap, access flag, Thumb exceptions: off.
+    check_eq!(at.sctlr & 0x7210_3007, 0, "SCTLR");
+    check_eq!(at.cpacr & 0x00f0_0000, 0, "CPACR");
+    check_eq!(at.ttbcr, 0, "TTBCR");
+    check_eq!(at.vbar, 0, "VBAR");
+    check_eq!(at.contextidr, 0, "CONTEXTIDR");
+    for (n, value) in at.tpidr.iter().enumerate() {
+        check_eq!(*value, 0, "TPIDR{}", ["URW", "URO", "PRW"][n]);
+    }
+    check_eq!(at.cntkctl & 0x307, 0, "CNTKCTL");
+    check_eq!(at.cntp_ctl & 1, 0, "CNTP_CTL");
+    check_eq!(at.cntv_ctl & 1, 0, "CNTV_CTL");
+    Ok(())
+}
+
+fn vfp_at_first_use() -> Outcome {
+    vfp::set_cpacr(vfp::CPACR_FULL);
+    let enabled = vfp::fpexc() & vfp::EN;
+    vfp::on();
+    let found = vfp::store();
+    vfp::off();
+    check_eq!(enabled, 0, "FPEXC.EN");
+    for (n, value) in found.iter().enumerate() {
+        check_eq!(*value, 0, "word {n} of d0-d31 and FPSCR");
+    }
+    Ok(())
+}
+
+fn banks_over_yield() -> Outcome {
+    if machine().psci != Some(Conduit::Hvc) {
+        skip!("HVC is not known to be answered");
+    }
+    rounds().try_for_each(|round| hold(round, armillary::YIELD))
+}
+
+fn banks_over_time() -> Outcome {
+    rounds().try_for_each(|round| hold(round, 0))
+}
+
+/// One round for the core registers: `hvc` as banks.s takes it.
+fn hold(round: u32, hvc: u32) -> Outcome {
+    let mut banks = Banks {
+        set: [0; WORDS],
+        got: [0; WORDS],
+        saved_sp: 0,
+    };
+    for (n, value) in banks.set.iter_mut().enumerate() {
+        *value = pattern(round, n as u32) & mask(n) | fixed(n);
+    }
+    if hvc == 0 {
+        banks.set[0] = spin();
+    }
+    // SAFETY: interrupts are masked, the structure is of the form that banks.s expects.
+    unsafe { hold_banks(&mut banks, hvc) };
+    for n in 0..WORDS {
+        let expected = match (n, hvc) {
+            (0, armillary::YIELD) if !UNDER_ARMILLARY.load(Ordering::Relaxed) => {
+                psci::NOT_SUPPORTED
+            }
+            (0, _) => 0,
+            (1..=3, armillary::YIELD) => continue, // SMCCC 1.0 lets a call change them
+            _ => banks.set[n],
+        };
+        check_eq!(
+            banks.got[n] & mask(n) | fixed(n),
+            expected,
+            "{} on CPU {} in round {round}",
+            bank_name(n),
+            cpu::index()
+        );
+    }
+    Ok(())
+}
+
+/// The bits that hold a value in the word of `Banks`.
+fn mask(n: usize) -> u32 {
+    match n {
+        15 => 0xf80f_0000,
+        18 | 21 | 24 | 27 | 30 => 0xf80f_03c0,
+        _ => !0,
+    }
+}
+
+/// Saved status registers always hold a mode that exists.
+fn fixed(n: usize) -> u32 {
+    if matches!(n, 18 | 21 | 24 | 27 | 30) {
+        0x13
+    } else {
+        0
+    }
+}
+
+fn bank_name(n: usize) -> &'static str {
+    const NAMES: [&str; WORDS] = [
+        "r0", "r1", "r2", "r3", "r4", "r5", "r6", "r7", "r8", "r9", "r10", "r11", "r12", "sp_usr",
+        "lr_usr", "CPSR", "sp_svc", "lr_svc", "SPSR_svc", "sp_abt", "lr_abt", "SPSR_abt", "sp_und",
+        "lr_und", "SPSR_und", "sp_irq", "lr_irq", "SPSR_irq", "sp_fiq", "lr_fiq", "SPSR_fiq",
+        "r8_fiq", "r9_fiq", "r10_fiq", "r11_fiq", "r12_fiq",
+    ];
+    NAMES[n]
+}
+
+fn system_registers() -> Outcome {
+    mmu::off();
+    let outcome =
+        rounds().try_for_each(|round| system::hold(|n| pattern(round, n), || pause(round), round));
+    mmu::on();
+    outcome
+}
+
+fn vfp_registers() -> Outcome {
+    let outcome = rounds().try_for_each(|round| {
+        vfp::on();
+        let mut set: vfp::Registers = core::array::from_fn(|n| pattern(round, n as u32));
+        set[64] &= vfp::FPSCR_MASK;
+        vfp::load(&set);
+        pause(round);
+        // Every third round FPEXC.EN is off meanwhile.
+        if round % 3 == 0 {
+            vfp::set_fpexc(0);
+            pause(round);
+            check_eq!(vfp::fpexc() & vfp::EN, 0, "FPEXC.EN in round {round}");
+            vfp::set_fpexc(vfp::EN);
+        }
+        check_eq!(vfp::fpexc() & vfp::EN, vfp::EN, "FPEXC.EN in round {round}");
+        let got = vfp::store();
+        for n in 0..set.len() {
+            let what = if n < 64 { "d" } else { "FPSCR " };
+            check_eq!(
+                got[n],
+                set[n],
+                "{what}{} word {} on CPU {} in round {round}",
+                n / 2,
+                n % 2,
+                cpu::index()
+            );
+        }
+        Ok(())
+    });
+    vfp::off();
+    outcome
+}
