@@ -20,8 +20,14 @@ pub struct Place {
 }
 
 /// Every device, by slot.
-pub const PLACES: [Place; 1] = [Place { device: Device::Uart, base: 0x0900_0000, size: 0x1000 }];
+pub const PLACES: [Place; 1] = [Place {
+    device: Device::Uart,
+    base: 0x0900_0000,
+    size: 0x1000,
+}];
 
+/// Where the interrupt controller begins.
+pub const GIC: u32 = 0x0800_0000;
 /// Where RAM begins.
 pub const RAM: u32 = 0x4000_0000;
 

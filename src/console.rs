@@ -147,7 +147,9 @@ pub fn init() {
 /// (0–3 error, 4 warn, 5–6 info, 7 debug, 8 trace).
 pub fn set_level(words: &str) {
     for word in words.split_ascii_whitespace() {
-        let Some(level) = word.strip_prefix("loglevel=") else { continue };
+        let Some(level) = word.strip_prefix("loglevel=") else {
+            continue;
+        };
         let filter = match level {
             "0" | "1" | "2" | "3" => LevelFilter::Error,
             "4" => LevelFilter::Warn,
@@ -157,7 +159,9 @@ pub fn set_level(words: &str) {
             name => match name.parse() {
                 Ok(filter) => filter,
                 Err(_) => {
-                    log::warn!("loglevel={name}: expected off, error, warn, info, debug, trace or 0 to 8");
+                    log::warn!(
+                        "loglevel={name}: expected off, error, warn, info, debug, trace or 0 to 8"
+                    );
                     continue;
                 }
             },

@@ -42,7 +42,14 @@ impl Fault {
 pub fn undefined(context: &mut Context) {
     let after = if context.regs().thumb() { 2 } else { 4 };
     let lr = context.regs().pc.wrapping_add(after);
-    enter(context, mode::UND, 0x04, (Banked::LrUnd, Banked::SpsrUnd), lr, 0);
+    enter(
+        context,
+        mode::UND,
+        0x04,
+        (Banked::LrUnd, Banked::SpsrUnd),
+        lr,
+        0,
+    );
 }
 
 /// Gives the guest a data abort for an access to `address`.
@@ -50,7 +57,14 @@ pub fn data_abort(context: &mut Context, fault: Fault, address: u32, write: bool
     Live::set_dfsr(fault.status() | if write { DFSR_WRITE } else { 0 });
     Live::set_dfar(address);
     let lr = context.regs().pc.wrapping_add(8);
-    enter(context, mode::ABT, 0x10, (Banked::LrAbt, Banked::SpsrAbt), lr, psr::A);
+    enter(
+        context,
+        mode::ABT,
+        0x10,
+        (Banked::LrAbt, Banked::SpsrAbt),
+        lr,
+        psr::A,
+    );
 }
 
 /// Gives the guest a prefetch abort for the instruction at `address`.
@@ -58,12 +72,26 @@ pub fn prefetch_abort(context: &mut Context, fault: Fault, address: u32) {
     Live::set_ifsr(fault.status());
     Live::set_ifar(address);
     let lr = context.regs().pc.wrapping_add(4);
-    enter(context, mode::ABT, 0x0c, (Banked::LrAbt, Banked::SpsrAbt), lr, psr::A);
+    enter(
+        context,
+        mode::ABT,
+        0x0c,
+        (Banked::LrAbt, Banked::SpsrAbt),
+        lr,
+        psr::A,
+    );
 }
 
 /// Takes the exception to `mode` at `vector`: the old CPSR and `lr` are banked, IRQs and `mask`
 /// masked, the state as SCTLR says.
-fn enter(context: &mut Context, mode: u32, vector: u32, banked: (Banked, Banked), lr: u32, mask: u32) {
+fn enter(
+    context: &mut Context,
+    mode: u32,
+    vector: u32,
+    banked: (Banked, Banked),
+    lr: u32,
+    mask: u32,
+) {
     let sctlr = Live::sctlr();
     let regs = context.regs_mut();
     LiveBanks.write(banked.0, lr);
@@ -72,6 +100,10 @@ fn enter(context: &mut Context, mode: u32, vector: u32, banked: (Banked, Banked)
     let thumb = if sctlr & SCTLR_TE != 0 { psr::T } else { 0 };
     let big = if sctlr & SCTLR_EE != 0 { psr::E } else { 0 };
     regs.cpsr = (regs.cpsr & !cleared) | mode | psr::I | mask | thumb | big;
-    let base = if sctlr & SCTLR_V != 0 { 0xffff_0000 } else { Live::vbar() };
+    let base = if sctlr & SCTLR_V != 0 {
+        0xffff_0000
+    } else {
+        Live::vbar()
+    };
     regs.pc = base.wrapping_add(vector);
 }

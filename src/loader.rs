@@ -1,8 +1,8 @@
 //! A VM's memory: RAM and devices in its stage 2, and its modules loaded.
 
-use crate::addr::{Ipa, PAGE};
+use crate::addr::{Ipa, PAGE, Pa};
 use crate::bus::{PLACES, RAM};
-use crate::fdt::{ConfigError, Module, VmConfig};
+use crate::fdt::{ConfigError, Guest, Range, VmConfig};
 use crate::image::{self, Image, ImageError, Source};
 use crate::machine::{self, Pool};
 use crate::mem::{self, ModuleMemory, NotRam, Ram};
@@ -44,9 +44,14 @@ impl Source for ModuleMemory {
     }
 
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), ImageError> {
-        let fits = offset.checked_add(buffer.len() as u64).is_some_and(|end| end <= self.size());
+        let fits = offset
+            .checked_add(buffer.len() as u64)
+            .is_some_and(|end| end <= self.size());
         if !fits {
-            return Err(ImageError { found: "cut short".into(), fix: "give its whole size in reg" });
+            return Err(ImageError {
+                found: "cut short".into(),
+                fix: "give its whole size in reg",
+            });
         }
         self.read(offset, buffer);
         Ok(())
@@ -60,17 +65,34 @@ impl Memory {
     /// Where there is not as much memory, naming the property.
     pub fn build(config: &VmConfig) -> Result<Self, ConfigError> {
         let left = mem::free_bytes();
-        let size = config.memory.unwrap_or((left / 2).min(MOST_RAM) & !(STEP - 1));
+        let size = config
+            .memory
+            .unwrap_or((left / 2).min(MOST_RAM) & !(STEP - 1));
         if size > MOST_RAM {
             let fix = "give it at most 3 GiB";
-            return Err(ConfigError::new(&config.node, "memory", format!("{} KiB", size / 1024), fix));
+            return Err(ConfigError::new(
+                &config.node,
+                "memory",
+                format!("{} KiB", size / 1024),
+                fix,
+            ));
         }
         let mut ram = Ram::default();
-        ram.add(Ipa(RAM.into()), size).map_err(|_| config.no_memory(size, left))?;
-        let rom = config.firmware.as_ref().map_or(0, |module| module.range.size.div_ceil(PAGE) * PAGE);
-        ram.add(Ipa(0), rom).map_err(|_| config.no_memory(size + rom, left))?;
+        ram.add(Ipa(RAM.into()), size)
+            .map_err(|_| config.no_memory(size, left))?;
+        let rom = config
+            .firmware
+            .as_ref()
+            .map_or(0, |module| module.range.size.div_ceil(PAGE) * PAGE);
+        ram.add(Ipa(0), rom)
+            .map_err(|_| config.no_memory(size + rom, left))?;
         let no_tables = |why: stage2::Error| {
-            ConfigError::new(&config.node, "memory", format!("{why}"), "give it less or rounder memory")
+            ConfigError::new(
+                &config.node,
+                "memory",
+                format!("{why}"),
+                "give it less or rounder memory",
+            )
         };
         let space = Self::map(&ram).map_err(no_tables)?;
         Ok(Self { space, ram, size })
@@ -80,15 +102,24 @@ impl Memory {
     fn map(ram: &Ram) -> Result<Stage2<Pool>, stage2::Error> {
         // The root, the devices' tables, and up to two at the edges of each piece.
         let pages = 8 + 2 * ram.extents().len() as u32;
-        let pool = Pool::new(pages.next_power_of_two()).ok_or(stage2::Error::OutOfTables { needed: pages })?;
+        let pool = Pool::new(pages.next_power_of_two())
+            .ok_or(stage2::Error::OutOfTables { needed: pages })?;
         let mut space = Stage2::new(pool, WIDTH)?;
         let mut owed = Flush::None;
         for piece in ram.extents() {
-            let attrs = if piece.ipa.0 < RAM.into() { Attrs::ROM } else { Attrs::RAM };
+            let attrs = if piece.ipa.0 < RAM.into() {
+                Attrs::ROM
+            } else {
+                Attrs::RAM
+            };
             owed = owed.and(space.map(piece.ipa, piece.pa, piece.size, attrs)?);
         }
         for place in &PLACES {
-            owed = owed.and(space.set_slot(Ipa(place.base.into()), place.size.into(), place.device as u32)?);
+            owed = owed.and(space.set_slot(
+                Ipa(place.base.into()),
+                place.size.into(),
+                place.device as u32,
+            )?);
         }
         if owed == Flush::Vmid {
             space.tables_mut().flush();
@@ -105,16 +136,41 @@ impl Memory {
             (_, Some(firmware)) => ("firmware", firmware),
             (Some(kernel), None) => ("kernel", kernel),
             (None, None) => {
-                return Err(ConfigError::new(&config.node, "kernel", "absent", "give a multiboot,kernel module"));
+                return Err(ConfigError::new(
+                    &config.node,
+                    "kernel",
+                    "absent",
+                    "give a multiboot,kernel module",
+                ));
             }
         };
         let bad = |why: ImageError| VmConfig::bad_module(kind, module, &why.found, why.fix);
         let source = mem::module(module.range);
-        let image = if kind == "firmware" { image::firmware(&source) } else { image::kernel(&source) };
+        let image = if kind == "firmware" {
+            image::firmware(&source)
+        } else {
+            image::kernel(&source)
+        };
         let image = image.map_err(bad)?;
-        let tree = Tree::of(config);
-        let initrd = config.ramdisk.as_ref().map(|module| mem::module(module.range));
-        let layout = image.place(self.size, initrd.map(|module| module.size()), tree.size()).map_err(bad)?;
+        let initrd = config
+            .ramdisk
+            .as_ref()
+            .map(|module| mem::module(module.range));
+        let initrd_size = initrd.map(|module| module.size());
+        // The tree's size does not depend on where the initrd goes.
+        let tree = Tree::of(
+            config,
+            self.size,
+            initrd_size.map(|size| Range { start: Pa(0), size }),
+        );
+        let layout = image
+            .place(self.size, initrd_size, tree.size())
+            .map_err(bad)?;
+        let initrd_range = layout.initrd.zip(initrd_size).map(|(at, size)| Range {
+            start: Pa(at.0),
+            size,
+        });
+        let tree = Tree::of(config, self.size, initrd_range);
         self.load_image(&image, &source).map_err(bad)?;
         let mut put = |at: Option<Ipa>, from: Option<ModuleMemory>| match (at, from) {
             (Some(at), Some(from)) => self.ram.load(at, &from, 0, from.size()),
@@ -127,16 +183,24 @@ impl Memory {
             (_, None) => Ok(()),
         }
         .map_err(|at| bad(outside(at)))?;
-        Ok(Start { entry: image.entry.0 as u32, thumb: image.thumb, registers: layout.registers })
+        Ok(Start {
+            entry: image.entry.0 as u32,
+            thumb: image.thumb,
+            registers: layout.registers,
+        })
     }
 
     /// Carries out the image's plan, and cleans the caches: the guest begins with its own off.
     fn load_image(&mut self, image: &Image, source: &ModuleMemory) -> Result<(), ImageError> {
         if image.packed.is_some() {
-            image.unpack(source, |at, bytes| self.ram.write(at, bytes).map_err(outside))?;
+            image.unpack(source, |at, bytes| {
+                self.ram.write(at, bytes).map_err(outside)
+            })?;
         } else {
             for part in &image.segments {
-                self.ram.load(part.ipa, source, part.offset, part.bytes).map_err(outside)?;
+                self.ram
+                    .load(part.ipa, source, part.offset, part.bytes)
+                    .map_err(outside)?;
             }
         }
         machine::forget_instructions();
@@ -153,11 +217,24 @@ enum Tree {
 }
 
 impl Tree {
-    fn of(config: &VmConfig) -> Self {
-        match &config.device_tree {
-            Some(module) => Self::Given(mem::module(module.range)),
-            None => Self::Made(Vec::new()),
+    fn of(config: &VmConfig, memory: u64, initrd: Option<Range>) -> Self {
+        if let Some(module) = &config.device_tree {
+            return Self::Given(mem::module(module.range));
         }
+        Self::Made(
+            Guest {
+                memory,
+                cpus: config.cpus,
+                cpu: machine::cpu_compatible(),
+                bootargs: &config.bootargs,
+                initrd,
+                seed: None,
+                flash: false,
+                rtc: false,
+                virtio: 0,
+            }
+            .tree(),
+        )
     }
 
     fn size(&self) -> u64 {
@@ -169,5 +246,8 @@ impl Tree {
 }
 
 fn outside(at: NotRam) -> ImageError {
-    ImageError { found: format!("for {}, where the guest has no RAM", at.0).into(), fix: "give the VM more memory" }
+    ImageError {
+        found: format!("for {}, where the guest has no RAM", at.0).into(),
+        fix: "give the VM more memory",
+    }
 }

@@ -4,7 +4,9 @@ use crate::driver::gic::{self, Gic};
 use core::sync::atomic::{AtomicU32, Ordering};
 
 pub use crate::arch::cache::forget_instructions;
-pub use crate::arch::context::{Context, Exit, Live, LiveBanks, enter, load, put};
+pub use crate::arch::context::{
+    Context, Exit, Live, LiveBanks, actlr, enter, id_register, load, put,
+};
 pub use crate::arch::counter::{clear_deadline, now, set_deadline};
 pub use crate::arch::smc::power_off;
 pub use crate::arch::tables::Pool;
@@ -61,4 +63,15 @@ pub fn hyp_timer() -> u32 {
 /// Sets what [`hyp_timer`] answers: as the device tree says.
 pub fn set_hyp_timer(id: u32) {
     HYP_TIMER.store(id, Ordering::Relaxed);
+}
+
+/// This core's `compatible` in device trees (MIDR, ARM DDI 0406C, B4.1.105).
+#[must_use]
+pub fn cpu_compatible() -> &'static str {
+    match crate::arch::boot::midr() >> 4 & 0xfff {
+        0xc07 => "arm,cortex-a7",
+        0xc0d => "arm,cortex-a12",
+        0xc0e => "arm,cortex-a17",
+        _ => "arm,cortex-a15",
+    }
 }

@@ -39,12 +39,22 @@ mod image {
         platform::attach_console(&tree);
         log::info!("Armillary {}", env!("CARGO_PKG_VERSION"));
         if handover.mode != mode::HYP {
-            stop(format_args!("entered in {} mode: Armillary needs Hyp mode", boot::mode_name(handover.mode)));
+            stop(format_args!(
+                "entered in {} mode: Armillary needs Hyp mode",
+                boot::mode_name(handover.mode)
+            ));
         }
         let board = BOARD.call_once(|| Board::read(&tree).unwrap_or_else(|why| stop(why)));
         console::set_level(&board.words);
-        let image = Range { start: handover.image, size: handover.image_size };
-        let (configs, errors) = fdt::vms(&tree, board, &[("the hypervisor", image), ("the device tree", place)]);
+        let image = Range {
+            start: handover.image,
+            size: handover.image_size,
+        };
+        let (configs, errors) = fdt::vms(
+            &tree,
+            board,
+            &[("the hypervisor", image), ("the device tree", place)],
+        );
         for why in &errors {
             log::error!("{why}");
         }
@@ -66,7 +76,9 @@ mod image {
     /// From `boot.s`, on every other CPU.
     #[unsafe(no_mangle)]
     extern "C" fn start_secondary(cpu: usize) -> ! {
-        let Some(board) = BOARD.get() else { boot::stop() };
+        let Some(board) = BOARD.get() else {
+            boot::stop()
+        };
         platform::init_cpu(board, cpu);
         ONLINE.fetch_add(1, Ordering::Release);
         Cpu::new(cpu, platform::frequency(board)).run()

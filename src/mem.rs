@@ -60,7 +60,10 @@ mod heap {
     // SAFETY: the buddy allocator gives out disjoint blocks of the layout asked for.
     unsafe impl GlobalAlloc for HypHeap {
         unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-            self.0.lock().alloc(layout).map_or(null_mut(), NonNull::as_ptr)
+            self.0
+                .lock()
+                .alloc(layout)
+                .map_or(null_mut(), NonNull::as_ptr)
         }
 
         unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
@@ -114,7 +117,9 @@ pub fn alloc(size: u64, align: u64) -> Option<Pa> {
 pub fn free(pa: Pa, size: u64, align: u64) {
     let frames = (size / PAGE) as usize;
     if let Ok(layout) = Layout::from_size_align(frames, (align / PAGE) as usize) {
-        FRAMES.lock().dealloc_aligned((pa.0 >> PAGE_SHIFT) as usize, layout);
+        FRAMES
+            .lock()
+            .dealloc_aligned((pa.0 >> PAGE_SHIFT) as usize, layout);
         *FREE.lock() += taken(layout);
     }
 }
@@ -164,7 +169,11 @@ impl Ram {
             }
             match alloc(piece, piece) {
                 Some(pa) => {
-                    self.extents.push(Extent { ipa: Ipa(at), pa, size: piece });
+                    self.extents.push(Extent {
+                        ipa: Ipa(at),
+                        pa,
+                        size: piece,
+                    });
                     done += piece;
                 }
                 None if piece > PAGE => largest = piece / 2,
@@ -198,7 +207,12 @@ impl Ram {
     }
 
     /// Calls `each` with the places of the `size` bytes from `ipa` on and how many came before.
-    fn pieces(&self, ipa: Ipa, size: u64, mut each: impl FnMut(Pa, u64, u64)) -> Result<(), NotRam> {
+    fn pieces(
+        &self,
+        ipa: Ipa,
+        size: u64,
+        mut each: impl FnMut(Pa, u64, u64),
+    ) -> Result<(), NotRam> {
         let mut done = 0;
         while done < size {
             let (pa, room) = self.find(ipa.checked_add(done).ok_or(NotRam(ipa))?)?;
@@ -236,7 +250,13 @@ impl Ram {
     ///
     /// # Errors
     /// The first address that is not RAM; what comes before it has been written.
-    pub fn load(&mut self, ipa: Ipa, module: &ModuleMemory, offset: u64, size: u64) -> Result<(), NotRam> {
+    pub fn load(
+        &mut self,
+        ipa: Ipa,
+        module: &ModuleMemory,
+        offset: u64,
+        size: u64,
+    ) -> Result<(), NotRam> {
         let size = size.min(module.size.saturating_sub(offset));
         self.pieces(ipa, size, |pa, done, part| {
             // SAFETY: as for `read`; a module's memory is in no frame allocator's hands.
@@ -260,6 +280,14 @@ impl Ram {
             // SAFETY: as for `read`.
             unsafe { window::clean(pa, part) };
         });
+    }
+
+    /// Writes everything that caches hold of it to memory.
+    pub fn clean_all(&self) {
+        for extent in &self.extents {
+            // SAFETY: as for `read`.
+            unsafe { window::clean(extent.pa, extent.size) };
+        }
     }
 
     fn release(&mut self, from: usize) {
@@ -298,11 +326,13 @@ pub unsafe fn reserve_module(range: Range) {
 #[must_use]
 pub fn module(range: Range) -> ModuleMemory {
     let known = MODULES.lock().iter().any(|module| module.contains(&range));
-    ModuleMemory { pa: range.start, size: if known { range.size } else { 0 } }
+    ModuleMemory {
+        pa: range.start,
+        size: if known { range.size } else { 0 },
+    }
 }
 
 impl ModuleMemory {
-
     /// Its bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
@@ -329,7 +359,9 @@ pub fn reserve_heap(bytes: usize) -> Result<(), ()> {
     }
     // The heap grows by blocks, but where there is little RAM, by pages while those last.
     for size in [BLOCK, 512 << 10, 128 << 10] {
-        let Some(pa) = alloc(size, size) else { continue };
+        let Some(pa) = alloc(size, size) else {
+            continue;
+        };
         // SAFETY: the frames are the heap's from now on.
         if let Some(va) = unsafe { mmu::map_heap(pa, size) } {
             // SAFETY: just mapped.

@@ -4,9 +4,9 @@
 use crate::addr::{BLOCK, PAGE, Pa};
 use crate::arch::boot::{self, Handover};
 use crate::arch::{context, counter, mmu, smc};
-use crate::machine;
 use crate::driver::{gic, uart::Uart};
 use crate::fdt::{self, Board, Range, VmConfig};
+use crate::machine;
 use crate::{console, mem};
 use alloc::vec::Vec;
 
@@ -38,7 +38,13 @@ fn tree_at(pa: Pa) -> Option<(&'static [u8], Range)> {
     }
     // SAFETY: up to 2 MiB from anywhere in the first 2 MiB of 4 MiB that are mapped.
     let bytes = unsafe { core::slice::from_raw_parts(va as *const u8, size as usize) };
-    Some((bytes, Range { start: pa, size: size.into() }))
+    Some((
+        bytes,
+        Range {
+            start: pa,
+            size: size.into(),
+        },
+    ))
 }
 
 /// Gives the log the console that the tree chooses, or else the first that has a driver.
@@ -59,9 +65,18 @@ pub fn attach_console(tree: &fdt::Tree<'_, '_>) {
 
 /// Gives the frame allocator all RAM but `taken` and the modules of `vms`.
 pub fn add_ram(board: &Board, taken: &[Range], vms: &[VmConfig]) {
-    let modules: Vec<Range> =
-        vms.iter().flat_map(VmConfig::modules).map(|(_, module)| module.range).collect();
-    let mut taken: Vec<Range> = board.reserved.iter().chain(taken).copied().chain(modules.iter().copied()).collect();
+    let modules: Vec<Range> = vms
+        .iter()
+        .flat_map(VmConfig::modules)
+        .map(|(_, module)| module.range)
+        .collect();
+    let mut taken: Vec<Range> = board
+        .reserved
+        .iter()
+        .chain(taken)
+        .copied()
+        .chain(modules.iter().copied())
+        .collect();
     for range in modules {
         // SAFETY: it is in `taken`.
         unsafe { mem::reserve_module(range) };
@@ -110,7 +125,11 @@ pub fn init(board: &Board) -> Option<()> {
 /// Counter ticks per second: what the device tree says, else CNTFRQ.
 #[must_use]
 pub fn frequency(board: &Board) -> u32 {
-    board.timer.frequency.unwrap_or_else(counter::frequency).max(1)
+    board
+        .timer
+        .frequency
+        .unwrap_or_else(counter::frequency)
+        .max(1)
 }
 
 /// Readies this CPU, number `cpu`: its traps, its interrupts.
@@ -130,7 +149,11 @@ pub fn init_cpu(board: &Board, cpu: usize) {
 pub fn start_cpus(board: &Board, online: impl Fn() -> usize) -> usize {
     let here = boot::affinity();
     let mut running = 1;
-    for cpu in board.cpus.iter().filter(|cpu| cpu.mpidr != here & 0xff_ffff) {
+    for cpu in board
+        .cpus
+        .iter()
+        .filter(|cpu| cpu.mpidr != here & 0xff_ffff)
+    {
         if running == mmu::MAX_CPUS.min(8) {
             log::warn!("CPU {:#x} stays off: at most 8 CPUs are used", cpu.mpidr);
             continue;

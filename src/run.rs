@@ -5,19 +5,16 @@
 //! entry brings the guest right out again, and one that comes before WFI ends it: nothing is lost.
 
 use crate::exit::{self, Next};
+use crate::fdt::VmConfig;
 use crate::irq::{self, Interrupt};
 use crate::loader::Start;
 use crate::machine::{self, vfp};
 use crate::regs::{mode, psr};
 use crate::vcpu::{State, Vcpu};
-use crate::vm::{Stop, Vm, request};
-use crate::fdt::VmConfig;
+use crate::vm::{MAX_CPUS, Stop, Vm, request};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use spin::Mutex;
-
-/// CPUs that can have vCPUs.
-pub const MAX_CPUS: usize = 8;
 
 /// A vCPU that others are ready beside runs this long, in 1/256 s: near 8 ms.
 const SLICE: u64 = 2;
@@ -41,7 +38,9 @@ pub fn build(configs: Vec<VmConfig>, cpus: usize) -> usize {
     let mut home = 0;
     let mut built = Vec::new();
     for config in configs {
-        let homes: Vec<usize> = (home..home + config.cpus as usize).map(|n| n % cpus).collect();
+        let homes: Vec<usize> = (home..home + config.cpus as usize)
+            .map(|n| n % cpus)
+            .collect();
         match Vm::build(config, &homes) {
             Ok(vm) => {
                 home += homes.len();
@@ -77,7 +76,14 @@ impl Cpu {
     #[must_use]
     pub fn new(index: usize, frequency: u32) -> Self {
         let slice_ticks = u64::from(frequency) * SLICE >> 8;
-        Self { index, vcpus: Vec::new(), loaded: None, vfp: None, next: 0, slice_ticks }
+        Self {
+            index,
+            vcpus: Vec::new(),
+            loaded: None,
+            vfp: None,
+            next: 0,
+            slice_ticks,
+        }
     }
 
     /// Runs guests for ever.
@@ -119,7 +125,9 @@ impl Cpu {
     fn pick(&mut self) -> Option<usize> {
         let count = self.vcpus.len();
         let ready = |index: &usize| self.vcpus[*index].state == State::Ready;
-        let index = (self.next..count).chain(0..self.next.min(count)).find(ready)?;
+        let index = (self.next..count)
+            .chain(0..self.next.min(count))
+            .find(ready)?;
         self.next = index + 1;
         Some(index)
     }
@@ -148,7 +156,12 @@ impl Cpu {
     /// Runs vCPU `index` until something other than itself has to be done.
     fn turn(&mut self, index: usize) {
         self.load(index);
-        let alone = self.vcpus.iter().filter(|vcpu| vcpu.state != State::Off).count() == 1;
+        let alone = self
+            .vcpus
+            .iter()
+            .filter(|vcpu| vcpu.state != State::Off)
+            .count()
+            == 1;
         machine::Live::trap_wfi(!alone);
         if alone {
             machine::clear_deadline();
@@ -183,7 +196,11 @@ impl Cpu {
         }
         self.put();
         let vcpu = &self.vcpus[index];
-        machine::load(&vcpu.context, vcpu.vm.vttbr(self.index), self.vfp == Some(index));
+        machine::load(
+            &vcpu.context,
+            vcpu.vm.vttbr(self.index),
+            self.vfp == Some(index),
+        );
         self.loaded = Some(index);
     }
 
@@ -207,9 +224,19 @@ impl Cpu {
     fn start(&mut self, index: usize) {
         self.forget(index);
         let vcpu = &mut self.vcpus[index];
-        let start = vcpu.vm.lock().starts.get(vcpu.index).copied().unwrap_or_default();
+        let start = vcpu
+            .vm
+            .lock()
+            .starts
+            .get(vcpu.index)
+            .copied()
+            .unwrap_or_default();
         vcpu.context = vcpu.vm.context(vcpu.index);
-        let Start { entry, thumb, registers } = start;
+        let Start {
+            entry,
+            thumb,
+            registers,
+        } = start;
         let regs = vcpu.context.regs_mut();
         regs.r[..3].copy_from_slice(&registers);
         regs.pc = entry;

@@ -6,6 +6,53 @@ use crate::regs::Gprs;
 use crate::vm::{Link, Vm};
 use alloc::sync::Arc;
 
+/// The physical timer of a vCPU (ARM DDI 0406C, B8.1.5).
+#[derive(Clone, Copy, Default, Debug)]
+pub struct PhysicalTimer {
+    ctl: u32,
+    cval: u64,
+}
+
+impl PhysicalTimer {
+    /// CNTP_CTL at `now`, ticks: ISTATUS where it is enabled and due.
+    #[must_use]
+    pub fn ctl(&self, now: u64) -> u32 {
+        self.ctl
+            | if self.ctl & 1 != 0 && now >= self.cval {
+                4
+            } else {
+                0
+            }
+    }
+
+    /// Sets CNTP_CTL.
+    pub fn set_ctl(&mut self, value: u32) {
+        self.ctl = value & 3;
+    }
+
+    /// CNTP_TVAL at `now`, ticks.
+    #[must_use]
+    pub fn tval(&self, now: u64) -> u32 {
+        self.cval.wrapping_sub(now) as u32
+    }
+
+    /// Sets CNTP_TVAL at `now`, ticks.
+    pub fn set_tval(&mut self, value: u32, now: u64) {
+        self.cval = now.wrapping_add(i64::from(value as i32) as u64);
+    }
+
+    /// CNTP_CVAL.
+    #[must_use]
+    pub fn cval(&self) -> u64 {
+        self.cval
+    }
+
+    /// Sets CNTP_CVAL.
+    pub fn set_cval(&mut self, value: u64) {
+        self.cval = value;
+    }
+}
+
 /// What a vCPU is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
@@ -54,6 +101,8 @@ pub struct Vcpu {
     pub context: Context,
     /// What it is doing.
     pub state: State,
+    /// Its physical timer, which is emulated.
+    pub timer: PhysicalTimer,
     banks: LiveBanks,
     exits: [u64; REASONS],
 }
@@ -63,7 +112,15 @@ impl Vcpu {
     #[must_use]
     pub fn new(vm: Arc<Vm>, index: usize) -> Self {
         let context = vm.context(index);
-        Self { vm, index, context, state: State::Off, banks: LiveBanks, exits: [0; REASONS] }
+        Self {
+            vm,
+            index,
+            context,
+            state: State::Off,
+            timer: PhysicalTimer::default(),
+            banks: LiveBanks,
+            exits: [0; REASONS],
+        }
     }
 
     /// How other CPUs reach it.
@@ -74,7 +131,10 @@ impl Vcpu {
 
     /// Its general registers by number.
     pub fn gprs(&mut self) -> Gprs<'_, LiveBanks> {
-        Gprs { regs: self.context.regs_mut(), banks: &mut self.banks }
+        Gprs {
+            regs: self.context.regs_mut(),
+            banks: &mut self.banks,
+        }
     }
 
     /// Register `n`, below 15.
@@ -91,7 +151,11 @@ impl Vcpu {
     #[inline(never)]
     fn banked_gpr(&self, n: u32) -> u32 {
         let mut regs = *self.context.regs();
-        Gprs { regs: &mut regs, banks: &mut LiveBanks }.get(n)
+        Gprs {
+            regs: &mut regs,
+            banks: &mut LiveBanks,
+        }
+        .get(n)
     }
 
     /// Sets register `n`, below 15.
@@ -117,7 +181,11 @@ impl Vcpu {
     }
 
     fn uart(&mut self, access: Access) -> u32 {
-        let Access { offset, width, store } = access;
+        let Access {
+            offset,
+            width,
+            store,
+        } = access;
         let mut state = self.vm.lock();
         match store {
             None => {

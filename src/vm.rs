@@ -11,10 +11,12 @@ use crate::fdt::{ConfigError, VmConfig};
 use crate::loader::{Memory, Start};
 use crate::machine::{self, Context};
 use crate::pl011::Pl011;
+use crate::vmid::{self, Vmid, Vmids};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::num::NonZeroU32;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use spin::{Mutex, MutexGuard};
 
@@ -94,8 +96,17 @@ pub struct Vm {
     prefix: String,
     /// Its vCPUs as other CPUs see them.
     pub links: Vec<Link>,
+    vmid: Vmid,
+    /// VTTBR without a VMID.
+    root: u64,
     state: Mutex<State>,
 }
+
+static VMIDS: Vmids<MAX_CPUS> = Vmids::new();
+/// Its lock is taken with no other held.
+static VMID_POOL: Mutex<vmid::Pool> = Mutex::new(vmid::Pool::new());
+/// CPUs that run vCPUs.
+pub const MAX_CPUS: usize = 8;
 
 /// VMs that are up.
 static UP: AtomicUsize = AtomicUsize::new(0);
@@ -113,12 +124,34 @@ impl Vm {
         let start = memory.load(&config)?;
         let mut starts = vec![Start::default(); homes.len()];
         starts[0] = start;
-        let state = State { memory, uart: Pl011::new(), starts, on: 0, stop: None };
+        let state = State {
+            memory,
+            uart: Pl011::new(),
+            starts,
+            on: 0,
+            stop: None,
+        };
         let id = BUILT.fetch_add(1, Ordering::Relaxed) as u32;
-        let links = homes.iter().map(|&cpu| Link { cpu, requests: AtomicU32::new(0) }).collect();
+        let links = homes
+            .iter()
+            .map(|&cpu| Link {
+                cpu,
+                requests: AtomicU32::new(0),
+            })
+            .collect();
         let prefix = alloc::format!("\x1b[3{}m{}:\x1b[0m ", 1 + id % 6, config.name);
+        let vmid = Vmid::new(NonZeroU32::MIN.saturating_add(id));
+        let root = state.memory.space.vttbr(0);
         UP.fetch_add(1, Ordering::Relaxed);
-        Ok(Arc::new(Self { id, config, prefix, links, state: Mutex::new(state) }))
+        Ok(Arc::new(Self {
+            id,
+            config,
+            prefix,
+            links,
+            vmid,
+            root,
+            state: Mutex::new(state),
+        }))
     }
 
     /// Takes the VM's lock.
@@ -129,10 +162,18 @@ impl Vm {
 
     /// VTTBR for a vCPU of it that is being loaded on CPU number `cpu`.
     #[must_use]
-    pub fn vttbr(&self, _cpu: usize) -> u64 {
-        let mut state = self.lock();
-        let vttbr = state.memory.space.vttbr(1 + (self.id % 255) as u8);
-        state.memory.space.tables_mut().vttbr = vttbr;
+    pub fn vttbr(&self, cpu: usize) -> u64 {
+        if let Some(vmid) = VMIDS.load(cpu, &self.vmid) {
+            return self.root | u64::from(vmid) << 48;
+        }
+        let vmid = VMIDS.renew(
+            &mut VMID_POOL.lock(),
+            cpu,
+            &self.vmid,
+            machine::flush_all_vmids,
+        );
+        let vttbr = self.root | u64::from(vmid) << 48;
+        self.lock().memory.space.tables_mut().vttbr = vttbr;
         vttbr
     }
 
@@ -145,8 +186,7 @@ impl Vm {
     /// The registers of vCPU `index` at reset.
     #[must_use]
     pub fn context(&self, index: usize) -> Context {
-        let uniprocessor = if self.links.len() == 1 { 1 << 30 } else { 0 };
-        Context::new(1 << 31 | uniprocessor | index as u32, 0)
+        Context::new(1 << 31 | index as u32, 0)
     }
 
     /// Starts the first vCPU.
@@ -197,7 +237,10 @@ impl Vm {
             let mut state = self.lock();
             state.memory.ram.scrub();
             state.uart = Pl011::new();
-            state.memory.load(&self.config).map(|start| state.starts[0] = start)
+            state
+                .memory
+                .load(&self.config)
+                .map(|start| state.starts[0] = start)
         };
         match loaded {
             Ok(()) => {
@@ -210,7 +253,11 @@ impl Vm {
 
     /// Writes a byte to the VM's console.
     pub fn print(&self, byte: u8) {
-        let prefix = if UP.load(Ordering::Relaxed) > 1 { &*self.prefix } else { "" };
+        let prefix = if UP.load(Ordering::Relaxed) > 1 {
+            &*self.prefix
+        } else {
+            ""
+        };
         machine::console_put(self.id, prefix, byte);
     }
 }

@@ -47,7 +47,10 @@ unsafe extern "C" {
 
 /// From boot.s, on the boot CPU, MMU and caches on.
 extern "C" fn boot(tree: u32, image: u32, mode: u32) -> ! {
-    let (first, end) = (&raw const __image_start as usize, &raw const __image_end as usize);
+    let (first, end) = (
+        &raw const __image_start as usize,
+        &raw const __image_end as usize,
+    );
     mmu::init();
     // SAFETY: the image's binary defines it.
     unsafe {
@@ -78,7 +81,10 @@ pub fn entry(stack: usize, cpu: usize) -> (u32, u32) {
     WORDS.0[1].store(cpu as u32, Ordering::Relaxed);
     let words = &raw const WORDS as usize;
     super::cache::clean(words, size_of::<Words>());
-    (mmu::pa_of(secondary_start as *const () as usize).0 as u32, mmu::pa_of(words).0 as u32)
+    (
+        mmu::pa_of(secondary_start as *const () as usize).0 as u32,
+        mmu::pa_of(words).0 as u32,
+    )
 }
 
 /// MPIDR's affinity fields of this CPU.
@@ -98,7 +104,9 @@ pub fn midr() -> u32 {
 pub fn mode() -> u32 {
     let cpsr: u32;
     // SAFETY: reads a status register.
-    unsafe { core::arch::asm!("mrs {}, cpsr", out(reg) cpsr, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        core::arch::asm!("mrs {}, cpsr", out(reg) cpsr, options(nomem, nostack, preserves_flags))
+    };
     cpsr & mode::MASK
 }
 
@@ -125,4 +133,3 @@ pub fn stop() -> ! {
         aarch32_cpu::asm::wfi();
     }
 }
-

@@ -223,6 +223,7 @@ mod hcr {
     pub(super) const TIDCP: u32 = 1 << 20;
     pub(super) const TAC: u32 = 1 << 21;
     pub(super) const TSW: u32 = 1 << 22;
+    pub(super) const TVM: u32 = 1 << 26;
 }
 
 /// The performance monitors and debug registers trap (B4.1.66), each counter left to Hyp.
@@ -257,7 +258,13 @@ impl Context {
     pub fn new(vmpidr: u32, cntvoff: u64) -> Self {
         let cpsr = crate::regs::mode::SVC | psr::A | psr::I | psr::F;
         Self {
-            frame: Frame { regs: Regs { cpsr, ..Regs::default() }, host_sp: 0 },
+            frame: Frame {
+                regs: Regs {
+                    cpsr,
+                    ..Regs::default()
+                },
+                host_sp: 0,
+            },
             banked: BankedRegs::default(),
             cp15: Cp15::RESET,
             thumbee: [0; 2],
@@ -266,6 +273,17 @@ impl Context {
             vmpidr,
             cntvoff,
             vfp: vfp::State::default(),
+        }
+    }
+
+    /// Lets the guest, which is live, have ThumbEE's registers.
+    pub fn use_thumbee(&mut self) {
+        self.hstr &= !HSTR_TTEE;
+        // SAFETY: concerns the guest alone; what another left in the registers is overwritten.
+        unsafe {
+            HSTR::write(self.hstr);
+            TEECR::write(0);
+            TEEHBR::write(0);
         }
     }
 
@@ -410,6 +428,65 @@ impl Live {
         unsafe { HCR::write(HCR::read() | hcr::VA) };
     }
 
+    /// Sets the guest's TTBR0 or TTBR1.
+    pub fn set_ttbr(n: u32, value: u64) {
+        // SAFETY: concerns the guest alone.
+        unsafe {
+            match n {
+                0 => TTBR0::write(value),
+                _ => TTBR1::write(value),
+            }
+        }
+    }
+
+    /// Whether the guest's data cache is on (SCTLR.C).
+    #[must_use]
+    pub fn caches_on() -> bool {
+        SCTLR::read() & 1 << 2 != 0
+    }
+
+    /// Whether writes to the guest's MMU registers trap (HCR.TVM).
+    #[must_use]
+    pub fn watches_caches() -> bool {
+        HCR::read() & hcr::TVM != 0
+    }
+
+    /// Makes writes to the guest's MMU registers trap, or not.
+    pub fn watch_caches(on: bool) {
+        let hcr = HCR::read();
+        // SAFETY: concerns the guest alone.
+        unsafe { HCR::write(if on { hcr | hcr::TVM } else { hcr & !hcr::TVM }) };
+    }
+
+    /// Writes one of the guest's MMU registers, as HCR.TVM traps them (B4.1.65); `None` for another.
+    #[must_use]
+    pub fn write_vm_register(crn: u32, crm: u32, opc2: u32, value: u32) -> Option<()> {
+        // SAFETY: these registers rule PL1 and PL0 alone.
+        unsafe {
+            match (crn, crm, opc2) {
+                (1, 0, 0) => SCTLR::write(value),
+                (2, 0, 0) => TTBR0_32::write(value),
+                (2, 0, 1) => TTBR1_32::write(value),
+                (2, 0, 2) => TTBCR::write(value),
+                (3, 0, 0) => DACR::write(value),
+                (5, 0, 0) => DFSR::write(value),
+                (5, 0, 1) => IFSR::write(value),
+                (5, 1, 0) => ADFSR::write(value),
+                (5, 1, 1) => AIFSR::write(value),
+                (6, 0, 0) => DFAR::write(value),
+                (6, 0, 2) => IFAR::write(value),
+                (10, 2, 0) => PRRR::write(value),
+                (10, 2, 1) => NMRR::write(value),
+                (10, 3, 0) => AMAIR0::write(value),
+                (10, 3, 1) => AMAIR1::write(value),
+                (13, 0, 1) => CONTEXTIDR::write(value),
+                _ => return None,
+            }
+        }
+        isb();
+        Some(())
+    }
+
     /// Traps WFI, or not: not where the vCPU has its CPU to itself.
     pub fn trap_wfi(on: bool) {
         let hcr = HCR::read();
@@ -455,4 +532,31 @@ live! {
     ifar, set_ifar: IFAR;
     /// The guest's virtual timer control, CNTV_CTL.
     cntv_ctl, set_cntv_ctl: CNTV_CTL;
+}
+
+/// The ID registers of CRn 0, opc1 0 (B4.1.81 to B4.1.93) as a guest may see them: without
+/// Virtualization and Security Extensions, debug and performance monitors; reserved ones are zero.
+#[must_use]
+pub fn id_register(crm: u32, opc2: u32) -> u32 {
+    match (crm, opc2) {
+        (1, 0) => ID_PFR0::read(),
+        (1, 1) => ID_PFR1::read() & !0xf0f0,
+        (1, 4) => ID_MMFR0::read(),
+        (1, 5) => ID_MMFR1::read(),
+        (1, 6) => ID_MMFR2::read(),
+        (1, 7) => ID_MMFR3::read(),
+        (2, 0) => ID_ISAR0::read(),
+        (2, 1) => ID_ISAR1::read(),
+        (2, 2) => ID_ISAR2::read(),
+        (2, 3) => ID_ISAR3::read(),
+        (2, 4) => ID_ISAR4::read() & !0xf0,
+        (2, 5) => ID_ISAR5::read(),
+        _ => 0,
+    }
+}
+
+/// ACTLR, which guests share.
+#[must_use]
+pub fn actlr() -> u32 {
+    ACTLR::read()
 }

@@ -20,7 +20,11 @@ const _: () = assert!(size_of::<Dump>() <= 72);
 impl fmt::Display for Dump {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (n, r) in self.r.iter().enumerate() {
-            write!(f, "r{n:<3} {r:#010x}{}", if n % 4 == 3 { "\n" } else { "  " })?;
+            write!(
+                f,
+                "r{n:<3} {r:#010x}{}",
+                if n % 4 == 3 { "\n" } else { "  " }
+            )?;
         }
         writeln!(f, "sp   {:#010x}  lr   {:#010x}", self.sp, self.lr)?;
         write!(f, "pc   {:#010x}  cpsr {:#010x}", self.pc, self.cpsr)
@@ -38,7 +42,10 @@ pub(super) extern "C" fn fault(dump: &Dump, kind: u32) -> ! {
     let hsr = HSR::read();
     match address {
         Some(address) => {
-            log::error!("{what} in Hyp at pc {:#010x}, address {address:#010x}", dump.pc);
+            log::error!(
+                "{what} in Hyp at pc {:#010x}, address {address:#010x}",
+                dump.pc
+            );
         }
         None => log::error!("{what} in Hyp at pc {:#010x}", dump.pc),
     }
@@ -53,7 +60,10 @@ pub(super) extern "C" fn fault(dump: &Dump, kind: u32) -> ! {
 /// mapped memory that grows downwards, so the chain ends where it does not rise.
 pub fn backtrace(mut fp: u32) {
     for _ in 0..32 {
-        if fp & 3 != 0 || super::mmu::pa_of(fp as usize).0 == 0 || super::mmu::pa_of(fp as usize + 4).0 == 0 {
+        if fp & 3 != 0
+            || super::mmu::pa_of(fp as usize).0 == 0
+            || super::mmu::pa_of(fp as usize + 4).0 == 0
+        {
             return;
         }
         // SAFETY: both words are mapped, as was just checked.

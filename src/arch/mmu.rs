@@ -17,8 +17,8 @@
 
 use super::{sysreg, tlb};
 use crate::addr::{BLOCK, PAGE, Pa};
-use core::sync::atomic::{AtomicUsize, Ordering};
 use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 /// CPUs that there are windows and stacks for.
 pub const MAX_CPUS: usize = 16;
@@ -115,7 +115,10 @@ static HEAP_PAGES: AtomicUsize = AtomicUsize::new(0);
 /// Links the static tables; once, on the boot CPU, before anything is mapped.
 pub fn init() {
     for (index, table) in [(PAGES, &PAGE_TABLE), (HEAP, &HEAP_TABLE)] {
-        LEVEL2.set(index, pa_of(table as *const _ as usize).0 | VALID | NOT_BLOCK);
+        LEVEL2.set(
+            index,
+            pa_of(table as *const _ as usize).0 | VALID | NOT_BLOCK,
+        );
     }
 }
 
@@ -173,7 +176,12 @@ pub unsafe fn map_device(pa: Pa, size: u64) -> Option<usize> {
     let va = take_pages(pages)?;
     for page in 0..pages {
         let entry = (pa.align_down(PAGE).0 + page as u64 * PAGE)
-            | VALID | NOT_BLOCK | DEVICE | AP_ONE | ACCESSED | NEVER_EXECUTE;
+            | VALID
+            | NOT_BLOCK
+            | DEVICE
+            | AP_ONE
+            | ACCESSED
+            | NEVER_EXECUTE;
         PAGE_TABLE.set(((va >> 12) & 511) + page, entry);
     }
     Some(va + offset as usize)
@@ -217,7 +225,10 @@ pub unsafe fn map_heap(pa: Pa, size: u64) -> Option<usize> {
         return None;
     }
     for n in 0..blocks {
-        LEVEL2.set(HEAP + block + n, (pa.0 + n as u64 * BLOCK) | NORMAL | NEVER_EXECUTE);
+        LEVEL2.set(
+            HEAP + block + n,
+            (pa.0 + n as u64 * BLOCK) | NORMAL | NEVER_EXECUTE,
+        );
     }
     HEAP_PAGES.store((block + blocks) * 512, Ordering::Relaxed);
     Some((HEAP + block) * STEP)

@@ -27,14 +27,21 @@ impl Pool {
     #[must_use]
     pub fn new(pages: u32) -> Option<Self> {
         let pages = pages.clamp(1, 64);
-        let layout = Layout::from_size_align(pages as usize * PAGE as usize, 2 * PAGE as usize).ok()?;
+        let layout =
+            Layout::from_size_align(pages as usize * PAGE as usize, 2 * PAGE as usize).ok()?;
         // SAFETY: the layout's size is not zero.
         let start = unsafe { alloc(layout) } as usize;
         if start == 0 {
             return None;
         }
         let offset = (mmu::pa_of(start).0 as u32).wrapping_sub(start as u32);
-        Some(Self { start, layout, offset, free: u64::MAX >> (64 - pages), vttbr: 0 })
+        Some(Self {
+            start,
+            layout,
+            offset,
+            free: u64::MAX >> (64 - pages),
+            vttbr: 0,
+        })
     }
 
     #[inline(always)]
@@ -53,14 +60,20 @@ impl Drop for Pool {
 impl Tables for Pool {
     fn alloc(&mut self, pages: u32) -> Option<Table> {
         // Two pages stand on an even one: every table is aligned to its size.
-        let candidates =
-            if pages == 2 { self.free & (self.free >> 1) & 0x5555_5555_5555_5555 } else { self.free };
+        let candidates = if pages == 2 {
+            self.free & (self.free >> 1) & 0x5555_5555_5555_5555
+        } else {
+            self.free
+        };
         if candidates == 0 {
             return None;
         }
         let first = candidates.trailing_zeros();
         self.free &= !(((1 << pages) - 1) << first);
-        let (va, size) = (self.start + first as usize * PAGE as usize, pages as usize * PAGE as usize);
+        let (va, size) = (
+            self.start + first as usize * PAGE as usize,
+            pages as usize * PAGE as usize,
+        );
         // SAFETY: the pages are this pool's, and no table.
         unsafe { core::ptr::write_bytes(va as *mut u8, 0, size) };
         cache::clean(va, size);

@@ -64,13 +64,17 @@ fn write_hcptr(value: u32) {
 fn read_fpexc() -> u32 {
     let value;
     // SAFETY: HCPTR is open, so the register is accessible.
-    unsafe { asm!(".fpu neon-vfpv4", "vmrs {}, fpexc", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!(".fpu neon-vfpv4", "vmrs {}, fpexc", out(reg) value, options(nomem, nostack, preserves_flags))
+    };
     value
 }
 
 fn write_fpexc(value: u32) {
     // SAFETY: HCPTR is open, so the register is accessible; Hyp is soft-float.
-    unsafe { asm!(".fpu neon-vfpv4", "vmsr fpexc, {}", in(reg) value, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!(".fpu neon-vfpv4", "vmsr fpexc, {}", in(reg) value, options(nomem, nostack, preserves_flags))
+    };
 }
 
 /// Finds out what there is, and closes it. HCPTR.TCP10 reads as one where there is no VFP or the
@@ -81,7 +85,9 @@ pub(super) fn init() {
     if is_open() {
         let mvfr0: u32;
         // SAFETY: HCPTR is open.
-        unsafe { asm!(".fpu neon-vfpv4", "vmrs {}, mvfr0", out(reg) mvfr0, options(nomem, nostack, preserves_flags)) };
+        unsafe {
+            asm!(".fpu neon-vfpv4", "vmrs {}, mvfr0", out(reg) mvfr0, options(nomem, nostack, preserves_flags))
+        };
         PRESENT.store(true, Ordering::Relaxed);
         ALL_32.store(mvfr0 & 0xf == 2, Ordering::Relaxed);
         write_fpexc(ENABLED);

@@ -18,7 +18,11 @@ fn chunk(pa: Pa, size: usize) -> usize {
 /// Both places must be mapped, and not overlap.
 unsafe fn move_bytes(to: usize, from: usize, size: usize) {
     let (mut to, mut from) = (to, from);
-    let (words, tail) = if (to | from) & 3 == 0 { (size & !63, size & 63) } else { (0, size) };
+    let (words, tail) = if (to | from) & 3 == 0 {
+        (size & !63, size & 63)
+    } else {
+        (0, size)
+    };
     // SAFETY: the caller's word; the loops stop after `words` and `tail` bytes.
     unsafe {
         if words != 0 {

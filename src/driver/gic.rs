@@ -8,8 +8,8 @@
 use core::sync::atomic::{AtomicU8, Ordering};
 use spin::Once;
 use tock_registers::interfaces::{Readable, Writeable};
-use tock_registers::registers::{ReadOnly, ReadWrite, WriteOnly};
 use tock_registers::register_structs;
+use tock_registers::registers::{ReadOnly, ReadWrite, WriteOnly};
 
 register_structs! {
     Distributor {
@@ -193,7 +193,11 @@ impl Gic {
 
     /// Lets interrupt `id` through, or not.
     pub fn enable(&self, id: u32, on: bool) {
-        let register = if on { &self.distributor.isenabler } else { &self.distributor.icenabler };
+        let register = if on {
+            &self.distributor.isenabler
+        } else {
+            &self.distributor.icenabler
+        };
         if let Some(register) = register.get(id as usize / 32) {
             register.set(1 << (id % 32));
         }

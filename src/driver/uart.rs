@@ -81,12 +81,21 @@ impl Uart {
     pub unsafe fn new(kind: &UartKind, base: usize) -> Self {
         let (layout, shift, byte_wide) = match *kind {
             UartKind::Pl011 => (&PL011, 0, false),
-            UartKind::Ns16550 { reg_shift, io_width } => (&NS16550, reg_shift.into(), io_width == 1),
+            UartKind::Ns16550 {
+                reg_shift,
+                io_width,
+            } => (&NS16550, reg_shift.into(), io_width == 1),
             UartKind::Stm32 => (&STM32, 0, false),
             UartKind::Imx => (&IMX, 0, false),
             UartKind::Exynos => (&EXYNOS, 0, false),
         };
-        let uart = Self { base, layout, shift, byte_wide, pl011: matches!(kind, UartKind::Pl011) };
+        let uart = Self {
+            base,
+            layout,
+            shift,
+            byte_wide,
+            pl011: matches!(kind, UartKind::Pl011),
+        };
         if uart.pl011 && uart.read(0x30) & 1 == 0 {
             // Firmware left it off: 8 bits, FIFOs, both directions.
             uart.write(0x2c, 0x70);
@@ -99,7 +108,11 @@ impl Uart {
         let at = self.base + (offset << self.shift);
         // SAFETY: `new`'s caller vouched for the registers.
         unsafe {
-            if self.byte_wide { read_volatile(at as *const u8).into() } else { read_volatile(at as *const u32) }
+            if self.byte_wide {
+                read_volatile(at as *const u8).into()
+            } else {
+                read_volatile(at as *const u32)
+            }
         }
     }
 
@@ -107,7 +120,11 @@ impl Uart {
         let at = self.base + (offset << self.shift);
         // SAFETY: `new`'s caller vouched for the registers.
         unsafe {
-            if self.byte_wide { write_volatile(at as *mut u8, value as u8) } else { write_volatile(at as *mut u32, value) }
+            if self.byte_wide {
+                write_volatile(at as *mut u8, value as u8)
+            } else {
+                write_volatile(at as *mut u32, value)
+            }
         }
     }
 

@@ -1,14 +1,152 @@
-//! CP15 and CP14 registers that trap: what the guest gets, one line each.
+//! CP15 and CP14 registers that trap: what the guest gets, one line each (ARM DDI 0406C, B3.17).
+//!
+//! A register that is in none of these lists is undefined for the guest, as on a processor that has
+//! not got it.
 
 use super::{Next, skip};
 use crate::inject;
-use crate::syndrome::{Hsr, Transfer};
+use crate::machine::{self, Live};
+use crate::syndrome::{Hsr, Transfer, TransferDouble, register};
 use crate::vcpu::{Reason, Vcpu};
 
-pub(super) fn transfer(vcpu: &mut Vcpu, transfer: Transfer, hsr: Hsr) -> Next {
+// CP15, by name.
+const ACTLR: u32 = register(1, 0, 0, 1);
+const DCISW: u32 = register(7, 0, 6, 2);
+const DCCSW: u32 = register(7, 0, 10, 2);
+const DCCISW: u32 = register(7, 0, 14, 2);
+const L2CTLR: u32 = register(9, 1, 0, 2);
+const L2ECTLR: u32 = register(9, 1, 0, 3);
+const CNTP_TVAL: u32 = register(14, 0, 2, 0);
+const CNTP_CTL: u32 = register(14, 0, 2, 1);
+// CP14, by name.
+const DBGDIDR: u32 = register(0, 0, 0, 0);
+const TEECR: u32 = register(0, 6, 0, 0);
+const TEEHBR: u32 = register(1, 6, 0, 0);
+const JIDR: u32 = register(0, 7, 0, 0);
+const JOSCR: u32 = register(1, 7, 0, 0);
+const JMCR: u32 = register(2, 7, 0, 0);
+
+/// MCR and MRC to CP15.
+pub(super) fn cp15(vcpu: &mut Vcpu, transfer: Transfer, hsr: Hsr) -> Next {
     vcpu.count(Reason::Cp15);
-    let _ = (transfer, hsr);
-    inject::undefined(&mut vcpu.context);
-    let _ = skip;
+    let done = if transfer.read() {
+        read15(vcpu, transfer).map(|value| vcpu.set_gpr(transfer.rt(), value))
+    } else {
+        let value = vcpu.gpr(transfer.rt());
+        write15(vcpu, transfer, value)
+    };
+    finish(vcpu, hsr, done)
+}
+
+/// MCR and MRC to CP14.
+pub(super) fn cp14(vcpu: &mut Vcpu, transfer: Transfer, hsr: Hsr) -> Next {
+    vcpu.count(Reason::Cp15);
+    let done = match transfer.register() {
+        // The guest has begun to use ThumbEE: from now on the registers are switched.
+        TEECR | TEEHBR => {
+            vcpu.context.use_thumbee();
+            return Next::Resume;
+        }
+        // Jazelle's trivial implementation (B1.10.5), and no debug: they read as zero.
+        JIDR | JOSCR | JMCR | DBGDIDR if transfer.read() => Some(vcpu.set_gpr(transfer.rt(), 0)),
+        JOSCR | JMCR => Some(()),
+        // The debug registers (opc1 = 0, C11.2) read as zero and ignore writes.
+        _ if transfer.opc1() == 0 && transfer.read() && transfer.rt() != 15 => {
+            Some(vcpu.set_gpr(transfer.rt(), 0))
+        }
+        _ if transfer.opc1() == 0 => Some(()),
+        _ => None,
+    };
+    finish(vcpu, hsr, done)
+}
+
+/// MCRR and MRRC to CP15.
+pub(super) fn cp15_double(vcpu: &mut Vcpu, transfer: TransferDouble, hsr: Hsr) -> Next {
+    vcpu.count(Reason::Cp15);
+    let value = u64::from(vcpu.gpr(transfer.rt2())) << 32 | u64::from(vcpu.gpr(transfer.rt()));
+    let done = match (transfer.crm(), transfer.opc1(), transfer.read()) {
+        // CNTP_CVAL.
+        (14, 2, true) => {
+            let value = vcpu.timer.cval();
+            vcpu.set_gpr(transfer.rt(), value as u32);
+            Some(vcpu.set_gpr(transfer.rt2(), (value >> 32) as u32))
+        }
+        (14, 2, false) => Some(vcpu.timer.set_cval(value)),
+        // TTBR0 and TTBR1, trapped while set/way operations are watched.
+        (2, opc1 @ 0..=1, false) => {
+            Live::set_ttbr(opc1, value);
+            Some(())
+        }
+        _ => None,
+    };
+    finish(vcpu, hsr, done)
+}
+
+fn finish(vcpu: &mut Vcpu, hsr: Hsr, done: Option<()>) -> Next {
+    match done {
+        Some(()) => skip(vcpu, hsr),
+        None => inject::undefined(&mut vcpu.context),
+    }
     Next::Resume
+}
+
+fn read15(vcpu: &mut Vcpu, transfer: Transfer) -> Option<u32> {
+    let register = transfer.register();
+    match register {
+        CNTP_TVAL => return Some(vcpu.timer.tval(machine::now())),
+        CNTP_CTL => return Some(vcpu.timer.ctl(machine::now())),
+        // The others are PL1's.
+        _ if !vcpu.context.regs().privileged() => return None,
+        _ => {}
+    }
+    match register {
+        ACTLR => Some(machine::actlr()),
+        // Cores less one in bits 25:24 (Cortex-A15 TRM, 4.3.46).
+        L2CTLR => Some((vcpu.vm.links.len() as u32 - 1).min(3) << 24),
+        L2ECTLR => Some(0),
+        _ if transfer.crn() == 0 && transfer.opc1() == 0 => {
+            Some(machine::id_register(transfer.crm(), transfer.opc2()))
+        }
+        // The base of the interrupt controller (CBAR).
+        _ if register == self::register(15, 4, 0, 0) => Some(crate::bus::GIC),
+        _ => None,
+    }
+}
+
+fn write15(vcpu: &mut Vcpu, transfer: Transfer, value: u32) -> Option<()> {
+    let register = transfer.register();
+    match register {
+        CNTP_TVAL => return Some(vcpu.timer.set_tval(value, machine::now())),
+        CNTP_CTL => return Some(vcpu.timer.set_ctl(value)),
+        _ if !vcpu.context.regs().privileged() => return None,
+        _ => {}
+    }
+    match register {
+        // SMP and prefetch bits that a guest may not change.
+        ACTLR | L2CTLR | L2ECTLR => Some(()),
+        DCISW | DCCSW | DCCISW => {
+            set_way(vcpu);
+            Some(())
+        }
+        // The MMU's registers, trapped while set/way operations are watched.
+        _ => {
+            let caches_were_on = Live::caches_on();
+            Live::write_vm_register(transfer.crn(), transfer.crm(), transfer.opc2(), value)?;
+            if caches_were_on != Live::caches_on() {
+                vcpu.vm.lock().memory.ram.clean_all();
+                Live::watch_caches(!Live::caches_on());
+            }
+            Some(())
+        }
+    }
+}
+
+/// A cache operation by set and way reaches this CPU's caches only, and of any VM. What it is for,
+/// is to write back all that the guest has cached before it turns its caches off or on: so that is
+/// done once by address, and again when they have been turned, which is watched for.
+fn set_way(vcpu: &mut Vcpu) {
+    if !Live::watches_caches() {
+        vcpu.vm.lock().memory.ram.clean_all();
+        Live::watch_caches(true);
+    }
 }

@@ -59,11 +59,29 @@ fn device(vcpu: &mut Vcpu, abort: DataAbort, hsr: Hsr, slot: u32, ipa: Ipa) -> N
     let offset = (ipa.0 as u32).wrapping_sub(place.base);
     if abort.write() {
         let value = in_order(vcpu, width, vcpu.gpr(rt));
-        vcpu.access(place.device, Access { offset, width, store: Some(value) });
+        vcpu.access(
+            place.device,
+            Access {
+                offset,
+                width,
+                store: Some(value),
+            },
+        );
     } else {
-        let value = vcpu.access(place.device, Access { offset, width, store: None });
+        let value = vcpu.access(
+            place.device,
+            Access {
+                offset,
+                width,
+                store: None,
+            },
+        );
         let value = in_order(vcpu, width, value);
-        let value = if abort.sign_extend() { extend(value, width) } else { value };
+        let value = if abort.sign_extend() {
+            extend(value, width)
+        } else {
+            value
+        };
         vcpu.set_gpr(rt, value);
     }
     skip(vcpu, hsr);
@@ -100,9 +118,11 @@ fn no_syndrome(vcpu: &mut Vcpu, abort: DataAbort, far: u32) -> Next {
 fn not_mmio(vcpu: &mut Vcpu, abort: DataAbort, far: u32) -> Next {
     let fault = match abort.status() {
         FaultStatus::Alignment => Fault::Alignment,
-        _ if abort.s1ptw() => return walk(vcpu, far, |vcpu, fault| {
-            inject::data_abort(&mut vcpu.context, fault, far, abort.write());
-        }),
+        _ if abort.s1ptw() => {
+            return walk(vcpu, far, |vcpu, fault| {
+                inject::data_abort(&mut vcpu.context, fault, far, abort.write());
+            });
+        }
         _ => Fault::External,
     };
     inject::data_abort(&mut vcpu.context, fault, far, abort.write());
@@ -126,7 +146,9 @@ pub(super) fn prefetch_abort(vcpu: &mut Vcpu, abort: PrefetchAbort) -> Next {
     vcpu.count(Reason::PrefetchAbort);
     let far = Live::hifar();
     if abort.s1ptw() {
-        return walk(vcpu, far, |vcpu, fault| inject::prefetch_abort(&mut vcpu.context, fault, far));
+        return walk(vcpu, far, |vcpu, fault| {
+            inject::prefetch_abort(&mut vcpu.context, fault, far)
+        });
     }
     let ipa = match abort.status() {
         FaultStatus::Translation { .. } => Some(faulting(far)),

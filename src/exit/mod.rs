@@ -76,16 +76,16 @@ fn rare(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
             vcpu.count(Reason::Vfp);
             Next::Vfp
         }
-        Syndrome::Cp15(transfer) => cp15::transfer(vcpu, transfer, hsr),
+        Syndrome::Cp15(transfer) => cp15::cp15(vcpu, transfer, hsr),
+        Syndrome::Cp15Double(transfer) => cp15::cp15_double(vcpu, transfer, hsr),
+        Syndrome::Cp14(transfer) => cp15::cp14(vcpu, transfer, hsr),
         Syndrome::PrefetchAbort(abort) => mmio::prefetch_abort(vcpu, abort),
         Syndrome::Bxj(bxj) => {
             vcpu.count(Reason::Other);
             jump(vcpu, bxj.rm());
             Next::Resume
         }
-        Syndrome::Cp15Double(_)
-        | Syndrome::Cp14(_)
-        | Syndrome::Cp14Memory(_)
+        Syndrome::Cp14Memory(_)
         | Syndrome::Cp14Double(_)
         | Syndrome::VfpId(_)
         | Syndrome::Coprocessor(_) => {
@@ -109,7 +109,11 @@ fn jump(vcpu: &mut Vcpu, rm: u32) {
     let target = vcpu.gprs().get(rm);
     let regs = vcpu.context.regs_mut();
     regs.skip(0);
-    regs.cpsr = if target & 1 != 0 { regs.cpsr | psr::T } else { regs.cpsr & !psr::T };
+    regs.cpsr = if target & 1 != 0 {
+        regs.cpsr | psr::T
+    } else {
+        regs.cpsr & !psr::T
+    };
     regs.pc = target & !1;
 }
 
@@ -117,7 +121,12 @@ fn jump(vcpu: &mut Vcpu, rm: u32) {
 fn stop(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
     vcpu.count(Reason::Other);
     let pc = vcpu.context.regs().pc;
-    log::info!("{}: vCPU {} stopped at {pc:#010x}: {}", vcpu.vm.name(), vcpu.index, hsr);
+    log::info!(
+        "{}: vCPU {} stopped at {pc:#010x}: {}",
+        vcpu.vm.name(),
+        vcpu.index,
+        hsr
+    );
     Next::Stop(Stop::Crash)
 }
 
