@@ -380,21 +380,15 @@ fn main() -> ExitCode {
 fn guests_of_tests() -> Vec<Case> {
     let directory = build::root().join("tests/guests/src/bin");
     let mut cases = Vec::new();
-    for path in fs::read_dir(directory)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
-    {
-        let Some(guest) = path.file_stem().and_then(|stem| stem.to_str()) else {
-            continue;
-        };
-        let source = if path.is_dir() {
-            path.join("main.rs")
-        } else {
-            path.clone()
-        };
-        let lists_tests = fs::read_to_string(source).is_ok_and(|source| source.contains("tests!"));
+    for guest in build::guest_names() {
+        let sources = [
+            directory.join(format!("{guest}.rs")),
+            directory.join(&guest).join("main.rs"),
+        ];
+        let lists_tests = sources
+            .iter()
+            .filter_map(|path| fs::read_to_string(path).ok())
+            .any(|source| source.contains("tests!"));
         let kernel = format!("kernel=guest:{guest},");
         let named = CASES
             .iter()
@@ -411,7 +405,6 @@ fn guests_of_tests() -> Vec<Case> {
             });
         }
     }
-    cases.sort_by_key(|case| case.name);
     cases
 }
 

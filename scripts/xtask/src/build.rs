@@ -74,16 +74,30 @@ pub fn guests(line: Line) -> anyhow::Result<()> {
     progress::command("build the guests", line, &mut build)
 }
 
-/// Whether `file` is a guest of tests/guests.
+/// The name of the guest of tests/guests that `file` stands for, if it does.
 #[must_use]
-pub fn is_guest(file: &Path) -> bool {
-    file.to_str().is_some_and(|name| name.starts_with(GUEST))
+pub fn guest_name(file: &Path) -> Option<&str> {
+    file.to_str()?.strip_prefix(GUEST)
+}
+
+/// The names of the guests of tests/guests.
+#[must_use]
+pub fn guest_names() -> Vec<String> {
+    let entries = fs::read_dir(root().join("tests/guests/src/bin"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| Some(entry.path().file_stem()?.to_str()?.to_owned()))
+        .collect();
+    names.sort();
+    names
 }
 
 /// The file itself: for `guest:NAME` the ELF file of that guest of tests/guests.
 #[must_use]
 pub fn guest_file(file: &Path) -> PathBuf {
-    match file.to_str().and_then(|name| name.strip_prefix(GUEST)) {
+    match guest_name(file) {
         Some(name) => target_directory()
             .join("guests")
             .join(TARGET)
@@ -93,7 +107,7 @@ pub fn guest_file(file: &Path) -> PathBuf {
     }
 }
 
-/// Copies or writes a file, creating its directory.
+/// Writes a file, creating its directory.
 pub fn write(path: &Path, contents: &[u8]) -> anyhow::Result<()> {
     let wrong = |error: std::io::Error| unusable(format!("{}: {error}", path.display()));
     if let Some(directory) = path.parent() {

@@ -7,7 +7,7 @@ use crate::size::{KIB, MIB};
 
 /// Alignment of stage 2's large blocks: what is placed alike in the host and in the guest can be mapped in place.
 const BLOCK: u64 = 2 * MIB;
-/// Where a zImage or raw kernel lies in the guest, past a multiple of [`BLOCK`], as QEMU's `virt` places it.
+/// Where a zImage or raw kernel lies in the guest, past a multiple of 2 MiB, as QEMU's `virt` places it.
 pub const KERNEL_OFFSET: u64 = 64 * KIB;
 /// What the image may take from where it is loaded: itself, its stacks and its heap.
 const IMAGE_ROOM: u64 = 4 * MIB;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use dtoolkit::fdt::Fdt;
 use dtoolkit::model::DeviceTree;
 
@@ -146,11 +146,12 @@ impl Machine {
         dump.args(&self.more);
         let (succeeded, output) = progress::captured(&mut dump, |_| ())?;
         if !succeeded {
-            bail!(
-                "QEMU refuses the machine: {}\n{}",
+            return Err(unusable(format!(
+                "QEMU refuses the machine: {}
+{}",
                 output.trim_end(),
                 progress::shown(&dump)
-            );
+            )));
         }
         read_tree(blob)
     }

@@ -1,6 +1,6 @@
 //! `cargo xtask run`: builds, and boots the hypervisor with its VMs in QEMU.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 use crate::board::Board;
 use crate::build;
@@ -19,14 +19,16 @@ pub fn run(options: Run) -> anyhow::Result<u8> {
     board.smp = options.smp.unwrap_or(board.smp);
     board.memory = options.memory.unwrap_or(board.memory);
     let vms = vms(&options, &board)?;
+    vms.iter().try_for_each(Vm::check_files)?;
 
     setup::target()?;
     let qemu = setup::qemu(options.qemu.as_deref())?;
     let images = image::build(image::DEFAULT_LOAD, Line::IfSlow)?;
+    let elf = images.elf.clone();
     if vms
         .iter()
         .flat_map(|vm| &vm.modules)
-        .any(|module| build::is_guest(&module.file))
+        .any(|module| build::guest_name(&module.file).is_some())
     {
         build::guests(Line::IfSlow)?;
     }
@@ -56,15 +58,25 @@ pub fn run(options: Run) -> anyhow::Result<u8> {
         )?;
         return Ok(0);
     }
-    let outcome = console::run(
-        &mut prepared.command,
-        Session {
-            until: options.until.clone(),
-            timeout: options.timeout,
-            input: Input::Standard,
-            show: true,
-        },
-    )?;
+    if options.gdb {
+        eprintln!(
+            "waiting for a debugger: gdb-multiarch -ex 'target remote :1234' {}",
+            elf.display()
+        );
+    }
+    if std::io::stdin().is_terminal() {
+        eprintln!("Ctrl-] ends this; Ctrl-A ? lists the hypervisor's own keys");
+    }
+    let session = Session {
+        until: options.until.clone(),
+        timeout: options.timeout,
+        input: Input::Standard,
+        show: true,
+    };
+    let outcome = console::run(&mut prepared.command, session)?;
+    if std::io::stdout().is_terminal() && !outcome.text.ends_with('\n') {
+        println!();
+    }
     Ok(status(outcome.ending, options.until.is_some()))
 }
 

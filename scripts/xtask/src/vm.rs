@@ -38,6 +38,15 @@ impl Role {
         Self::DeviceTree,
     ];
 
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Firmware => "firmware",
+            Self::Ramdisk => "initrd",
+            Self::DeviceTree => "dtb",
+        }
+    }
+
     const fn compatible(self) -> &'static str {
         match self {
             Self::Kernel => "multiboot,kernel",
@@ -113,47 +122,73 @@ impl Vm {
         self.node.name()
     }
 
-    /// Puts its files into `layout` and completes its node with where they are.
-    fn place(mut self, layout: &mut Layout) -> anyhow::Result<(DeviceTreeNode, Vec<Placed>)> {
-        let mut placed = Vec::new();
-        for Module {
-            role,
-            file,
-            bootargs,
-        } in &self.modules
-        {
-            let what = format!(
-                "the {role:?} '{}' of VM '{}'",
-                file.display(),
-                self.node.name()
-            )
-            .to_lowercase();
-            let file = build::guest_file(file);
-            let size = fs::metadata(&file)
-                .map_err(|error| unusable(format!("{what} cannot be read: {error}")))?
-                .len();
-            if size == 0 {
-                return Err(unusable(format!("{what} is empty")));
+    /// Finds out before anything is built whether its files are there or will be.
+    pub fn check_files(&self) -> anyhow::Result<()> {
+        for module in &self.modules {
+            let known = build::guest_names();
+            match build::guest_name(&module.file) {
+                None => drop(self.size(module)?),
+                Some(guest) if known.iter().any(|name| name == guest) => {}
+                Some(_) => {
+                    let what = self.describe(module);
+                    return Err(unusable(format!(
+                        "{what}: no such guest; there is: {}",
+                        known.join(", ")
+                    )));
+                }
             }
-            let offset = if *role == Role::Kernel {
+        }
+        Ok(())
+    }
+
+    /// The size of a file of its.
+    fn size(&self, module: &Module) -> anyhow::Result<u64> {
+        let wrong = |why: &str| unusable(format!("{}: {why}", self.describe(module)));
+        match fs::metadata(build::guest_file(&module.file)) {
+            Ok(found) if found.is_file() && found.len() > 0 => Ok(found.len()),
+            Ok(found) if found.is_file() => Err(wrong("the file is empty")),
+            Ok(_) => Err(wrong("this is no file")),
+            Err(error) => Err(wrong(&error.to_string())),
+        }
+    }
+
+    fn describe(&self, module: &Module) -> String {
+        format!(
+            "VM '{}', {}={}",
+            self.name(),
+            module.role.name(),
+            module.file.display()
+        )
+    }
+
+    /// Puts its files into `layout` and gives its node with where they are.
+    fn place(&self, layout: &mut Layout) -> anyhow::Result<(DeviceTreeNode, Vec<Placed>)> {
+        let mut domain = self.node.clone();
+        let mut placed = Vec::new();
+        for module in &self.modules {
+            let size = self.size(module)?;
+            let offset = if module.role == Role::Kernel {
                 KERNEL_OFFSET
             } else {
                 0
             };
-            let address = layout.place(&what, size, offset)?;
+            let address = layout.place(&self.describe(module), size, offset)?;
             let mut node = DeviceTreeNode::new(format!("module@{address:x}"))?;
             node.add_property(property(
                 "compatible",
-                strings(&[role.compatible(), "multiboot,module"]),
+                strings(&[module.role.compatible(), "multiboot,module"]),
             )?);
             node.add_property(property("reg", cells(&[address, size]))?);
-            if let Some(bootargs) = bootargs {
+            if let Some(bootargs) = &module.bootargs {
                 node.add_property(property("bootargs", bootargs.as_str())?);
             }
-            self.node.add_child(node);
-            placed.push(Placed { file, address });
+            domain.add_child(node);
+            placed.push(Placed {
+                file: build::guest_file(&module.file),
+                address,
+            });
         }
-        Ok((self.node, placed))
+        Ok((domain, placed))
     }
 }
 
@@ -216,7 +251,7 @@ pub fn add(tree: &mut DeviceTree, vms: &[Vm], layout: &mut Layout) -> anyhow::Re
         tree.root.add_child(DeviceTreeNode::new("chosen")?);
     }
     for vm in vms {
-        let (node, placed) = vm.clone().place(layout)?;
+        let (node, placed) = vm.place(layout)?;
         files.extend(placed);
         let chosen = tree
             .find_node_mut("/chosen")
