@@ -1,11 +1,6 @@
 //! What a decoded load or store does to registers and memory, step by step, against values worked
 //! out by hand from the pseudocode of ARM DDI 0406C, and properties over random instructions.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test that can't go on is a test that fails"
-)]
-
 use armillary::decode::Instruction::{self, A32, T16, T32};
 use armillary::decode::{Access, Form, Reason, Vectors, decode};
 use armillary::regs::{Banked, Banks, Gprs, Regs, mode, psr};
@@ -626,7 +621,7 @@ fn any_instruction() -> impl Strategy<Value = Instruction> {
     prop_oneof![
         any::<u32>().prop_map(|w| A32(w & 0x0fff_ffff | 0xe000_0000)),
         any::<u32>().prop_map(|w| A32(w & 0x0fff_ffff | 0xf000_0000)),
-        any::<u32>().prop_map(|w| A32(w & 0x0e00_fff0 | 0xe000_0090 | w & 0x01ff_0000)),
+        any::<u32>().prop_map(|w| A32(w & 0x01ff_ff6f | 0xe000_0090)),
         any::<u32>().prop_map(|w| A32(w & 0x00ff_ffff | 0xf400_0000)),
         any::<u32>().prop_map(|w| A32(w & 0x01ff_feff | 0xec00_0a00 | w & 0x100)),
         any::<u32>().prop_map(|w| T32(w & 0x01ff_ffff | 0xe800_0000)),
@@ -715,7 +710,6 @@ proptest! {
         let mut once = machine.clone();
         once.regs.cpsr |= if matches!(instruction, A32(_)) { 0 } else { psr::T };
         let mut twice = once.clone();
-        // A swap that is aborted after its load stores nothing, so it may start again too.
         let Ok(false) = twice.run_until(instruction, abort) else {
             return Ok(());
         };
