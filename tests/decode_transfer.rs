@@ -655,16 +655,18 @@ prop_compose! {
 
 /// The base of an instruction, and the register that STREX or SWP writes at the end.
 fn kept(form: Form) -> Vec<u32> {
-    let kept = match form {
-        Form::Single { at, .. } | Form::Dual { at, .. } => vec![at.n],
-        Form::Exclusive { n, d, .. } => vec![n, d],
-        Form::Swap { n, t, .. } => vec![n, t],
-        Form::Multiple { n, .. } | Form::Return { n, .. } | Form::Vector { n, .. } => vec![n],
-        Form::Structure(structure) => vec![structure.n],
-        Form::TableBranch { n, m, .. } => vec![n, m],
+    match form {
+        Form::Single(single) => vec![single.at().n()],
+        Form::Dual { at, .. } => vec![at.n()],
+        Form::Exclusive { n, d, .. } => vec![n.into(), d.into()],
+        Form::Swap { n, t, .. } => vec![n.into(), t.into()],
+        Form::Multiple { n, .. } | Form::Return { n, .. } | Form::Vector { n, .. } => {
+            vec![n.into()]
+        }
+        Form::Structure(structure) => vec![structure.n.into()],
+        Form::TableBranch { n, m, .. } => vec![n.into(), m.into()],
         Form::Hint | Form::Save { .. } => vec![],
-    };
-    kept.into_iter().map(u32::from).collect()
+    }
 }
 
 proptest! {
