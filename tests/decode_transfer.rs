@@ -2,7 +2,7 @@
 //! out by hand from the pseudocode of ARM DDI 0406C, and properties over random instructions.
 
 use armillary::decode::Instruction::{self, A32, T16, T32};
-use armillary::decode::{Access, Form, Reason, Vectors, decode};
+use armillary::decode::{Access, Form, Reason, Transfer, Vectors, decode};
 use armillary::regs::{Banked, Banks, Gprs, Regs, mode, psr};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -90,12 +90,11 @@ impl Machine {
 
     /// Runs one instruction; stops before access number `abort`, as an abort does.
     fn run_until(&mut self, instruction: Instruction, abort: usize) -> Result<bool, Reason> {
-        let op = decode(instruction).map_err(|refusal| refusal.reason)?;
         let mut gprs = Gprs {
             regs: &mut self.regs,
             banks: &mut self.live,
         };
-        let mut transfer = op.start(&gprs).map_err(|refusal| refusal.reason)?;
+        let mut transfer = Transfer::new(instruction, &gprs);
         let mut done = 0;
         while let Some(access) = transfer.next(&gprs) {
             if done == abort {
@@ -434,12 +433,12 @@ fn exclusives_are_marked_and_a_store_reports_its_status() {
 #[test]
 fn a_lost_store_exclusive_stores_nothing_and_says_so() {
     let mut m = user();
-    let op = decode(A32(0xe1a1_4f92)).unwrap(); // strexd r4, r2, r3, [r1]
+    let instruction = A32(0xe1a1_4f92); // strexd r4, r2, r3, [r1]
     let mut gprs = Gprs {
         regs: &mut m.regs,
         banks: &mut m.live,
     };
-    let mut transfer = op.start(&gprs).unwrap();
+    let mut transfer = Transfer::new(instruction, &gprs);
     transfer.lose();
     assert_eq!(transfer.next(&gprs), None);
     transfer.finish(&mut gprs).unwrap();

@@ -13,6 +13,7 @@ pub(super) fn decode(w: u32) -> Result<Form, Reason> {
         return unconditional(w);
     }
     match w >> 25 & 7 {
+        2 | 3 => single(w).map(Form::Single),
         4 => multiple(w),
         0 if w & 0x90 == 0x90 => extra(w),
         6 => vector::coprocessor(w, false),
@@ -20,29 +21,33 @@ pub(super) fn decode(w: u32) -> Result<Form, Reason> {
     }
 }
 
-/// A5.3: whether it is LDR, STR, LDRB, STRB or an unprivileged form of theirs.
+/// A5.3: whether it is LDR, STR, LDRB, STRB or an unprivileged form of theirs; or a media
+/// instruction, which [`single`] tells apart.
 #[inline]
 pub(super) const fn is_single(w: u32) -> bool {
-    w & 0x0c00_0000 == 0x0400_0000 && w < 0xf000_0000 && w & 0x0200_0010 != 0x0200_0010
+    w & 0x0c00_0000 == 0x0400_0000 && w < 0xf000_0000
 }
 
 /// Decodes one.
 #[inline]
-pub(super) fn single(w: u32) -> Result<Form, Reason> {
+pub(super) fn single(w: u32) -> Result<Single, Reason> {
     let bits = w & (REGISTER | BEFORE | UP | BYTE | WRITE | LOAD | OPERANDS);
     let (t, n) = (w >> 12 & 15, w >> 16 & 15);
     let mut single = Single::new(bits);
+    if w & REGISTER != 0 {
+        refuse_if(bit(w, 4), NotMemory)?;
+        refuse_if(w & 15 == 15, Pc)?;
+    }
     if single.at().writeback() {
         refuse_if(n == 15, Pc)?;
         refuse_if(n == t, Overlap)?;
-        if w & (BEFORE | WRITE) == WRITE {
+        if w & BEFORE == 0 && w & WRITE != 0 {
             refuse_if(t == 15 && single.load(), Pc)?;
             single = Single::new(bits | UNPRIVILEGED);
         }
     }
     refuse_if(t == 15 && w & BYTE != 0, Pc)?;
-    refuse_if(w & REGISTER != 0 && w & 15 == 15, Pc)?;
-    Ok(Form::Single(single))
+    Ok(single)
 }
 
 /// A5.2.8 and A5.2.9: halfwords, signed loads, LDRD and STRD; A5.2.10 in the rest of that space.

@@ -3,9 +3,9 @@
 //! A data abort at stage 2 carries a syndrome only for the plainest single loads and stores
 //! (ARM DDI 0406C, B3.13.6). For all others the hypervisor fetches the instruction and asks this
 //! module, in two steps. [`decode`] is a pure function of the instruction: what it transfers, how
-//! its address is formed, or why it is refused. [`Op::start`] adds the registers and gives a
-//! [`Transfer`], which the hypervisor steps through one bus access at a time, so that it may wait
-//! between two of them for a device that another VM models.
+//! its address is formed, or why it is refused. [`Transfer::new`] adds the registers and gives what
+//! the hypervisor steps through one bus access at a time, so that it may wait between two of them
+//! for a device that another VM models.
 //!
 //! What the architecture leaves UNPREDICTABLE is refused with its [`Reason`], never guessed. A
 //! [`Transfer`] does what the pseudocode of A8.8 and B9.3 does, in ascending order of addresses,
@@ -284,12 +284,7 @@ pub enum Lanes {
 /// What is not a load, a store or a memory hint, and what is UNDEFINED or UNPREDICTABLE whatever
 /// the registers hold.
 pub fn decode(instruction: Instruction) -> Result<Op, Refusal> {
-    let form = match instruction {
-        // What a driver's accessors compile to comes first, and alone.
-        Instruction::A32(word) if a32::is_single(word) => a32::single(word),
-        _ => rest(instruction),
-    };
-    match form {
+    match decode_form(instruction) {
         Ok(form) => Ok(Op { instruction, form }),
         Err(reason) => Err(Refusal {
             instruction,
@@ -299,7 +294,7 @@ pub fn decode(instruction: Instruction) -> Result<Op, Refusal> {
 }
 
 #[inline(never)]
-fn rest(instruction: Instruction) -> Result<Form, Reason> {
+fn decode_form(instruction: Instruction) -> Result<Form, Reason> {
     match instruction {
         Instruction::A32(word) => a32::decode(word),
         Instruction::T16(half) => t16::decode(u32::from(half)),

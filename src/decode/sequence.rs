@@ -3,43 +3,12 @@
 //! Nothing that would keep the instruction from starting again is written before the end: a base
 //! that is written back or loaded, the register of SWP, the status of STREX.
 
-use super::transfer::{Access, Jump, Vectors, from_bus, get, interwork, jump_allowed, to_bus};
+use super::transfer::{Access, Cursor, Destination, End, Transfer, Vectors};
+use super::transfer::{from_bus, get, interwork, jump_allowed, to_bus};
 use super::{Bank, Block, Form, Lanes, Reason, Structure};
 use crate::regs::{Banked, Banks, Gprs, Regs, bank, mode, psr};
 
-/// Such a transfer under way.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Sequence {
-    form: Form,
-    /// Of the access to come.
-    address: u32,
-    /// Accesses to come.
-    left: u8,
-    /// The element of VLDn and VSTn to come.
-    cursor: Cursor,
-    /// The register list of LDM and STM, without what is done.
-    list: u16,
-    /// The mode whose bank holds the registers of LDM and STM, and `last`.
-    mode: u32,
-    /// A register that is not written before the end.
-    last: Option<(u8, u32)>,
-    /// What was loaded into pc.
-    target: Option<u32>,
-    /// What RFE loaded into CPSR.
-    psr: u32,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-struct Cursor {
-    /// Register, from the first one of its member.
-    register: u8,
-    /// Lane of the register.
-    lane: u8,
-    /// Member of the structure.
-    member: u8,
-}
-
-/// What [`Sequence::start`] finds out about the accesses.
+/// What the registers say about the accesses.
 struct Plan {
     address: u32,
     left: u8,
@@ -48,55 +17,46 @@ struct Plan {
     last: Option<(u8, u32)>,
 }
 
-impl Sequence {
-    /// Begins; `None` for what makes no access.
+impl Transfer {
+    /// Begins anything but a single transfer.
     #[inline(never)]
-    pub(super) fn start<B: Banks + Vectors>(
-        form: Form,
+    pub(super) fn begin_many<B: Banks + Vectors>(
+        &mut self,
         gprs: &Gprs<'_, B>,
-    ) -> Result<Option<Self>, Reason> {
-        let Some(plan) = Plan::new(form, gprs)? else {
-            return Ok(None);
+    ) -> Result<(), Reason> {
+        let Some(plan) = Plan::new(self.op.form, gprs)? else {
+            return Ok(());
         };
         if plan.address & (plan.alignment - 1) != 0 {
             return Err(Reason::Unaligned);
         }
-        let mut sequence = Self {
-            form,
-            address: plan.address,
-            left: plan.left,
-            cursor: Cursor::default(),
-            list: 0,
-            mode: gprs.regs.mode(),
-            last: plan.last,
-            target: None,
-            psr: 0,
-        };
-        match form {
+        self.address = plan.address;
+        self.left = plan.left;
+        if let Some((n, value)) = plan.last {
+            self.at_the_end(n, value);
+        }
+        match self.op.form {
             Form::Multiple { list, bank, .. } => {
-                sequence.list = list;
+                self.list = list;
                 if bank == Bank::User {
-                    sequence.mode = mode::USR;
+                    self.end = End::Other;
                 }
             }
-            Form::Save { mode, .. } => sequence.mode = u32::from(mode),
+            Form::Save { .. } => self.end = End::Other,
             Form::Structure(Structure {
                 lanes: Lanes::One(lane),
                 ..
-            }) => sequence.cursor.lane = lane,
+            }) => self.cursor.lane = lane,
             _ => {}
         }
-        Ok(Some(sequence))
+        Ok(())
     }
 
-    /// See [`Transfer::next`](super::Transfer::next).
+    /// See [`Transfer::next`].
     #[inline(never)]
-    pub(super) fn next<B: Banks + Vectors>(&self, gprs: &Gprs<'_, B>) -> Option<Access> {
-        if self.left == 0 {
-            return None;
-        }
-        let (load, size) = self.kind()?;
-        Some(Access {
+    pub(super) fn next_of_many<B: Banks + Vectors>(&self, gprs: &Gprs<'_, B>) -> Access {
+        let (load, size) = self.kind();
+        Access {
             address: self.address,
             size,
             value: if load {
@@ -105,20 +65,20 @@ impl Sequence {
                 Some(to_bus(self.value(gprs), size, gprs.regs))
             },
             unprivileged: false,
-            exclusive: matches!(self.form, Form::Exclusive { .. }),
-        })
+            exclusive: matches!(self.op.form, Form::Exclusive { .. }),
+        }
     }
 
     /// What is stored now.
     fn value<B: Banks + Vectors>(&self, gprs: &Gprs<'_, B>) -> u32 {
         let first = self.left == 2;
-        match self.form {
+        match self.op.form {
             Form::Dual { t, t2, .. } | Form::Exclusive { t, t2, size: 8, .. } => {
                 get(gprs, if first { t } else { t2 })
             }
             Form::Exclusive { t, .. } => get(gprs, t),
             Form::Swap { t2, .. } => get(gprs, t2),
-            Form::Multiple { .. } => get_in(gprs, self.mode, self.list.trailing_zeros()),
+            Form::Multiple { .. } => get_in(gprs, self.mode(gprs.regs), self.list.trailing_zeros()),
             Form::Save { .. } if first => get(gprs, 14u32),
             Form::Save { .. } => spsr(gprs.regs.mode()).map_or(0, |spsr| gprs.banks.read(spsr)),
             Form::Vector { .. } => gprs.banks.word(self.word(gprs.regs.big_endian())),
@@ -129,52 +89,64 @@ impl Sequence {
         }
     }
 
-    /// See [`Transfer::complete`](super::Transfer::complete).
+    /// See [`Transfer::complete`].
     #[inline(never)]
-    pub(super) fn complete<B: Banks + Vectors>(&mut self, value: u32, gprs: &mut Gprs<'_, B>) {
-        let Some((load, size)) = self.kind() else {
-            return;
-        };
-        if self.left == 0 {
-            return;
-        }
+    pub(super) fn complete_of_many<B: Banks + Vectors>(
+        &mut self,
+        value: u32,
+        gprs: &mut Gprs<'_, B>,
+    ) {
+        let (load, size) = self.kind();
         if load {
             self.loaded(from_bus(value, size, gprs.regs), gprs);
         }
         self.left -= 1;
-        if !matches!(self.form, Form::Swap { .. }) {
+        if !matches!(self.op.form, Form::Swap { .. }) {
             self.address = self.address.wrapping_add(u32::from(size));
         }
         self.list &= self.list.wrapping_sub(1);
-        if let Form::Structure(structure) = self.form {
+        if let Form::Structure(structure) = self.op.form {
             structure.advance(&mut self.cursor);
         }
     }
 
-    /// See [`Transfer::lose`](super::Transfer::lose).
-    pub(super) fn lose(&mut self) {
-        if let Form::Exclusive { load: false, d, .. } = self.form {
+    /// Ends a store-exclusive whose monitor did not pass: nothing more is stored, the status is 1.
+    /// Other transfers go on.
+    pub fn lose(&mut self) {
+        if let Form::Exclusive { load: false, d, .. } = self.op.form {
             self.left = 0;
-            self.last = Some((d, 1));
+            self.at_the_end(d, 1);
         }
     }
 
-    /// Writes what is left to write, and says where the guest goes on.
+    /// See [`Transfer::finish`].
     #[inline(never)]
-    pub(super) fn finish<B: Banks>(&self, gprs: &mut Gprs<'_, B>) -> Result<Jump, Reason> {
-        let jump = match self.target {
-            Some(target) => Some(self.jump(gprs, target)?),
+    pub(super) fn finish_other<B: Banks>(&self, gprs: &mut Gprs<'_, B>) -> Result<(), Reason> {
+        if let End::Refused(reason) = self.end {
+            return Err(reason);
+        }
+        let destination = match self.target {
+            Some(target) => Some(self.destination(gprs, target)?),
             None => None,
         };
-        if let Some((n, value)) = self.last {
-            set_in(gprs, self.mode, u32::from(n), value);
+        if self.n != 15 {
+            self.set_banked(gprs, self.n, self.last);
         }
-        Ok(jump)
+        match destination {
+            Some((pc, cpsr)) => (gprs.regs.pc, gprs.regs.cpsr) = (pc, cpsr),
+            None => gprs.regs.skip(self.op.instruction.length()),
+        }
+        Ok(())
     }
 
-    fn jump<B: Banks>(&self, gprs: &Gprs<'_, B>, target: u32) -> Result<(u32, u32), Reason> {
+    /// Where the guest goes on after a load of pc.
+    fn destination<B: Banks>(
+        &self,
+        gprs: &Gprs<'_, B>,
+        target: u32,
+    ) -> Result<Destination, Reason> {
         let regs = &*gprs.regs;
-        match self.form {
+        match self.op.form {
             Form::TableBranch { .. } => {
                 let target = gprs.get(15).wrapping_add(target.wrapping_mul(2));
                 Ok((target, regs.cpsr & !psr::IT))
@@ -190,10 +162,11 @@ impl Sequence {
         }
     }
 
-    /// Whether the access to come is a load, and its size; `None` where there is none.
-    fn kind(&self) -> Option<(bool, u8)> {
-        Some(match self.form {
-            Form::Hint | Form::Single(_) => return None,
+    /// Whether the access to come is a load, and its size.
+    fn kind(&self) -> (bool, u8) {
+        match self.op.form {
+            Form::Hint => (false, 0),
+            Form::Single(single) => (single.load(), single.size()),
             Form::Exclusive { load, size, .. } => (load, if size == 8 { 4 } else { size }),
             Form::Swap { size, .. } => (self.left == 2, size),
             Form::TableBranch { size, .. } => (true, size),
@@ -203,14 +176,14 @@ impl Sequence {
             Form::Return { .. } => (true, 4),
             Form::Save { .. } => (false, 4),
             Form::Structure(structure) => (structure.load, structure.width()),
-        })
+        }
     }
 
     /// Puts what was loaded where it belongs.
     fn loaded<B: Banks + Vectors>(&mut self, value: u32, gprs: &mut Gprs<'_, B>) {
         let first = self.left == 2;
         let big_endian = gprs.regs.big_endian();
-        match self.form {
+        match self.op.form {
             Form::Dual { t, t2, at, .. } => {
                 self.load(gprs, if first { t } else { t2 }, at.n() as u8, value);
             }
@@ -218,12 +191,12 @@ impl Sequence {
                 let second = size == 8 && !first;
                 self.load(gprs, if second { t2 } else { t }, n, value);
             }
-            Form::Swap { t, .. } => self.last = Some((t, value)),
-            Form::TableBranch { .. } => self.target = Some(value),
+            Form::Swap { t, .. } => self.at_the_end(t, value),
+            Form::TableBranch { .. } => self.jump_to(value),
             Form::Multiple { n, .. } => {
                 self.load(gprs, self.list.trailing_zeros() as u8, n, value);
             }
-            Form::Return { .. } if first => self.target = Some(value),
+            Form::Return { .. } if first => self.jump_to(value),
             Form::Return { .. } => self.psr = value,
             Form::Vector { .. } => gprs.banks.set_word(self.word(big_endian), value),
             Form::Structure(structure) => {
@@ -236,12 +209,39 @@ impl Sequence {
     /// Loads register `t`; pc and the base `n` only at the end.
     fn load<B: Banks>(&mut self, gprs: &mut Gprs<'_, B>, t: u8, n: u8, value: u32) {
         if t == 15 {
-            self.target = Some(value);
+            self.jump_to(value);
         } else if t == n {
-            self.last = Some((t, value));
+            self.at_the_end(t, value);
         } else {
-            set_in(gprs, self.mode, u32::from(t), value);
+            self.set_banked(gprs, t, value);
         }
+    }
+
+    /// Has register `n` written at the end.
+    fn at_the_end(&mut self, n: u8, value: u32) {
+        (self.n, self.last) = (n, value);
+    }
+
+    /// Has the guest go on at `target`.
+    pub(super) fn jump_to(&mut self, target: u32) {
+        (self.target, self.end) = (Some(target), End::Other);
+    }
+
+    /// The mode whose registers are transferred or written back.
+    fn mode(&self, regs: &Regs) -> u32 {
+        match self.op.form {
+            Form::Multiple {
+                bank: Bank::User, ..
+            } => mode::USR,
+            Form::Save { mode, .. } => u32::from(mode),
+            _ => regs.mode(),
+        }
+    }
+
+    /// Writes register `n` of the bank that is transferred.
+    fn set_banked<B: Banks>(&self, gprs: &mut Gprs<'_, B>, n: u8, value: u32) {
+        let mode = self.mode(gprs.regs);
+        set_in(gprs, mode, u32::from(n), value);
     }
 
     /// The word of the extension registers to transfer now.
@@ -251,7 +251,7 @@ impl Sequence {
             first,
             words,
             ..
-        } = self.form
+        } = self.op.form
         else {
             return 0;
         };
@@ -498,7 +498,7 @@ fn has_spsr(mode: u32) -> Result<(), Reason> {
 }
 
 /// B1.3.3, CPSRWriteByInstr() of a return from an exception, and BranchWritePC().
-fn exception_return(regs: &Regs, target: u32, value: u32) -> Result<(u32, u32), Reason> {
+fn exception_return(regs: &Regs, target: u32, value: u32) -> Result<Destination, Reason> {
     const RESERVED: u32 = 0x00f0_0000;
     let known =
         spsr(value & mode::MASK).is_some() || matches!(value & mode::MASK, mode::USR | mode::SYS);

@@ -135,7 +135,7 @@ impl Address {
     }
 
     /// The address of the access, and the base with the offset added.
-    #[inline]
+    #[inline(always)]
     pub(super) fn resolve<B: Banks>(self, gprs: &Gprs<'_, B>) -> (u32, u32) {
         let mut base = get(gprs, self.n());
         if self.n() == 15 {

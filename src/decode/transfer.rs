@@ -1,7 +1,6 @@
 //! Performing a decoded load or store, one bus access at a time.
 
-use super::sequence::Sequence;
-use super::{Form, Instruction, Op, Reason, Refusal, Single};
+use super::{Form, Instruction, Op, Reason, Refusal, a32, decode_form};
 use crate::regs::{Banks, Gprs, Regs, psr};
 
 /// The extension register file of the vCPU that is loaded, as 64 words: doubleword register n is
@@ -40,117 +39,149 @@ pub struct Access {
 /// guest may start the instruction again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Transfer {
-    instruction: Instruction,
-    state: State,
+    pub(super) op: Op,
+    /// Of the access to come.
+    pub(super) address: u32,
+    /// What register `n` gets at the end.
+    pub(super) last: u32,
+    /// What was loaded into pc.
+    pub(super) target: Option<u32>,
+    /// What was loaded into CPSR.
+    pub(super) psr: u32,
+    /// The register list of LDM and STM, without what is done.
+    pub(super) list: u16,
+    /// The register that is written at the end; 15 for none.
+    pub(super) n: u8,
+    /// Accesses to come.
+    pub(super) left: u8,
+    /// The element of VLDn and VSTn to come.
+    pub(super) cursor: Cursor,
+    pub(super) end: End,
 }
 
+/// A place in the registers of VLDn and VSTn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum State {
-    /// A hint, or the condition failed.
-    Nothing,
-    Single {
-        single: Single,
-        address: u32,
-        /// The base with the offset added.
-        moved: u32,
-        /// What was loaded, for pc.
-        loaded: u32,
-        pending: bool,
-    },
-    Sequence(Sequence),
+pub(super) struct Cursor {
+    /// Register, from the first one of its member.
+    pub(super) register: u8,
+    /// Lane of the register.
+    pub(super) lane: u8,
+    /// Member of the structure.
+    pub(super) member: u8,
 }
 
-/// Where the guest goes on, unless at the next instruction, and its CPSR there.
-pub(super) type Jump = Option<(u32, u32)>;
+/// Where the guest goes on and its CPSR there.
+pub(super) type Destination = (u32, u32);
 
-impl Op {
-    /// Begins the instruction with these registers. One whose condition fails makes no access.
+/// How a transfer ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum End {
+    /// Register `n` is written, the guest goes on at the next instruction.
+    Plain,
+    /// So, but the register may be another mode's, and pc may be loaded.
+    Other,
+    /// Nothing is done.
+    Refused(Reason),
+}
+
+impl Transfer {
+    /// Decodes an instruction and begins it with these registers, which are those of the guest
+    /// that is at it.
     ///
-    /// # Errors
-    /// What is UNPREDICTABLE in the guest's mode, state or place in an IT block, and addresses that
-    /// the instruction can't have.
-    #[inline]
-    pub fn start<B: Banks + Vectors>(&self, gprs: &Gprs<'_, B>) -> Result<Transfer, Refusal> {
-        match self.begin(gprs) {
-            Ok(state) => Ok(Transfer {
-                instruction: self.instruction,
-                state,
-            }),
-            Err(reason) => Err(Refusal {
-                instruction: self.instruction,
-                reason,
-            }),
+    /// One whose condition fails makes no access. Nor does one that [`decode`](super::decode)
+    /// refuses, or that the guest's mode, state, place in an IT block or address makes
+    /// UNPREDICTABLE: [`finish`](Self::finish) says so.
+    #[inline(never)]
+    pub fn new<B: Banks + Vectors>(instruction: Instruction, gprs: &Gprs<'_, B>) -> Self {
+        let mut transfer = Self {
+            op: Op {
+                instruction,
+                form: Form::Hint,
+            },
+            address: 0,
+            last: 0,
+            target: None,
+            psr: 0,
+            list: 0,
+            n: 15,
+            left: 0,
+            cursor: Cursor {
+                register: 0,
+                lane: 0,
+                member: 0,
+            },
+            end: End::Plain,
+        };
+        if let Err(reason) = transfer.begin(gprs) {
+            transfer.left = 0;
+            transfer.end = End::Refused(reason);
         }
+        transfer
     }
 
-    #[inline]
-    fn begin<B: Banks + Vectors>(&self, gprs: &Gprs<'_, B>) -> Result<State, Reason> {
+    #[inline(always)]
+    fn begin<B: Banks + Vectors>(&mut self, gprs: &Gprs<'_, B>) -> Result<(), Reason> {
         let regs = &*gprs.regs;
         if regs.cpsr & psr::J != 0 {
             return Err(Reason::State);
         }
-        let condition = self.condition(regs);
+        let (condition, form) = match self.op.instruction {
+            // What a driver's accessors compile to comes first, and alone.
+            Instruction::A32(word) if a32::is_single(word) => {
+                (word >> 28, Form::Single(a32::single(word)?))
+            }
+            Instruction::A32(word) => (word >> 28, a32::decode(word)?),
+            thumb => match (regs.it_state(), decode_form(thumb)?) {
+                (0, form) => (14, form),
+                (it, form) => (u32::from(it >> 4), form),
+            },
+        };
         if condition < 14 && !regs.condition(condition) {
-            return Ok(State::Nothing);
+            return Ok(());
         }
-        let Form::Single(single) = self.form else {
-            return Ok(match Sequence::start(self.form, gprs)? {
-                Some(sequence) => State::Sequence(sequence),
-                None => State::Nothing,
-            });
+        self.op.form = form;
+        let Form::Single(single) = form else {
+            return self.begin_many(gprs);
         };
         let (address, moved) = single.at().resolve(gprs);
-        if single.load() && single.t() == 15 {
+        if single.t() == 15 && single.load() {
             jump_allowed(regs)?;
             if address & 3 != 0 {
                 return Err(Reason::Target);
             }
         }
-        Ok(State::Single {
-            single,
-            address,
-            moved,
-            loaded: 0,
-            pending: true,
-        })
-    }
-
-    /// The condition under which it executes.
-    #[inline]
-    fn condition(&self, regs: &Regs) -> u32 {
-        match self.instruction {
-            Instruction::A32(word) => word >> 28,
-            _ => match regs.it_state() {
-                0 => 14,
-                it => u32::from(it >> 4),
-            },
+        self.address = address;
+        self.left = 1;
+        if single.at().writeback() {
+            self.last = moved;
+            self.n = single.at().n() as u8;
         }
+        Ok(())
     }
-}
 
-impl Transfer {
+    /// What is performed; a hint where the condition failed, or where it is refused.
+    #[must_use]
+    pub const fn op(&self) -> Op {
+        self.op
+    }
+
     /// The access to perform now; `None` when there is no more.
     #[inline]
     pub fn next<B: Banks + Vectors>(&self, gprs: &Gprs<'_, B>) -> Option<Access> {
-        let (single, address) = match &self.state {
-            State::Single {
-                single,
-                address,
-                pending: true,
-                ..
-            } => (single, *address),
-            State::Sequence(sequence) => return sequence.next(gprs),
-            _ => return None,
-        };
-        let value = if single.load() {
-            None
-        } else {
-            Some(to_bus(get(gprs, single.t()), single.size(), gprs.regs))
+        if self.left == 0 {
+            return None;
+        }
+        let Form::Single(single) = self.op.form else {
+            return Some(self.next_of_many(gprs));
         };
         Some(Access {
-            address,
+            address: self.address,
             size: single.size(),
-            value,
+            value: if single.load() {
+                None
+            } else {
+                Some(to_bus(get(gprs, single.t()), single.size(), gprs.regs))
+            },
             unprivileged: single.unprivileged(),
             exclusive: false,
         })
@@ -160,77 +191,42 @@ impl Transfer {
     /// byte order, bits above the size ignored; anything after a store.
     #[inline]
     pub fn complete<B: Banks + Vectors>(&mut self, value: u32, gprs: &mut Gprs<'_, B>) {
-        match &mut self.state {
-            State::Nothing => {}
-            State::Single {
-                single,
-                loaded,
-                pending,
-                ..
-            } => {
-                *pending = false;
-                if single.load() {
-                    *loaded = single.extend(from_bus(value, single.size(), gprs.regs));
-                    set(gprs, single.t(), *loaded);
-                }
-            }
-            State::Sequence(sequence) => sequence.complete(value, gprs),
+        if self.left == 0 {
+            return;
         }
-    }
-
-    /// Ends a store-exclusive whose monitor did not pass: nothing more is stored, the status is 1. Other
-    /// transfers go on.
-    pub fn lose(&mut self) {
-        if let State::Sequence(sequence) = &mut self.state {
-            sequence.lose();
+        let Form::Single(single) = self.op.form else {
+            return self.complete_of_many(value, gprs);
+        };
+        self.left = 0;
+        if single.load() {
+            let value = single.extend(from_bus(value, single.size(), gprs.regs));
+            if single.t() == 15 {
+                self.jump_to(value);
+            } else {
+                set(gprs, single.t(), value);
+            }
         }
     }
 
     /// Completes the instruction: the base is written back, pc and CPSR are set.
     ///
     /// # Errors
-    /// A jump or a return from an exception that is UNPREDICTABLE. Nothing is changed then.
+    /// What is refused, see [`new`](Self::new), and a jump or a return from an exception that is
+    /// UNPREDICTABLE. Base, pc and CPSR are as before then.
     #[inline]
     pub fn finish<B: Banks + Vectors>(&self, gprs: &mut Gprs<'_, B>) -> Result<(), Refusal> {
-        let jump = match &self.state {
-            State::Nothing => Ok(None),
-            State::Single {
-                single,
-                moved,
-                loaded,
-                ..
-            } => finish_single(*single, *moved, *loaded, gprs),
-            State::Sequence(sequence) => sequence.finish(gprs),
-        };
-        match jump {
-            Ok(None) => gprs.regs.skip(self.instruction.length()),
-            Ok(Some((pc, cpsr))) => (gprs.regs.pc, gprs.regs.cpsr) = (pc, cpsr),
-            Err(reason) => {
-                return Err(Refusal {
-                    instruction: self.instruction,
-                    reason,
-                });
-            }
+        if self.end != End::Plain {
+            return self.finish_other(gprs).map_err(|reason| Refusal {
+                instruction: self.op.instruction,
+                reason,
+            });
         }
+        if self.n != 15 {
+            set(gprs, self.n, self.last);
+        }
+        gprs.regs.skip(self.op.instruction.length());
         Ok(())
     }
-}
-
-#[inline]
-fn finish_single<B: Banks>(
-    single: Single,
-    moved: u32,
-    loaded: u32,
-    gprs: &mut Gprs<'_, B>,
-) -> Result<Jump, Reason> {
-    let mut jump = None;
-    if single.load() && single.t() == 15 {
-        jump = Some(interwork(gprs.regs, loaded)?);
-    }
-    if single.at().writeback() {
-        set(gprs, single.at().n(), moved);
-    }
-    Ok(jump)
 }
 
 /// Reads register `n`. Those that no mode banks are most of them, and need no lookup.
@@ -246,7 +242,8 @@ pub(super) fn get<B: Banks>(gprs: &Gprs<'_, B>, n: impl Into<u32>) -> u32 {
 
 /// Writes register `n`; 15 is ignored.
 #[inline]
-pub(super) fn set<B: Banks>(gprs: &mut Gprs<'_, B>, n: u32, value: u32) {
+pub(super) fn set<B: Banks>(gprs: &mut Gprs<'_, B>, n: impl Into<u32>, value: u32) {
+    let n = n.into();
     if n < 8 {
         gprs.regs.r[(n & 7) as usize] = value;
     } else {
@@ -263,7 +260,7 @@ pub(super) fn jump_allowed(regs: &Regs) -> Result<(), Reason> {
 }
 
 /// A2.3.2, LoadWritePC().
-pub(super) fn interwork(regs: &Regs, target: u32) -> Result<(u32, u32), Reason> {
+pub(super) fn interwork(regs: &Regs, target: u32) -> Result<Destination, Reason> {
     // A jump ends an IT block.
     let cpsr = regs.cpsr & !(psr::T | psr::IT);
     match target & 3 {
