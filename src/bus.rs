@@ -5,8 +5,12 @@
 /// A device that is emulated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Device {
+    /// The interrupt controller's distributor.
+    Gicd,
     /// The console UART, a PL011.
     Uart,
+    /// The real-time clock, a PL031.
+    Rtc,
 }
 
 /// A device's place.
@@ -20,14 +24,42 @@ pub struct Place {
 }
 
 /// Every device, by slot.
-pub const PLACES: [Place; 1] = [Place {
-    device: Device::Uart,
-    base: 0x0900_0000,
-    size: 0x1000,
-}];
+pub const PLACES: [Place; 3] = [
+    Place {
+        device: Device::Gicd,
+        base: GIC,
+        size: 0x1000,
+    },
+    Place {
+        device: Device::Uart,
+        base: 0x0900_0000,
+        size: 0x1000,
+    },
+    Place {
+        device: Device::Rtc,
+        base: 0x0901_0000,
+        size: 0x1000,
+    },
+];
 
-/// Where the interrupt controller begins.
+/// Interrupts of the devices, and of the timers.
+pub mod interrupt {
+    /// The virtual timer, a private interrupt.
+    pub const VIRTUAL_TIMER: u32 = 27;
+    /// The physical timer, a private interrupt.
+    pub const PHYSICAL_TIMER: u32 = 30;
+    /// The console UART: SPI 1.
+    pub const UART: u32 = 33;
+    /// The real-time clock: SPI 2.
+    pub const RTC: u32 = 34;
+    /// Shared interrupts that a guest has, as QEMU's `virt` machine.
+    pub const SHARED: usize = 256;
+}
+
+/// Where the interrupt controller begins: its distributor.
 pub const GIC: u32 = 0x0800_0000;
+/// Where its CPU interface is: the hardware's GICV, of two pages.
+pub const GICC: u32 = 0x0801_0000;
 /// Where RAM begins.
 pub const RAM: u32 = 0x4000_0000;
 

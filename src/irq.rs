@@ -1,35 +1,53 @@
 //! Physical interrupts: whose they are, and who is told.
 
 use crate::machine;
+use crate::vcpu::Vcpu;
 
-/// What an interrupt means for the CPU that took it.
+/// What an interrupt leaves to do for the CPU that took it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Interrupt {
-    /// Nothing more to do.
+    /// Nothing.
     None,
     /// Another CPU has asked for something.
     Kick,
     /// The Hyp timer: a slice is over or a vCPU's deadline has come.
-    Slice,
+    Deadline,
+    /// The console has something.
+    Console,
 }
 
-/// Takes the interrupt that is pending, if one is.
+/// Takes the interrupt that is pending, if one is; `loaded` is the vCPU that is live.
 #[inline(always)]
-pub fn take() -> Interrupt {
+pub fn take(loaded: Option<&mut Vcpu>) -> Interrupt {
     let acknowledged = machine::acknowledge();
     let id = acknowledged & 0x3ff;
     if id >= machine::SPURIOUS {
         return Interrupt::None;
     }
     machine::end(acknowledged);
-    let meaning = if id == machine::KICK {
-        Interrupt::Kick
-    } else if id == machine::hyp_timer() {
-        machine::clear_deadline();
-        Interrupt::Slice
-    } else {
-        Interrupt::None
+    let wiring = machine::wiring();
+    if id == wiring.virtual_timer
+        && let Some(vcpu) = loaded
+    {
+        // It stays active: the guest deactivates it.
+        vcpu.virtual_timer_fired();
+        return Interrupt::None;
+    }
+    let left = match id {
+        machine::KICK => Interrupt::Kick,
+        _ if id == wiring.hyp_timer => {
+            machine::clear_deadline();
+            Interrupt::Deadline
+        }
+        _ if id == wiring.maintenance => {
+            if let Some(vcpu) = loaded {
+                vcpu.sync();
+            }
+            Interrupt::None
+        }
+        _ if Some(id) == wiring.console => Interrupt::Console,
+        _ => Interrupt::None,
     };
     machine::deactivate(acknowledged);
-    meaning
+    left
 }

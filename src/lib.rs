@@ -50,4 +50,6 @@ pub mod exit;
 #[cfg(target_os = "none")]
 pub mod irq;
 #[cfg(target_os = "none")]
+pub mod monitor;
+#[cfg(target_os = "none")]
 pub mod run;

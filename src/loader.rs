@@ -1,7 +1,7 @@
 //! A VM's memory: RAM and devices in its stage 2, and its modules loaded.
 
 use crate::addr::{Ipa, PAGE, Pa};
-use crate::bus::{PLACES, RAM};
+use crate::bus::{GICC, PLACES, RAM};
 use crate::fdt::{ConfigError, Guest, Range, VmConfig};
 use crate::image::{self, Image, ImageError, Source};
 use crate::machine::{self, Pool};
@@ -121,6 +121,8 @@ impl Memory {
                 place.device as u32,
             )?);
         }
+        let gicv = machine::wiring().gicv.start;
+        owed = owed.and(space.map(Ipa(GICC.into()), gicv, 2 * PAGE, Attrs::DEVICE)?);
         if owed == Flush::Vmid {
             space.tables_mut().flush();
         }
@@ -230,7 +232,7 @@ impl Tree {
                 initrd,
                 seed: None,
                 flash: false,
-                rtc: false,
+                rtc: true,
                 virtio: 0,
             }
             .tree(),

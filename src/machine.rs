@@ -1,7 +1,10 @@
 //! What the hypervisor asks of the machine, as safe calls; `arch/fake.rs` answers them on the host.
 
+use crate::addr::Pa;
 use crate::driver::gic::{self, Gic};
-use core::sync::atomic::{AtomicU32, Ordering};
+use crate::fdt::Range;
+use crate::psci::Workaround;
+use spin::Once;
 
 pub use crate::arch::cache::forget_instructions;
 pub use crate::arch::context::{
@@ -13,7 +16,7 @@ pub use crate::arch::tables::Pool;
 pub use crate::arch::tlb::flush_all_vmids;
 pub use crate::arch::{vfp, window};
 pub use crate::console::put as console_put;
-pub use crate::driver::gic::{KICK, SPURIOUS};
+pub use crate::driver::gic::{KICK, ListRegisters, SPURIOUS};
 
 /// Takes the interrupt of highest priority: its number in bits 9:0; [`SPURIOUS`] and above: none.
 #[inline(always)]
@@ -51,18 +54,82 @@ pub fn wait() {
     aarch32_cpu::asm::wfi();
 }
 
-static HYP_TIMER: AtomicU32 = AtomicU32::new(26);
-
-/// Interrupt number of the Hyp timer.
-#[inline(always)]
-#[must_use]
-pub fn hyp_timer() -> u32 {
-    HYP_TIMER.load(Ordering::Relaxed)
+/// Where the machine's interrupts and the guests' CPU interface are.
+#[derive(Clone, Copy, Debug)]
+pub struct Wiring {
+    /// Interrupt number of the Hyp timer.
+    pub hyp_timer: u32,
+    /// Interrupt number of the virtual timer.
+    pub virtual_timer: u32,
+    /// Interrupt number of the maintenance interrupt.
+    pub maintenance: u32,
+    /// Interrupt number of the console UART, if it has one.
+    pub console: Option<u32>,
+    /// The virtual CPU interface, GICV.
+    pub gicv: Range,
+    /// Counter ticks per second.
+    pub frequency: u32,
 }
 
-/// Sets what [`hyp_timer`] answers: as the device tree says.
-pub fn set_hyp_timer(id: u32) {
-    HYP_TIMER.store(id, Ordering::Relaxed);
+static WIRING: Once<Wiring> = Once::new();
+
+/// Sets what [`wiring`] answers; once, before any vCPU runs.
+pub fn set_wiring(wiring: Wiring) {
+    WIRING.call_once(|| wiring);
+}
+
+/// Where the machine's interrupts are: QEMU's before [`set_wiring`].
+#[inline(always)]
+#[must_use]
+pub fn wiring() -> &'static Wiring {
+    const QEMU: Wiring = Wiring {
+        hyp_timer: 26,
+        virtual_timer: 27,
+        maintenance: 25,
+        console: None,
+        gicv: Range {
+            start: Pa(0x0804_0000),
+            size: 0x2000,
+        },
+        frequency: 62_500_000,
+    };
+    WIRING.get().unwrap_or(&QEMU)
+}
+
+/// This CPU's list registers; `None` before the interrupt controller is set up.
+#[inline(always)]
+#[must_use]
+pub fn list_registers() -> Option<ListRegisters> {
+    gic::gic().map(Gic::list_registers)
+}
+
+/// Makes the private interrupt `id` of this CPU active, or inactive.
+pub fn set_private_active(id: u32, on: bool) {
+    if let Some(gic) = gic::gic() {
+        gic.set_private_active(id, on);
+    }
+}
+
+/// Forgets this CPU's branch predictions, where that mitigates Spectre (BPIALL; on a Cortex-A15
+/// only ICIALLU does, and only where firmware has set ACTLR[0]).
+pub fn forget_branches() {
+    crate::arch::cache::forget_branches();
+}
+
+/// Whether guests have to mitigate branch target injection (CVE-2017-5715), and can: a Cortex-A7 has
+/// nothing to be injected, the others forget their predictions on request.
+#[must_use]
+pub fn spectre_v2() -> Workaround {
+    match crate::arch::boot::midr() >> 4 & 0xfff {
+        0xc07 => Workaround::NotRequired,
+        _ => Workaround::Required,
+    }
+}
+
+/// The same for branch history injection (CVE-2022-23960).
+#[must_use]
+pub fn spectre_bhb() -> Workaround {
+    spectre_v2()
 }
 
 /// This core's `compatible` in device trees (MIDR, ARM DDI 0406C, B4.1.105).

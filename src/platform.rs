@@ -117,7 +117,17 @@ pub fn init(board: &Board) -> Option<()> {
     if let Some(psci) = board.psci {
         smc::init(psci);
     }
-    machine::set_hyp_timer(board.timer.hyp);
+    machine::set_wiring(machine::Wiring {
+        hyp_timer: board.timer.hyp,
+        virtual_timer: board.timer.virt,
+        maintenance: board.gic.maintenance,
+        console: board
+            .uart
+            .and_then(|uart| uart.interrupt)
+            .map(|interrupt| interrupt.id),
+        gicv: board.gic.gicv,
+        frequency: frequency(board),
+    });
     init_cpu(board, 0);
     Some(())
 }

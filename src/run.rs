@@ -8,10 +8,12 @@ use crate::exit::{self, Next};
 use crate::fdt::VmConfig;
 use crate::irq::{self, Interrupt};
 use crate::loader::Start;
-use crate::machine::{self, vfp};
+use crate::machine::{self, Live, vfp};
+use crate::monitor;
 use crate::regs::{mode, psr};
 use crate::vcpu::{State, Vcpu};
-use crate::vm::{MAX_CPUS, Stop, Vm, request};
+use crate::vm::{MAX_CPUS, Vm, request};
+use crate::vtimer::Timer;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use spin::Mutex;
@@ -68,6 +70,8 @@ pub struct Cpu {
     vfp: Option<usize>,
     /// Where the search for the next vCPU begins.
     next: usize,
+    /// When the vCPU that runs gives way to the others that are ready, ticks.
+    slice_end: Option<u64>,
     slice_ticks: u64,
 }
 
@@ -75,14 +79,14 @@ impl Cpu {
     /// CPU number `index`, whose counter runs at `frequency` Hz.
     #[must_use]
     pub fn new(index: usize, frequency: u32) -> Self {
-        let slice_ticks = u64::from(frequency) * SLICE >> 8;
         Self {
             index,
             vcpus: Vec::new(),
             loaded: None,
             vfp: None,
             next: 0,
-            slice_ticks,
+            slice_end: None,
+            slice_ticks: (u64::from(frequency) * SLICE) >> 8,
         }
     }
 
@@ -108,16 +112,29 @@ impl Cpu {
         }
         for index in 0..self.vcpus.len() {
             let requests = self.vcpus[index].link().take();
-            if requests & request::STOP != 0 {
-                self.leave(index);
+            if requests != 0 {
+                self.serve(index, requests);
             }
-            if requests & request::START != 0 {
-                self.start(index);
+        }
+    }
+
+    fn serve(&mut self, index: usize, requests: u32) {
+        let starting = requests & request::START != 0;
+        if requests & request::STOP != 0 {
+            self.leave(index, starting);
+        } else if starting {
+            self.start(index);
+        }
+        let vcpu = &mut self.vcpus[index];
+        if self.loaded == Some(index) {
+            if requests & request::SYNC != 0 {
+                vcpu.sync();
+            } else {
+                vcpu.flush();
             }
-            let vcpu = &mut self.vcpus[index];
-            if requests & request::WAKE != 0 && matches!(vcpu.state, State::Waiting(_)) {
-                vcpu.state = State::Ready;
-            }
+        }
+        if requests & request::WAKE != 0 && matches!(vcpu.state, State::Waiting(_)) {
+            vcpu.state = State::Ready;
         }
     }
 
@@ -134,59 +151,140 @@ impl Cpu {
 
     /// Waits for an interrupt: a kick, or the deadline of a vCPU that waits.
     fn idle(&mut self) {
-        let now = machine::now();
-        let mut earliest: Option<u64> = None;
-        for vcpu in &mut self.vcpus {
-            if let State::Waiting(Some(deadline)) = vcpu.state {
-                if deadline <= now {
-                    vcpu.state = State::Ready;
-                    return;
-                }
-                earliest = Some(earliest.map_or(deadline, |other| other.min(deadline)));
+        self.slice_end = None;
+        if self.wake_due() {
+            return;
+        }
+        self.set_deadline();
+        machine::wait();
+        let loaded = self.loaded.map(|index| &mut *self.vcpus[index]);
+        let interrupt = irq::take(loaded);
+        if interrupt == Interrupt::Console {
+            monitor::input();
+        }
+        // Whatever it was, the vCPU that is live may have something pending now.
+        if let Some(index) = self.loaded
+            && matches!(self.vcpus[index].state, State::Waiting(_))
+        {
+            self.vcpus[index].update_timer();
+            if self.vcpus[index].pending() {
+                self.vcpus[index].state = State::Ready;
             }
         }
-        match earliest {
+    }
+
+    /// Makes the vCPUs ready whose deadlines have come; whether there are any.
+    fn wake_due(&mut self) -> bool {
+        let mut any = false;
+        for vcpu in &mut self.vcpus {
+            if let State::Waiting(Some(deadline)) = vcpu.state
+                && deadline <= machine::now()
+            {
+                vcpu.state = State::Ready;
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// Sets the Hyp timer to the first thing that is due: the end of the slice, a deadline of a vCPU
+    /// that waits, or of the physical timer of the one that is live.
+    fn set_deadline(&self) {
+        let mut first = self.slice_end;
+        let mut at = |deadline: Option<u64>| {
+            if let Some(deadline) = deadline {
+                first = Some(first.map_or(deadline, |first| first.min(deadline)));
+            }
+        };
+        for (index, vcpu) in self.vcpus.iter().enumerate() {
+            if self.loaded == Some(index) {
+                at(vcpu.timer.deadline(machine::now()));
+            } else if let State::Waiting(deadline) = vcpu.state {
+                at(deadline);
+            }
+        }
+        match first {
             Some(deadline) => machine::set_deadline(deadline),
             None => machine::clear_deadline(),
         }
-        machine::wait();
-        irq::take();
+    }
+
+    /// What the vCPU that runs may do depends on whether it has its CPU to itself.
+    fn share(&mut self, index: usize) {
+        let others = |wanted: fn(State) -> bool| {
+            let mut others = self
+                .vcpus
+                .iter()
+                .enumerate()
+                .filter(|(other, _)| *other != index);
+            others.any(|(_, vcpu)| wanted(vcpu.state))
+        };
+        let alone = !others(|state| state != State::Off);
+        if !others(|state| state == State::Ready) {
+            self.slice_end = None;
+        } else if self.slice_end.is_none() {
+            self.slice_end = Some(machine::now() + self.slice_ticks);
+        }
+        Live::trap_wfi(!alone);
+        self.set_deadline();
     }
 
     /// Runs vCPU `index` until something other than itself has to be done.
     fn turn(&mut self, index: usize) {
         self.load(index);
-        let alone = self
-            .vcpus
-            .iter()
-            .filter(|vcpu| vcpu.state != State::Off)
-            .count()
-            == 1;
-        machine::Live::trap_wfi(!alone);
-        if alone {
-            machine::clear_deadline();
-        } else {
-            machine::set_deadline(machine::now() + self.slice_ticks);
-        }
+        self.slice_end = None;
+        self.share(index);
         loop {
-            let vcpu = &mut self.vcpus[index];
+            let vcpu = &mut *self.vcpus[index];
             let exit = machine::enter(&mut vcpu.context);
             match exit::handle(vcpu, exit) {
                 Next::Resume => {}
-                Next::Interrupt => match irq::take() {
+                Next::Interrupt => match irq::take(Some(vcpu)) {
                     Interrupt::None => {}
-                    Interrupt::Kick | Interrupt::Slice => return,
+                    interrupt => {
+                        if !self.interrupted(index, interrupt) {
+                            return;
+                        }
+                    }
                 },
                 Next::Vfp => self.give_vfp(index),
+                Next::Timer => self.set_deadline(),
                 Next::Yield => return,
                 Next::Wait => {
-                    vcpu.state = State::Waiting(None);
+                    if !vcpu.pending() {
+                        vcpu.state = State::Waiting(None);
+                        return;
+                    }
+                }
+                Next::Off => return self.leave(index, false),
+                Next::Stop(stop) => {
+                    vcpu.vm.stop(stop);
+                    self.take_requests();
                     return;
                 }
-                Next::Off => return self.leave(index),
-                Next::Stop(stop) => return self.stop(index, stop),
             }
         }
+    }
+
+    /// Does what an interrupt left to do; whether vCPU `index` goes on.
+    fn interrupted(&mut self, index: usize, interrupt: Interrupt) -> bool {
+        match interrupt {
+            Interrupt::None => return true,
+            Interrupt::Kick => self.take_requests(),
+            Interrupt::Console => monitor::input(),
+            Interrupt::Deadline => {
+                self.wake_due();
+                self.vcpus[index].update_timer();
+            }
+        }
+        if self.vcpus[index].state != State::Ready || self.loaded != Some(index) {
+            return false;
+        }
+        let over = self.slice_end.is_some_and(|end| machine::now() >= end);
+        if !over {
+            self.share(index);
+        }
+        !over
     }
 
     /// Makes vCPU `index` the one that is live.
@@ -201,13 +299,19 @@ impl Cpu {
             vcpu.vm.vttbr(self.index),
             self.vfp == Some(index),
         );
+        vcpu.load_interrupts();
         self.loaded = Some(index);
     }
 
     /// Takes the vCPU that is live from the hardware.
     fn put(&mut self) {
         if let Some(index) = self.loaded.take() {
-            machine::put(&mut self.vcpus[index].context);
+            let vcpu = &mut self.vcpus[index];
+            vcpu.put_interrupts();
+            machine::put(&mut vcpu.context);
+            if matches!(vcpu.state, State::Waiting(_)) {
+                vcpu.state = vcpu.waiting();
+            }
         }
     }
 
@@ -224,19 +328,13 @@ impl Cpu {
     fn start(&mut self, index: usize) {
         self.forget(index);
         let vcpu = &mut self.vcpus[index];
-        let start = vcpu
-            .vm
-            .lock()
-            .starts
-            .get(vcpu.index)
-            .copied()
-            .unwrap_or_default();
-        vcpu.context = vcpu.vm.context(vcpu.index);
         let Start {
             entry,
             thumb,
             registers,
-        } = start;
+        } = vcpu.vm.started(vcpu.index);
+        vcpu.context = vcpu.vm.context(vcpu.index);
+        vcpu.timer = Timer::default();
         let regs = vcpu.context.regs_mut();
         regs.r[..3].copy_from_slice(&registers);
         regs.pc = entry;
@@ -254,18 +352,13 @@ impl Cpu {
         }
     }
 
-    /// vCPU `index` is off from now on.
-    fn leave(&mut self, index: usize) {
+    /// vCPU `index` is off from now on. It counts as on if it was about to start.
+    fn leave(&mut self, index: usize, starting: bool) {
         self.forget(index);
         let vcpu = &mut self.vcpus[index];
-        if vcpu.state != State::Off {
+        if starting || vcpu.state != State::Off {
             vcpu.state = State::Off;
             vcpu.vm.left(vcpu.index);
         }
-    }
-
-    /// vCPU `index` stops its VM.
-    fn stop(&mut self, index: usize, stop: Stop) {
-        self.vcpus[index].vm.stop(stop);
     }
 }

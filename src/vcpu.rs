@@ -1,57 +1,13 @@
-//! A vCPU, as the CPU that runs it has it.
+//! A vCPU, as the CPU that runs it has it: its registers, and what it does to its VM's devices.
 
-use crate::bus::{Access, Device};
-use crate::machine::{Context, LiveBanks};
+use crate::bus::{Access, Device, interrupt};
+use crate::line::Line;
+use crate::machine::{self, Context, ListRegisters, LiveBanks};
 use crate::regs::Gprs;
-use crate::vm::{Link, Vm};
+use crate::vgic::Kick;
+use crate::vm::{Link, State as Shared, Vm, request};
+use crate::vtimer::{self, Timer};
 use alloc::sync::Arc;
-
-/// The physical timer of a vCPU (ARM DDI 0406C, B8.1.5).
-#[derive(Clone, Copy, Default, Debug)]
-pub struct PhysicalTimer {
-    ctl: u32,
-    cval: u64,
-}
-
-impl PhysicalTimer {
-    /// CNTP_CTL at `now`, ticks: ISTATUS where it is enabled and due.
-    #[must_use]
-    pub fn ctl(&self, now: u64) -> u32 {
-        self.ctl
-            | if self.ctl & 1 != 0 && now >= self.cval {
-                4
-            } else {
-                0
-            }
-    }
-
-    /// Sets CNTP_CTL.
-    pub fn set_ctl(&mut self, value: u32) {
-        self.ctl = value & 3;
-    }
-
-    /// CNTP_TVAL at `now`, ticks.
-    #[must_use]
-    pub fn tval(&self, now: u64) -> u32 {
-        self.cval.wrapping_sub(now) as u32
-    }
-
-    /// Sets CNTP_TVAL at `now`, ticks.
-    pub fn set_tval(&mut self, value: u32, now: u64) {
-        self.cval = now.wrapping_add(i64::from(value as i32) as u64);
-    }
-
-    /// CNTP_CVAL.
-    #[must_use]
-    pub fn cval(&self) -> u64 {
-        self.cval
-    }
-
-    /// Sets CNTP_CVAL.
-    pub fn set_cval(&mut self, value: u64) {
-        self.cval = value;
-    }
-}
 
 /// What a vCPU is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -102,7 +58,7 @@ pub struct Vcpu {
     /// What it is doing.
     pub state: State,
     /// Its physical timer, which is emulated.
-    pub timer: PhysicalTimer,
+    pub timer: Timer,
     banks: LiveBanks,
     exits: [u64; REASONS],
 }
@@ -112,14 +68,15 @@ impl Vcpu {
     #[must_use]
     pub fn new(vm: Arc<Vm>, index: usize) -> Self {
         let context = vm.context(index);
+        let (timer, exits) = (Timer::default(), [0; REASONS]);
         Self {
             vm,
             index,
             context,
             state: State::Off,
-            timer: PhysicalTimer::default(),
+            timer,
             banks: LiveBanks,
-            exits: [0; REASONS],
+            exits,
         }
     }
 
@@ -127,80 +84,6 @@ impl Vcpu {
     #[must_use]
     pub fn link(&self) -> &Link {
         &self.vm.links[self.index]
-    }
-
-    /// Its general registers by number.
-    pub fn gprs(&mut self) -> Gprs<'_, LiveBanks> {
-        Gprs {
-            regs: self.context.regs_mut(),
-            banks: &mut self.banks,
-        }
-    }
-
-    /// Register `n`, below 15.
-    #[inline(always)]
-    #[must_use]
-    pub fn gpr(&self, n: u32) -> u32 {
-        // No mode banks the low ones.
-        match self.context.regs().r.get(n as usize) {
-            Some(&value) if n < 8 => value,
-            _ => self.banked_gpr(n),
-        }
-    }
-
-    #[inline(never)]
-    fn banked_gpr(&self, n: u32) -> u32 {
-        let mut regs = *self.context.regs();
-        Gprs {
-            regs: &mut regs,
-            banks: &mut LiveBanks,
-        }
-        .get(n)
-    }
-
-    /// Sets register `n`, below 15.
-    #[inline(always)]
-    pub fn set_gpr(&mut self, n: u32, value: u32) {
-        match self.context.regs_mut().r.get_mut(n as usize) {
-            Some(register) if n < 8 => *register = value,
-            _ => self.set_banked_gpr(n, value),
-        }
-    }
-
-    #[inline(never)]
-    fn set_banked_gpr(&mut self, n: u32, value: u32) {
-        self.gprs().set(n, value);
-    }
-
-    /// Performs a load or store of the guest at `device`; what a load gets.
-    #[inline(always)]
-    pub fn access(&mut self, device: Device, access: Access) -> u32 {
-        match device {
-            Device::Uart => self.uart(access),
-        }
-    }
-
-    fn uart(&mut self, access: Access) -> u32 {
-        let Access {
-            offset,
-            width,
-            store,
-        } = access;
-        let mut state = self.vm.lock();
-        match store {
-            None => {
-                let (value, _line) = state.uart.read(offset, width);
-                value
-            }
-            Some(value) => {
-                let effect = state.uart.write(offset, width, value);
-                drop(state);
-                if let Some(byte) = effect.tx {
-                    self.vm.print(byte);
-                }
-                0
-            }
-        }
     }
 
     /// Counts an exit.
@@ -217,5 +100,280 @@ impl Vcpu {
             0 => Some(self.exits.iter().sum()),
             _ => self.exits.get(reason as usize).copied(),
         }
+    }
+}
+
+/// General registers.
+impl Vcpu {
+    /// Its general registers by number.
+    pub fn gprs(&mut self) -> Gprs<'_, LiveBanks> {
+        Gprs {
+            regs: self.context.regs_mut(),
+            banks: &mut self.banks,
+        }
+    }
+
+    /// Register `n`, below 15.
+    #[inline(always)]
+    #[must_use]
+    pub fn gpr(&mut self, n: u32) -> u32 {
+        // No mode banks the low ones.
+        match self.context.regs().r.get(n as usize) {
+            Some(&value) if n < 8 => value,
+            _ => self.banked_gpr(n),
+        }
+    }
+
+    #[inline(never)]
+    fn banked_gpr(&mut self, n: u32) -> u32 {
+        self.gprs().get(n)
+    }
+
+    /// Sets register `n`, below 15.
+    #[inline(always)]
+    pub fn set_gpr(&mut self, n: u32, value: u32) {
+        match self.context.regs_mut().r.get_mut(n as usize) {
+            Some(register) if n < 8 => *register = value,
+            _ => self.set_banked_gpr(n, value),
+        }
+    }
+
+    #[inline(never)]
+    fn set_banked_gpr(&mut self, n: u32, value: u32) {
+        self.gprs().set(n, value);
+    }
+}
+
+/// Devices.
+impl Vcpu {
+    /// Performs a load or store of the guest at `device`; what a load gets.
+    #[inline(always)]
+    pub fn access(&mut self, device: Device, access: Access) -> u32 {
+        match device {
+            Device::Gicd => self.gicd(access),
+            Device::Uart => self.uart(access),
+            Device::Rtc => self.rtc(access),
+        }
+    }
+
+    #[inline(always)]
+    fn gicd(&mut self, access: Access) -> u32 {
+        let Access {
+            offset,
+            width,
+            store,
+        } = access;
+        let Some(value) = store else {
+            let state = self.vm.lock();
+            if state.gic.stale(self.index, offset) == 0 {
+                return state.gic.read(self.index, offset, width);
+            }
+            drop(state);
+            return self.gicd_exact(offset, width);
+        };
+        self.with_gic(|gic, vcpu, _| gic.write(vcpu, offset, width, value));
+        0
+    }
+
+    /// Reads a register of the distributor that shows what list registers hold, this CPU's or
+    /// others'.
+    #[cold]
+    fn gicd_exact(&mut self, offset: u32, width: u32) -> u32 {
+        let stale = self.vm.lock().gic.stale(self.index, offset);
+        let others = stale & !(1 << self.index);
+        for (index, link) in self.vm.links.iter().enumerate() {
+            if others & (1 << index) != 0 {
+                link.request(request::SYNC);
+            }
+        }
+        for (index, link) in self.vm.links.iter().enumerate() {
+            while others & (1 << index) != 0 && link.is_requested(request::SYNC) {
+                // Another vCPU of the VM may be waiting for this one in the same way.
+                if self.link().take_one(request::SYNC) {
+                    self.sync();
+                }
+                core::hint::spin_loop();
+            }
+        }
+        self.sync();
+        self.vm.lock().gic.read(self.index, offset, width)
+    }
+
+    fn uart(&mut self, access: Access) -> u32 {
+        let Access {
+            offset,
+            width,
+            store,
+        } = access;
+        let mut state = self.vm.lock();
+        let (value, sent, line) = match store {
+            None => {
+                let (value, line) = state.uart.read(offset, width);
+                (value, None, line)
+            }
+            Some(value) => {
+                let effect = state.uart.write(offset, width, value);
+                (0, effect.tx, effect.line)
+            }
+        };
+        if line != Line::Same {
+            self.set_line(&mut state, interrupt::UART, line == Line::Raised);
+        }
+        drop(state);
+        if let Some(byte) = sent {
+            self.vm.print(byte);
+        }
+        value
+    }
+
+    #[inline(never)]
+    fn rtc(&mut self, access: Access) -> u32 {
+        let Access {
+            offset,
+            width,
+            store,
+        } = access;
+        let now = self.vm.seconds();
+        let mut state = self.vm.lock();
+        let (value, line) = match store {
+            None => state.rtc.read(offset, width, now),
+            Some(value) => (0, state.rtc.write(offset, width, value, now)),
+        };
+        if line != Line::Same {
+            self.set_line(&mut state, interrupt::RTC, line == Line::Raised);
+        }
+        value
+    }
+
+    /// Sets a shared interrupt's line, with the VM's lock held.
+    fn set_line(&self, state: &mut Shared, intid: u32, level: bool) {
+        let kick = state.gic.set_level(self.index, intid, level);
+        self.settle(state, kick);
+    }
+}
+
+/// Interrupts. All but [`waiting`](Self::waiting) are for the vCPU that is loaded.
+impl Vcpu {
+    /// Changes the interrupt controller, and lets everybody know what follows.
+    #[inline(always)]
+    fn with_gic(
+        &self,
+        change: impl FnOnce(&mut crate::vgic::Vgic, usize, &mut ListRegisters) -> Kick,
+    ) {
+        let Some(mut lrs) = machine::list_registers() else {
+            return;
+        };
+        let mut state = self.vm.lock();
+        let mut kick = change(&mut state.gic, self.index, &mut lrs);
+        if state.gic.needs_flush(self.index) {
+            kick |= state.gic.flush(self.index, &mut lrs);
+            self.release(&mut state);
+        }
+        drop(state);
+        self.vm.kick(kick, self.index);
+    }
+
+    /// After a change with the lock held already.
+    fn settle(&self, state: &mut Shared, mut kick: Kick) {
+        if state.gic.needs_flush(self.index)
+            && let Some(mut lrs) = machine::list_registers()
+        {
+            kick |= state.gic.flush(self.index, &mut lrs);
+            self.release(state);
+        }
+        self.vm.kick(kick, self.index);
+    }
+
+    /// Deactivates the physical interrupts that nothing virtual stands for any more.
+    fn release(&self, state: &mut Shared) {
+        while let Some(id) = state.gic.next_release(self.index) {
+            machine::deactivate(id.into());
+        }
+    }
+
+    /// Brings its list registers up to date.
+    pub fn flush(&self) {
+        self.with_gic(|_, _, _| Kick(0));
+    }
+
+    /// Folds its list registers into the model, and fills them anew.
+    pub fn sync(&self) {
+        self.with_gic(|gic, vcpu, lrs| gic.sync(vcpu, lrs));
+    }
+
+    /// The virtual timer has fired; its physical interrupt stays active until the guest
+    /// deactivates it.
+    pub fn virtual_timer_fired(&self) {
+        self.with_gic(|gic, vcpu, _| gic.set_level(vcpu, interrupt::VIRTUAL_TIMER, true));
+    }
+
+    /// Gives the line of the physical timer the level that it has now.
+    pub fn update_timer(&self) {
+        let level = self.timer.line(machine::now());
+        self.with_gic(|gic, vcpu, _| gic.set_level(vcpu, interrupt::PHYSICAL_TIMER, level));
+    }
+
+    /// Whether something ends its WFI.
+    #[must_use]
+    pub fn pending(&self) -> bool {
+        let mut pending = true;
+        self.with_gic(|gic, vcpu, lrs| {
+            let (signalled, kick) = gic.pending_loaded(vcpu, lrs);
+            pending = signalled;
+            kick
+        });
+        pending
+    }
+
+    /// Makes its interrupts live on this CPU.
+    pub fn load_interrupts(&self) {
+        let Some(mut lrs) = machine::list_registers() else {
+            return;
+        };
+        let mut state = self.vm.lock();
+        each_bit(state.gic.held(self.index), |id| {
+            machine::set_private_active(id, true)
+        });
+        let kick = state.gic.load(self.index, &mut lrs);
+        self.release(&mut state);
+        drop(state);
+        self.vm.kick(kick, self.index);
+    }
+
+    /// Takes its interrupts from this CPU.
+    pub fn put_interrupts(&self) {
+        let Some(mut lrs) = machine::list_registers() else {
+            return;
+        };
+        let mut state = self.vm.lock();
+        let kick = state.gic.put(self.index, &mut lrs);
+        self.release(&mut state);
+        each_bit(state.gic.held(self.index), |id| {
+            machine::set_private_active(id, false)
+        });
+        drop(state);
+        self.vm.kick(kick, self.index);
+    }
+
+    /// For a vCPU in WFI that has just been put: in what state it waits. A virtual timer that has
+    /// fired unnoticed makes it ready: once loaded it fires again.
+    #[must_use]
+    pub fn waiting(&self) -> State {
+        let now = machine::now();
+        let timer = self.context.virtual_timer();
+        let offset = self.context.cntvoff();
+        let state = self.vm.lock();
+        let noticed = state.gic.held(self.index) & (1 << interrupt::VIRTUAL_TIMER) != 0;
+        if state.gic.pending_for(self.index) || (!noticed && timer.line(now.wrapping_sub(offset))) {
+            return State::Ready;
+        }
+        State::Waiting(vtimer::next_deadline(&timer, &self.timer, offset, now))
+    }
+}
+
+fn each_bit(mut bits: u32, mut each: impl FnMut(u32)) {
+    while bits != 0 {
+        each(bits.trailing_zeros());
+        bits &= bits - 1;
     }
 }

@@ -7,10 +7,14 @@
 //! **Life.** A VM stops when its vCPUs have all left their guests: [`Vm::stop`] asks them to, and the
 //! CPU that takes the last one out does what was asked for.
 
+use crate::bus::interrupt;
 use crate::fdt::{ConfigError, VmConfig};
 use crate::loader::{Memory, Start};
 use crate::machine::{self, Context};
 use crate::pl011::Pl011;
+use crate::pl031::Pl031;
+use crate::psci::{CpuPower, Power};
+use crate::vgic::{Kick, Vgic};
 use crate::vmid::{self, Vmid, Vmids};
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -26,8 +30,10 @@ pub mod request {
     pub const START: u32 = 1;
     /// Leave the guest for good.
     pub const STOP: u32 = 2;
-    /// Something is pending: end WFI.
+    /// Something is pending: end WFI, bring the list registers up to date.
     pub const WAKE: u32 = 4;
+    /// Fold the list registers into the model.
+    pub const SYNC: u32 = 8;
 }
 
 /// A vCPU as other CPUs see it.
@@ -48,6 +54,19 @@ impl Link {
     pub fn request(&self, requests: u32) {
         self.requests.fetch_or(requests, Ordering::Release);
         machine::kick(self.cpu);
+    }
+
+    /// Whether something of `requests` has been asked for and not yet taken.
+    #[must_use]
+    pub fn is_requested(&self, requests: u32) -> bool {
+        self.requests.load(Ordering::Acquire) & requests != 0
+    }
+
+    /// Takes `request` alone; whether it had been asked for.
+    #[must_use]
+    pub fn take_one(&self, request: u32) -> bool {
+        self.is_requested(request)
+            && self.requests.fetch_and(!request, Ordering::AcqRel) & request != 0
     }
 
     /// Takes what has been asked for.
@@ -80,8 +99,12 @@ pub struct State {
     pub uart: Pl011,
     /// Where each vCPU begins when it is asked to start.
     pub starts: Vec<Start>,
-    /// The vCPUs that are on, a bit each.
-    pub on: u32,
+    /// The interrupt controller.
+    pub gic: Vgic,
+    /// The real-time clock.
+    pub rtc: Pl031,
+    /// Which vCPUs are on.
+    pub power: Power,
     /// What the VM is being stopped for.
     stop: Option<Stop>,
 }
@@ -124,11 +147,18 @@ impl Vm {
         let start = memory.load(&config)?;
         let mut starts = vec![Start::default(); homes.len()];
         starts[0] = start;
+        let mut gic = Vgic::new(homes.len(), interrupt::SHARED);
+        gic.link(
+            interrupt::VIRTUAL_TIMER,
+            machine::wiring().virtual_timer as u16,
+        );
         let state = State {
             memory,
             uart: Pl011::new(),
+            gic,
+            rtc: Pl031::new(0),
+            power: Power::new(homes.len()),
             starts,
-            on: 0,
             stop: None,
         };
         let id = BUILT.fetch_add(1, Ordering::Relaxed) as u32;
@@ -191,32 +221,70 @@ impl Vm {
 
     /// Starts the first vCPU.
     pub fn start(&self) {
-        self.lock().on |= 1;
         if let Some(link) = self.links.first() {
+            link.request(request::START);
+        }
+    }
+
+    /// Starts vCPU `index`, which is off, at `start`.
+    pub fn start_vcpu(&self, index: usize, start: Start) {
+        if let (Some(place), Some(link)) =
+            (self.lock().starts.get_mut(index), self.links.get(index))
+        {
+            *place = start;
             link.request(request::START);
         }
     }
 
     /// Asks all vCPUs to leave, for what `stop` says; the first reason stands.
     pub fn stop(&self, stop: Stop) {
-        let on = {
-            let mut state = self.lock();
-            state.stop.get_or_insert(stop);
-            state.on
-        };
+        let mut state = self.lock();
+        state.stop.get_or_insert(stop);
         for (index, link) in self.links.iter().enumerate() {
-            if on & (1 << index) != 0 {
+            if state.power.cpu(index) != CpuPower::Off {
                 link.request(request::STOP);
             }
         }
+    }
+
+    /// Kicks the vCPUs of `kick` but the one that asks for it.
+    #[inline(always)]
+    pub fn kick(&self, kick: Kick, own: usize) {
+        let others = kick.0 & !(1 << own);
+        if others != 0 {
+            self.wake(others);
+        }
+    }
+
+    fn wake(&self, mut vcpus: u8) {
+        while vcpus != 0 {
+            if let Some(link) = self.links.get(vcpus.trailing_zeros() as usize) {
+                link.request(request::WAKE);
+            }
+            vcpus &= vcpus - 1;
+        }
+    }
+
+    /// Seconds of the VM's clock.
+    #[must_use]
+    pub fn seconds(&self) -> u32 {
+        (machine::now() / u64::from(machine::wiring().frequency)) as u32
+    }
+
+    /// vCPU `index` begins; where.
+    pub fn started(&self, index: usize) -> Start {
+        let mut state = self.lock();
+        state.power.started(index);
+        state.gic.reset_interface(index);
+        state.starts.get(index).copied().unwrap_or_default()
     }
 
     /// vCPU `index` has left for good. If it was the last, the VM ends or begins anew.
     pub fn left(&self, index: usize) {
         let stop = {
             let mut state = self.lock();
-            state.on &= !(1 << index);
-            if state.on != 0 {
+            state.power.stopped(index);
+            if !state.power.all_off() {
                 return;
             }
             state.stop.take().unwrap_or(Stop::Off)

@@ -45,3 +45,15 @@ pub fn forget_instructions() {
     dsb();
     isb();
 }
+
+/// Forgets this CPU's branch predictions: BPIALL, which is ICIALLU's business on a Cortex-A15.
+pub fn forget_branches() {
+    dsb();
+    // SAFETY: predictions and instructions are fetched anew.
+    unsafe {
+        BPIALL::write(0);
+        ICIALLU::write(0);
+    }
+    dsb();
+    isb();
+}

@@ -6,6 +6,7 @@
 
 use super::{sysreg::*, vfp};
 use crate::regs::{Banked, Banks, Regs, psr};
+use crate::vtimer::Timer;
 use aarch32_cpu::asm::isb;
 use core::arch::{asm, global_asm};
 use core::mem::offset_of;
@@ -285,6 +286,18 @@ impl Context {
             TEECR::write(0);
             TEEHBR::write(0);
         }
+    }
+
+    /// The virtual timer as it was put.
+    #[must_use]
+    pub fn virtual_timer(&self) -> Timer {
+        Timer::new(self.cp15.cntv_ctl, self.cp15.cntv_cval)
+    }
+
+    /// What the virtual counter lags behind the physical one, ticks.
+    #[must_use]
+    pub fn cntvoff(&self) -> u64 {
+        self.cntvoff
     }
 
     /// The registers that the last trap saved.

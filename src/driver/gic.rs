@@ -5,6 +5,7 @@
 //! ([`Gic::end`]), and whoever handled the device deactivates it, the guest's hardware through a
 //! linked list register.
 
+use crate::vgic::Lrs;
 use core::sync::atomic::{AtomicU8, Ordering};
 use spin::Once;
 use tock_registers::interfaces::{Readable, Writeable};
@@ -74,6 +75,8 @@ pub struct Gic {
     distributor: &'static Distributor,
     cpu: &'static CpuInterface,
     hypervisor: &'static Hypervisor,
+    /// How many list registers each CPU has (GICH_VTR.ListRegs).
+    list_registers: usize,
     /// By CPU number, the CPU interface that SGIs and SPIs reach it by.
     masks: [AtomicU8; CPUS],
 }
@@ -100,11 +103,14 @@ pub fn gic() -> Option<&'static Gic> {
 pub unsafe fn init(distributor: usize, cpu: usize, hypervisor: usize) -> &'static Gic {
     GIC.call_once(|| {
         // SAFETY: the caller's word.
+        let hypervisor = unsafe { &*(hypervisor as *const Hypervisor) };
+        // SAFETY: the caller's word.
         let gic = unsafe {
             Gic {
+                list_registers: (hypervisor.vtr.get() as usize & 0x3f) + 1,
                 distributor: &*(distributor as *const Distributor),
                 cpu: &*(cpu as *const CpuInterface),
-                hypervisor: &*(hypervisor as *const Hypervisor),
+                hypervisor,
                 masks: [const { AtomicU8::new(1) }; CPUS],
             }
         };
@@ -191,6 +197,15 @@ impl Gic {
         }
     }
 
+    /// Makes the private interrupt `id` of this CPU active, or inactive.
+    pub fn set_private_active(&self, id: u32, on: bool) {
+        let bit = 1 << (id % 32);
+        match on {
+            true => self.distributor.isactiver[0].set(bit),
+            false => self.distributor.icactiver[0].set(bit),
+        }
+    }
+
     /// Lets interrupt `id` through, or not.
     pub fn enable(&self, id: u32, on: bool) {
         let register = if on {
@@ -210,5 +225,60 @@ impl Gic {
             let old = register.get();
             register.set(if edge { old | bit } else { old & !bit });
         }
+    }
+}
+
+/// This CPU's list registers.
+pub struct ListRegisters(&'static Hypervisor, usize);
+
+impl Gic {
+    /// This CPU's list registers.
+    #[inline(always)]
+    #[must_use]
+    pub fn list_registers(&self) -> ListRegisters {
+        ListRegisters(self.hypervisor, self.list_registers)
+    }
+}
+
+impl Lrs for ListRegisters {
+    #[inline(always)]
+    fn count(&self) -> usize {
+        self.1
+    }
+    #[inline(always)]
+    fn read(&self, n: usize) -> u32 {
+        self.0.lr[n % 64].get()
+    }
+    #[inline(always)]
+    fn write(&mut self, n: usize, value: u32) {
+        self.0.lr[n % 64].set(value);
+    }
+    #[inline(always)]
+    fn elrsr(&self) -> u32 {
+        self.0.elrsr[0].get()
+    }
+    #[inline(always)]
+    fn hcr(&self) -> u32 {
+        self.0.hcr.get()
+    }
+    #[inline(always)]
+    fn set_hcr(&mut self, value: u32) {
+        self.0.hcr.set(value);
+    }
+    #[inline(always)]
+    fn vmcr(&self) -> u32 {
+        self.0.vmcr.get()
+    }
+    #[inline(always)]
+    fn set_vmcr(&mut self, value: u32) {
+        self.0.vmcr.set(value);
+    }
+    #[inline(always)]
+    fn apr(&self) -> u32 {
+        self.0.apr.get()
+    }
+    #[inline(always)]
+    fn set_apr(&mut self, value: u32) {
+        self.0.apr.set(value);
     }
 }

@@ -33,7 +33,15 @@ pub(super) fn cp15(vcpu: &mut Vcpu, transfer: Transfer, hsr: Hsr) -> Next {
         read15(vcpu, transfer).map(|value| vcpu.set_gpr(transfer.rt(), value))
     } else {
         let value = vcpu.gpr(transfer.rt());
-        write15(vcpu, transfer, value)
+        match transfer.register() {
+            CNTP_TVAL => vcpu.timer.set_value(value, machine::now()),
+            CNTP_CTL => vcpu.timer.set_control(value),
+            _ => {
+                let done = write15(vcpu, transfer, value);
+                return finish(vcpu, hsr, done);
+            }
+        }
+        return timer(vcpu, hsr);
     };
     finish(vcpu, hsr, done)
 }
@@ -67,11 +75,14 @@ pub(super) fn cp15_double(vcpu: &mut Vcpu, transfer: TransferDouble, hsr: Hsr) -
     let done = match (transfer.crm(), transfer.opc1(), transfer.read()) {
         // CNTP_CVAL.
         (14, 2, true) => {
-            let value = vcpu.timer.cval();
+            let value = vcpu.timer.compare();
             vcpu.set_gpr(transfer.rt(), value as u32);
             Some(vcpu.set_gpr(transfer.rt2(), (value >> 32) as u32))
         }
-        (14, 2, false) => Some(vcpu.timer.set_cval(value)),
+        (14, 2, false) => {
+            vcpu.timer.set_compare(value);
+            return timer(vcpu, hsr);
+        }
         // TTBR0 and TTBR1, trapped while set/way operations are watched.
         (2, opc1 @ 0..=1, false) => {
             Live::set_ttbr(opc1, value);
@@ -80,6 +91,13 @@ pub(super) fn cp15_double(vcpu: &mut Vcpu, transfer: TransferDouble, hsr: Hsr) -
         _ => None,
     };
     finish(vcpu, hsr, done)
+}
+
+/// The physical timer has been written: its line follows, and the CPU's deadline.
+fn timer(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
+    skip(vcpu, hsr);
+    vcpu.update_timer();
+    Next::Timer
 }
 
 fn finish(vcpu: &mut Vcpu, hsr: Hsr, done: Option<()>) -> Next {
@@ -93,8 +111,8 @@ fn finish(vcpu: &mut Vcpu, hsr: Hsr, done: Option<()>) -> Next {
 fn read15(vcpu: &mut Vcpu, transfer: Transfer) -> Option<u32> {
     let register = transfer.register();
     match register {
-        CNTP_TVAL => return Some(vcpu.timer.tval(machine::now())),
-        CNTP_CTL => return Some(vcpu.timer.ctl(machine::now())),
+        CNTP_TVAL => return Some(vcpu.timer.value(machine::now())),
+        CNTP_CTL => return Some(vcpu.timer.control(machine::now())),
         // The others are PL1's.
         _ if !vcpu.context.regs().privileged() => return None,
         _ => {}
@@ -115,11 +133,8 @@ fn read15(vcpu: &mut Vcpu, transfer: Transfer) -> Option<u32> {
 
 fn write15(vcpu: &mut Vcpu, transfer: Transfer, value: u32) -> Option<()> {
     let register = transfer.register();
-    match register {
-        CNTP_TVAL => return Some(vcpu.timer.set_tval(value, machine::now())),
-        CNTP_CTL => return Some(vcpu.timer.set_ctl(value)),
-        _ if !vcpu.context.regs().privileged() => return None,
-        _ => {}
+    if !vcpu.context.regs().privileged() {
+        return None;
     }
     match register {
         // SMP and prefetch bits that a guest may not change.

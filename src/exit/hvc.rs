@@ -1,10 +1,14 @@
 //! Hypercalls: PSCI, the SMC Calling Convention, and Armillary's own (ARM DEN 0022, DEN 0028).
 
 use super::Next;
+use crate::addr::Ipa;
 use crate::inject;
+use crate::loader::{Memory, Start};
+use crate::machine;
+use crate::psci::{self, Answer, NOT_SUPPORTED, Platform, Workaround};
 use crate::syndrome::Hsr;
 use crate::vcpu::{Reason, Vcpu};
-use crate::vm::Stop;
+use crate::vm::{State, Stop};
 
 /// Armillary's own calls, in the range of vendor-specific hypervisors (DEN 0028, 6.1).
 mod own {
@@ -25,8 +29,7 @@ mod own {
 const FEATURES: u32 = 0b1111;
 /// 8f1f5b30-6f2d-4c8e-9a57-a2d1c0de1a12, in the byte order of DEN 0028, 6.2.
 const UID: [u32; 4] = [0x305b_1f8f, 0x8e4c_2d6f, 0xd1a2_579a, 0x121a_dec0];
-/// What an unknown call answers.
-const NOT_SUPPORTED: u32 = -1i32 as u32;
+/// What a call with a wrong argument answers.
 const INVALID_PARAMETER: u32 = -3i32 as u32;
 
 /// HVC: the return address is already that of the next instruction.
@@ -65,27 +68,78 @@ fn call(vcpu: &mut Vcpu) -> Next {
 
 #[inline(never)]
 fn other(vcpu: &mut Vcpu) -> Next {
-    let [function, argument] = [vcpu.context.regs().r[0], vcpu.context.regs().r[1]];
-    let exits = vcpu.exits(argument);
-    let r = &mut vcpu.context.regs_mut().r;
-    match function {
-        own::FEATURES => r[0] = FEATURES,
+    let [function, a, b, c] = [0, 1, 2, 3].map(|n| vcpu.context.regs().r[n]);
+    let results = match function {
+        own::FEATURES => [FEATURES, a, b, c],
         own::YIELD => {
-            r[0] = 0;
+            vcpu.context.regs_mut().r[0] = 0;
             return Next::Yield;
         }
-        own::EXITS => match exits {
-            Some(count) => [r[0], r[1], r[2]] = [0, count as u32, (count >> 32) as u32],
-            None => r[0] = INVALID_PARAMETER,
+        own::EXITS => match vcpu.exits(a) {
+            Some(count) => [0, count as u32, (count >> 32) as u32, c],
+            None => [INVALID_PARAMETER, a, b, c],
         },
-        own::CALL_UID => r[..4].copy_from_slice(&UID),
-        own::REVISION => [r[0], r[1]] = [0, 1],
-        0x8400_0000 => r[0] = 0x0001_0001,
-        0x8000_0000 => r[0] = 0x0001_0002,
-        0x8400_0002 => return Next::Off,
-        0x8400_0008 => return Next::Stop(Stop::Off),
-        0x8400_0009 => return Next::Stop(Stop::Reset),
-        _ => r[0] = NOT_SUPPORTED,
+        own::CALL_UID => UID,
+        own::REVISION => [0, 1, b, c],
+        _ => return standard(vcpu, function, [a, b, c]),
+    };
+    vcpu.context.regs_mut().r[..4].copy_from_slice(&results);
+    Next::Resume
+}
+
+/// PSCI and the calls of the SMC Calling Convention.
+fn standard(vcpu: &mut Vcpu, function: u32, args: [u32; 3]) -> Next {
+    let answer = {
+        let mut state = vcpu.vm.lock();
+        let State { memory, power, .. } = &mut *state;
+        psci::call(function, args, vcpu.index, power, &mut Host { memory })
+    };
+    let r = &mut vcpu.context.regs_mut().r;
+    match answer {
+        Answer::Return(value) => r[0] = value,
+        Answer::Return4(values) => r[..4].copy_from_slice(&values),
+        Answer::InvalidatePredictor => {
+            r[0] = 0;
+            machine::forget_branches();
+        }
+        Answer::SystemOff => return Next::Stop(Stop::Off),
+        Answer::SystemReset => return Next::Stop(Stop::Reset),
+        Answer::CpuOff => return Next::Off,
+        Answer::Suspend => {
+            r[0] = 0;
+            return Next::Wait;
+        }
+        Answer::StartCpu { index, entry } => {
+            r[0] = 0;
+            let registers = [entry.context, 0, 0];
+            vcpu.vm.start_vcpu(
+                index,
+                Start {
+                    entry: entry.address,
+                    thumb: entry.thumb,
+                    registers,
+                },
+            );
+        }
     }
     Next::Resume
+}
+
+/// What answers depend on.
+struct Host<'a> {
+    memory: &'a Memory,
+}
+
+impl Platform for Host<'_> {
+    fn is_memory(&self, address: u32) -> bool {
+        self.memory.space.translate(Ipa(address.into())).is_some()
+    }
+
+    fn workaround_1(&self) -> Workaround {
+        machine::spectre_v2()
+    }
+
+    fn workaround_3(&self) -> Workaround {
+        machine::spectre_bhb()
+    }
 }

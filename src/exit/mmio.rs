@@ -58,7 +58,8 @@ fn device(vcpu: &mut Vcpu, abort: DataAbort, hsr: Hsr, slot: u32, ipa: Ipa) -> N
     let (width, rt) = (abort.bytes(), abort.rt());
     let offset = (ipa.0 as u32).wrapping_sub(place.base);
     if abort.write() {
-        let value = in_order(vcpu, width, vcpu.gpr(rt));
+        let value = vcpu.gpr(rt);
+        let value = in_order(vcpu, width, value);
         vcpu.access(
             place.device,
             Access {

@@ -20,6 +20,8 @@ pub enum Next {
     Interrupt,
     /// Gives the vCPU its VFP registers.
     Vfp,
+    /// Looks when the vCPU's physical timer is due.
+    Timer,
     /// Lets another vCPU run.
     Yield,
     /// Lets the vCPU wait until something is pending.
