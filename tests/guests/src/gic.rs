@@ -56,6 +56,8 @@ pub mod gicc {
     pub const RPR: u32 = 0x14;
     /// GICC_HPPIR.
     pub const HPPIR: u32 = 0x18;
+    /// GICC_APR0; the four for non-secure interrupts follow at 0xe0.
+    pub const APR: u32 = 0xd0;
     /// GICC_DIR.
     pub const DIR: u32 = 0x1000;
 }
@@ -109,6 +111,7 @@ pub fn init() {
         write(gicd::ICENABLER + n / 8, !0);
         write(gicd::ICPENDR + n / 8, !0);
         write(gicd::ICACTIVER + n / 8, !0);
+        write(gicd::IGROUPR + n / 8, 0);
     }
     for n in (32..lines().min(1020)).step_by(4) {
         write(gicd::IPRIORITYR + n, 0xa0a0_a0a0);
@@ -127,12 +130,16 @@ pub fn init_cpu() {
     write(gicd::ICENABLER, 0xffff_0000);
     write(gicd::ICPENDR, 0xffff_0000);
     write(gicd::ICACTIVER, !0);
+    write(gicd::IGROUPR, 0);
     for n in (0..16).step_by(4) {
         write(gicd::CPENDSGIR + n, !0);
     }
     write(gicd::ISENABLER, 0xffff);
     for n in (0..32).step_by(4) {
         write(gicd::IPRIORITYR + n, 0xa0a0_a0a0);
+    }
+    for offset in (gicc::APR..gicc::APR + 0x20).step_by(4) {
+        write_cpu(offset, 0);
     }
     write_cpu(gicc::PMR, 0xff);
     write_cpu(gicc::BPR, 0);

@@ -173,21 +173,22 @@ pub fn verify(what: &str, result: Result<[u32; 2], Fault>, expected: &Expected) 
 }
 
 /// Makes a list of probes: `probes! { load "ldr r1, [r0]", store "strt r1, [r0], #0" / "strt r1, [r0]" }`, the second text for
-/// Thumb where it is written in another way. The instruction stands first in each.
+/// Thumb where it is written in another way. The instruction stands first in each and is followed by a return, or with
+/// `probes! { then "svc #1"; … }` by that.
 #[macro_export]
 macro_rules! probes {
-    ($($kind:ident $instruction:literal $(/ $thumb:literal)?),* $(,)?) => {
+    (then $end:literal; $($kind:ident $instruction:literal $(/ $thumb:literal)?),* $(,)?) => {
         &[$({
             #[unsafe(naked)]
             #[instruction_set(arm::a32)]
             extern "C" fn arm() {
-                core::arch::naked_asm!(".arch_extension sec", ".arch_extension virt", ".fpu neon", $instruction, "bx lr")
+                core::arch::naked_asm!(".arch_extension sec", ".arch_extension virt", ".fpu neon", $instruction, $end)
             }
             #[unsafe(naked)]
             #[instruction_set(arm::t32)]
             extern "C" fn thumb() {
                 core::arch::naked_asm!(
-                    ".arch_extension sec", ".arch_extension virt", ".fpu neon", $crate::probes!(@ thumb $instruction $($thumb)?), "bx lr"
+                    ".arch_extension sec", ".arch_extension virt", ".fpu neon", $crate::probes!(@ thumb $instruction $($thumb)?), $end
                 )
             }
             $crate::probe::Probe { name: $instruction, arm, thumb, write: $crate::probes!(@ $kind) }
@@ -197,4 +198,5 @@ macro_rules! probes {
     (@ store) => { true };
     (@ thumb $arm:literal) => { $arm };
     (@ thumb $arm:literal $thumb:literal) => { $thumb };
+    ($($list:tt)*) => { $crate::probes! { then "bx lr"; $($list)* } };
 }

@@ -149,7 +149,7 @@ fn high_vectors() -> Outcome {
             .get()
             .cast::<u32>()
             .add(0xf0)
-            .write_volatile(page | SMALL_PAGE)
+            .write_volatile(page | SMALL_PAGE);
     };
     let old = mmu::section(0xfff);
     mmu::set_section(0xfff, TABLE.0.get() as u32 | 1);

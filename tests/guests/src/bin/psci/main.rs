@@ -413,11 +413,11 @@ fn own_mpidr() -> Outcome {
     static MPIDR: [AtomicU32; 8] = [const { AtomicU32::new(0) }; 8];
     static NEXT: AtomicU32 = AtomicU32::new(0);
     second()?;
-    for cpu in 0..smp::count() {
+    for (cpu, mpidr) in MPIDR.iter().enumerate().take(smp::count()) {
         NEXT.store(cpu as u32, Ordering::Release);
         let store = || {
             MPIDR[NEXT.load(Ordering::Acquire) as usize]
-                .store(bare::mrc!(15, 0, 0, 0, 5), Ordering::Release)
+                .store(bare::mrc!(15, 0, 0, 0, 5), Ordering::Release);
         };
         if cpu == 0 {
             store();
@@ -425,7 +425,7 @@ fn own_mpidr() -> Outcome {
             check_eq!(smp::start(cpu, store), 0, "CPU_ON of CPU {cpu}");
             check!(smp::wait_off(cpu), "CPU {cpu} is not off");
         }
-        let found = MPIDR[cpu].load(Ordering::Acquire);
+        let found = mpidr.load(Ordering::Acquire);
         check_eq!(
             found & 0x00ff_ffff,
             machine().cpus[cpu],
@@ -492,9 +492,8 @@ fn quick() -> Outcome {
     second()?;
     let before = seen(1);
     for round in 0..200 {
-        let done = timer::wait(5_000_000, || match smp::start(1, once) {
-            ALREADY_ON | ON_PENDING => false,
-            _ => true,
+        let done = timer::wait(5_000_000, || {
+            !matches!(smp::start(1, once), ALREADY_ON | ON_PENDING)
         });
         check!(done, "CPU_ON was refused in round {round}");
     }
