@@ -9,12 +9,13 @@
 //! | ELF | where its segments say | r0 = r1 = r2 = 0 | start of RAM |
 //! | firmware | 0 | r0 = r1 = r2 = 0 | start of RAM |
 //!
-//! Linux's uncompressed `Image` goes to RAM plus the offset that it was linked for, which QEMU leaves to the user.
-//! Each may be packed by gzip. An initrd lies 128 MiB into RAM, or half-way if that is less, and beyond the kernel.
+//! Linux's uncompressed `Image` goes to RAM plus the offset that it was linked for, which QEMU leaves
+//! to the user. Each may be packed by gzip. An initrd lies 128 MiB into RAM, or half-way if that is
+//! less, and beyond the kernel.
 //!
-//! The bytes lie in memory that is not mapped: they are read through [`Source`], a little at a time, and what
-//! comes out is a plan. A stored image is copied, or mapped in place, by whoever carries the plan out; a packed
-//! one is unpacked by [`Image::unpack`] through a window of 32 KiB.
+//! The bytes lie in memory that is not mapped: they are read through [`Source`], a little at a time,
+//! and what comes out is a plan. A stored image is copied, or mapped in place, by whoever carries the
+//! plan out; a packed one is unpacked by [`Image::unpack`] through a window of 32 KiB.
 
 use alloc::borrow::Cow;
 use alloc::boxed::Box;
@@ -27,7 +28,7 @@ use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::inflate_flags::TINFL_FLAG_HAS_MORE_INPUT;
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 
-use crate::addr::{Ipa, PAGE};
+use crate::addr::{Ipa, PAGE, Pa};
 
 /// Start of a guest's RAM.
 pub const RAM: Ipa = Ipa(0x4000_0000);
@@ -135,6 +136,14 @@ pub struct Segment {
 }
 
 impl Segment {
+    /// Where it lies already, in a stored image at `module`, if whole pages of that can be given to the
+    /// guest as they are. What of the last page is not the image's must be cleared.
+    #[must_use]
+    pub fn in_place(&self, module: Pa) -> Option<Pa> {
+        let here = module.checked_add(self.offset)?;
+        (here.is_aligned(PAGE) && self.ipa.is_aligned(PAGE)).then_some(here)
+    }
+
     fn end(&self) -> Ipa {
         Ipa(self.ipa.0.saturating_add(self.memory))
     }
@@ -156,7 +165,7 @@ pub struct Packed {
 /// What a guest finds in its registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handover {
-    /// As Linux wants it: r0 = 0, r1 = 0xffff_ffff (no machine number), r2 = address of the device tree.
+    /// As Linux wants it: r0 = 0, r1 = 0xffff_ffff (no machine number), r2 = address of the tree.
     Linux,
     /// All registers 0; the device tree lies at the start of RAM.
     Bare,
@@ -315,8 +324,8 @@ impl Image {
         (end <= low.unwrap_or(limit).min(limit)).then_some(RAM)
     }
 
-    /// Unpacks a packed image, handing each piece to `write` with its place. Bytes of memory beyond the image's
-    /// are not written: they are zero in a new guest. Does nothing with a stored image.
+    /// Unpacks a packed image, handing each piece to `write` with its place. Bytes of memory beyond
+    /// the image's are not written: they are zero in a new guest. Does nothing with a stored image.
     ///
     /// # Errors
     ///
@@ -516,8 +525,8 @@ fn bare_kernel(view: &View<'_>) -> Result<Image, ImageError> {
     Ok(whole(format, view, ipa, Handover::Linux))
 }
 
-/// What Linux's uncompressed `Image` was linked for, from the start of RAM. It has no header, but starts by telling Hyp
-/// mode from others, and soon subtracts the offset from where it runs.
+/// What Linux's uncompressed `Image` was linked for, from the start of RAM. It has no header, but
+/// starts by telling Hyp mode from others, and soon subtracts the offset from where it runs.
 fn linked_offset(head: &[u8]) -> Option<u64> {
     // mrs r9, cpsr; eor r9, r9, #HYP_MODE; tst r9, #MODE_MASK
     const EOR_HYP_MODE: [u32; 3] = [0xe10f_9000, 0xe229_901a, 0xe319_001f];

@@ -5,26 +5,28 @@ extern crate alloc;
 
 // 1. Models: no `unsafe`, nothing of the machine.
 pub mod addr;
+pub mod regs;
+pub mod syndrome;
 pub mod decode;
-pub mod fdt;
-pub mod image;
+pub mod walk;
+pub mod stage2;
+pub mod vmid;
 pub mod line;
+pub mod vgic;
+pub mod vtimer;
 pub mod pl011;
 pub mod pl031;
 pub mod psci;
-pub mod regs;
-pub mod stage2;
-pub mod syndrome;
-pub mod vgic;
-pub mod vmid;
+pub mod fdt;
+pub mod image;
 
 // 2. The machine: all `unsafe`, all assembly, all device registers.
 #[cfg(target_os = "none")]
 pub mod arch;
 #[cfg(target_os = "none")]
-pub mod console;
-#[cfg(target_os = "none")]
 pub mod driver;
+#[cfg(target_os = "none")]
+pub mod console;
 #[cfg(target_os = "none")]
 pub mod machine;
 #[cfg(target_os = "none")]
@@ -36,16 +38,16 @@ pub mod platform;
 #[cfg(target_os = "none")]
 pub mod bus;
 #[cfg(target_os = "none")]
-pub mod exit;
-#[cfg(target_os = "none")]
-pub mod inject;
-#[cfg(target_os = "none")]
-pub mod irq;
-#[cfg(target_os = "none")]
 pub mod loader;
 #[cfg(target_os = "none")]
-pub mod run;
+pub mod vm;
 #[cfg(target_os = "none")]
 pub mod vcpu;
 #[cfg(target_os = "none")]
-pub mod vm;
+pub mod inject;
+#[cfg(target_os = "none")]
+pub mod exit;
+#[cfg(target_os = "none")]
+pub mod irq;
+#[cfg(target_os = "none")]
+pub mod run;

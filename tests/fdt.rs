@@ -263,6 +263,11 @@ fn a_board_that_lacks_something_is_refused() {
     let without = |from: &str, to: &str| read(&compile(&BOARD.replace(from, to))).unwrap_err();
     let table = [
         (
+            "#address-cells = <1>; #size-cells = <1>;",
+            "#address-cells = <0>; #size-cells = <0>;",
+            "/memory@40000000: reg is on a bus without addresses; give the bus #address-cells of at least 1",
+        ),
+        (
             "memory@",
             "x@",
             "/: memory is absent; give a memory node whose reg lies below 2^40",
@@ -281,7 +286,7 @@ fn a_board_that_lacks_something_is_refused() {
             "arm,gic-400",
             "arm,cortex-a9-gic",
             "/: interrupt controller is absent; \
-             give a GICv2 with virtualization extensions, such as one compatible with arm,gic-400",
+             give a GICv2 with virtualization extensions, such as arm,gic-400",
         ),
         (
             "0x8030000 0x2000 0x8040000 0x2000",
@@ -290,8 +295,8 @@ fn a_board_that_lacks_something_is_refused() {
         ),
         (
             "interrupts = <1 9 4>;",
-            "",
-            "/intc: interrupts is absent or not private; give the maintenance interrupt, such as <1 9 4>",
+            "interrupts = <0 9 4>;",
+            "/intc: interrupts is not a private interrupt; give the maintenance interrupt, such as <1 9 4>",
         ),
         (
             "arm,armv7-timer",
@@ -302,7 +307,7 @@ fn a_board_that_lacks_something_is_refused() {
             "1 10 4>",
             "0 10 4>",
             "/timer: interrupts is not four private interrupts; \
-             give the private interrupts of the secure, non-secure, virtual and hypervisor timers",
+             give the private interrupts of the secure, non-secure, virtual and Hyp timers",
         ),
         (
             "0x40000000 0x40000000>",
@@ -320,10 +325,18 @@ fn a_board_that_lacks_something_is_refused() {
         "/psci: method is neither \"smc\" nor \"hvc\"; give the one that firmware answers to"
     );
     let message =
-        board(r#"bus { rtc { compatible = "arm,pl031"; reg = <0 0 9>; }; };"#).unwrap_err();
+        board("bus { intc { compatible = \"arm,gic-400\"; reg = <0 0 9>; }; }; intc { compatible = \"\"; };").unwrap_err();
     assert_eq!(
         message,
-        "/bus/rtc: reg is 0x0..0x9, which no bus above it translates; give the buses above it fitting ranges"
+        "/bus/intc: reg is 0x0..0x9, which no bus above it translates; give the buses above it fitting ranges"
+    );
+    let message = board(
+        "bus { #address-cells = <0>; #size-cells = <0>; ranges = <1>; intc { compatible = \"arm,gic-400\"; reg = <1>; }; };
+        intc { compatible = \"\"; };",
+    );
+    assert_eq!(
+        message.unwrap_err(),
+        "/bus/intc: reg is on a bus without addresses; give the bus #address-cells of at least 1"
     );
     let message =
         board("chosen { linux,initrd-start = <9>; linux,initrd-end = <8>; };").unwrap_err();
@@ -331,6 +344,19 @@ fn a_board_that_lacks_something_is_refused() {
         message,
         "/chosen: linux,initrd-end is 0x8, below its start; give the address after the initrd's last byte"
     );
+}
+
+#[test]
+fn a_gic_that_hides_its_virtual_interfaces_has_them_where_the_core_has_them() {
+    let board = board("intc { reg = <0xa0021000 0x1000 0xa0022000 0x2000>; };").unwrap();
+    assert_eq!(board.gic.gich, range(0xa002_4000, 0x2000));
+    assert_eq!(board.gic.gicv, range(0xa002_6000, 0x2000));
+    let message = read(&compile(
+        &BOARD
+            .replace("0x8030000 0x2000 0x8040000 0x2000", "")
+            .replace("interrupts = <1 9 4>;", ""),
+    ));
+    assert!(message.is_err(), "but not where they are far apart");
 }
 
 /// Two VMs as dom0less describes them.

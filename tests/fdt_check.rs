@@ -2,7 +2,7 @@
 
 mod fdt_dts;
 
-use armillary::fdt::{Board, MAX_DEPTH, Tree, check, vms};
+use armillary::fdt::{Board, Guest, MAX_DEPTH, Tree, check, vms};
 use dtoolkit::model::{DeviceTree, DeviceTreeNode};
 use fdt_dts::{HOST, compile};
 
@@ -17,6 +17,18 @@ bus { #address-cells = <1>; #size-cells = <1>; ranges = <0 0 0x10000000 0x100000
     interrupt-map-mask = <0 63>; interrupt-map = <0 5 0x8003 0 0 0 5 4>;
     serial@0 { compatible = "ns16550a"; reg = <0 0x100>; interrupts = <5>; };
 }; };"#;
+
+const GUEST: Guest<'_> = Guest {
+    memory: 64 << 20,
+    cpus: 1,
+    cpu: "arm,cortex-a7",
+    bootargs: "quiet",
+    initrd: None,
+    seed: None,
+    flash: false,
+    rtc: false,
+    virtio: 0,
+};
 
 /// Everything that is read of a tree, for what it does on the way; `None` where the check refuses it.
 fn read(dtb: &[u8], thoroughly: bool) -> Option<(bool, usize)> {
@@ -33,6 +45,14 @@ fn read(dtb: &[u8], thoroughly: bool) -> Option<(bool, usize)> {
         for error in vms(&tree, board, &[]).1 {
             let _ = error.to_string();
         }
+    }
+    if thoroughly {
+        let adopted = GUEST.adopt(&tree);
+        assert_eq!(
+            check(&adopted, &mut Vec::new()).map(|_| ()),
+            Ok(()),
+            "an adopted tree is whole"
+        );
     }
     for id in tree.ids().filter(|_| thoroughly) {
         assert_eq!(

@@ -132,3 +132,79 @@ fn memory_beyond_4_gib_is_told() {
         }]
     );
 }
+
+/// What `adopt` makes of a tree of the user's own.
+fn adopted(guest: &Guest<'_>, mut user: DeviceTree) -> DeviceTree {
+    user.memory_reservations
+        .push(dtoolkit::memreserve::MemoryReservation::new(
+            0x4100_0000,
+            0x1000,
+        ));
+    let dtb = user.to_dtb();
+    let mut copy = Vec::new();
+    let adopted = match check(&dtb, &mut copy) {
+        Ok(checked) => parse(&guest.adopt(&Tree::of(&checked))),
+        Err(error) => panic!("{error}"),
+    };
+    assert_eq!(adopted.memory_reservations, user.memory_reservations);
+    adopted
+}
+
+#[test]
+fn a_tree_of_the_users_own_is_told_memory_psci_and_how_it_boots() {
+    // The host's tree serves as well as any: what QEMU replaces in it is what differs from the guest's.
+    let host = fdt_dts::tree(fdt_dts::HOST);
+    let ours = adopted(&GUEST, host.clone());
+    let guests = parse(&GUEST.tree());
+    for node in ["psci", "memory@40000000"] {
+        assert_eq!(ours.root.child(node), guests.root.child(node));
+    }
+    let names = |node: &DeviceTreeNode| {
+        node.children()
+            .map(|child| child.name().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names(&ours.root), names(&host.root));
+    for child in host
+        .root
+        .children()
+        .filter(|c| !["psci", "memory@40000000", "chosen"].contains(&c.name()))
+    {
+        assert_eq!(ours.root.child(child.name()), Some(child));
+    }
+    let chosen = ours.root.child("chosen").unwrap();
+    assert_eq!(
+        chosen.property("bootargs").unwrap().value(),
+        b"console=ttyAMA0\0"
+    );
+    assert_eq!(
+        chosen.property("linux,initrd-end").unwrap().value(),
+        0x4801_86a0_u32.to_be_bytes()
+    );
+    assert_eq!(chosen.children().count(), 2);
+}
+
+#[test]
+fn a_tree_of_the_users_own_keeps_its_words_and_cell_sizes() {
+    let source = r#"/ { #address-cells = <1>; #size-cells = <1>; psci { }; memory@0 { reg = <0 1>; a { b { }; }; }; memory { };
+        x { memory { }; }; CHOSEN };"#;
+    let guest = Guest {
+        bootargs: "",
+        initrd: None,
+        ..GUEST
+    };
+    let tree = |chosen| adopted(&guest, fdt_dts::tree(&source.replace("CHOSEN", chosen)));
+    let ours = tree(r#"chosen { bootargs = "own"; linux,initrd-start = <1>; };"#);
+    let names: Vec<_> = ours.root.children().map(|child| child.name()).collect();
+    assert_eq!(names, ["psci", "memory@40000000", "x", "chosen"]);
+    let memory = ours.root.child("memory@40000000").unwrap();
+    assert_eq!(
+        memory.property("reg").unwrap().value(),
+        [0x40, 0, 0, 0, 0x10, 0, 0, 0]
+    );
+    assert!(ours.find_node("/x/memory").is_some());
+    let chosen = ours.root.child("chosen").unwrap();
+    assert_eq!(chosen.property("bootargs").unwrap().value(), b"own\0");
+    assert!(chosen.property("linux,initrd-start").is_none());
+    assert!(tree("").root.child("chosen").is_some());
+}

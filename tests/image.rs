@@ -1,6 +1,6 @@
 //! Kernel images: each format is told and placed as QEMU's `virt` does, and what is no kernel is named.
 
-use armillary::addr::Ipa;
+use armillary::addr::{Ipa, Pa};
 use armillary::image::{Format, Handover, Image, ImageError, RAM, Source, firmware, kernel};
 use proptest::prelude::*;
 
@@ -139,6 +139,18 @@ fn a_kernel_larger_than_half_of_ram_pushes_the_initrd_on() {
     let layout = image.place(4 * MIB, Some(0x1234), 0x2000).unwrap();
     assert_eq!(layout.initrd, Some(Ipa(0x4031_0000)));
     assert_eq!(layout.dtb, Some(Ipa(0x4031_2000)));
+}
+
+#[test]
+fn whole_pages_of_a_stored_image_can_be_given_as_they_are() {
+    let part = told(&zimage(5000)).unwrap().segments[0];
+    assert_eq!(part.in_place(Pa(0x5000_0000)), Some(Pa(0x5000_0000)));
+    assert_eq!(part.in_place(Pa(0x5000_0800)), None);
+    let part = told(&elf(0x4010_0000, &[(0x4010_0000, 0x4010_0000, &[1; 8], 8)]))
+        .unwrap()
+        .segments[0];
+    assert_eq!(part.in_place(Pa(0x5000_0000)), None);
+    assert_eq!(part.in_place(Pa(0x5000_1000 - 84)), Some(Pa(0x5000_1000)));
 }
 
 #[test]

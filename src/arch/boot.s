@@ -19,6 +19,7 @@
 .section .boot, "ax"
 .balign 4096
 .global _start
+.type _start, %function
 _start:
     .rept 8
     nop
@@ -130,6 +131,7 @@ primary:
 
 @ A CPU brought up later: r0 = physical address of its boot words {{stack top, argument}}, Hyp mode.
 .global secondary_start
+.type secondary_start, %function
 secondary_start:
     cpsid   aif
     mov     r9, r0

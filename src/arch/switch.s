@@ -37,6 +37,7 @@ vectors:
 .endm
 
 .global enter
+.type enter, %function
 enter:
     push    {{r4-r11, lr}}
     str     sp, [r0, #{HOST_SP}]

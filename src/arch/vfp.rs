@@ -29,6 +29,7 @@ global_asm!(
     ".arm",
     ".fpu neon-vfpv4",
     // vfp_save(r0 = registers, r1 = whether there are 32)
+    ".type vfp_save, %function",
     "vfp_save:",
     "vstmia r0!, {{d0-d15}}",
     "cmp r1, #0",
@@ -38,6 +39,7 @@ global_asm!(
     "str r1, [r0]",
     "bx lr",
     // vfp_restore(r0 = registers, r1 = whether there are 32)
+    ".type vfp_restore, %function",
     "vfp_restore:",
     "vldmia r0!, {{d0-d15}}",
     "cmp r1, #0",

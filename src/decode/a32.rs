@@ -1,8 +1,11 @@
 //! The loads and stores of A32 (ARM DDI 0406C, A5.2.8 to A5.7).
 
 use super::Reason::{self, *};
-use super::{Address, Bank, Block, Form, Index, Offset, Shift};
-use super::{bit, immediate, refuse_if, reg, register, vector};
+use super::single::{
+    BEFORE, BYTE, HALF, LOAD, OPERANDS, REGISTER, SIGNED, UNPRIVILEGED, UP, WRITE,
+};
+use super::{Address, Bank, Block, Form, Single};
+use super::{bit, refuse_if, reg, vector};
 use crate::regs::mode;
 
 pub(super) fn decode(w: u32) -> Result<Form, Reason> {
@@ -10,8 +13,7 @@ pub(super) fn decode(w: u32) -> Result<Form, Reason> {
         return unconditional(w);
     }
     match w >> 25 & 7 {
-        2 => single(w),
-        3 if !bit(w, 4) => single(w),
+        2 | 3 => single(w).map(Form::Single),
         4 => multiple(w),
         0 if w & 0x90 == 0x90 => extra(w),
         6 => vector::coprocessor(w, false),
@@ -19,26 +21,33 @@ pub(super) fn decode(w: u32) -> Result<Form, Reason> {
     }
 }
 
-/// A5.3: LDR, STR, LDRB, STRB and their unprivileged forms.
-fn single(w: u32) -> Result<Form, Reason> {
-    let (load, byte, unprivileged) = (bit(w, 20), bit(w, 22), w & (1 << 24 | 1 << 21) == 1 << 21);
-    let (t, n, index) = (reg(w, 12), reg(w, 16), index(w));
-    let offset = if bit(w, 25) {
-        refuse_if(reg(w, 0) == 15, Pc)?;
-        shifted(w)
-    } else {
-        immediate(bit(w, 23), w & 0xfff)
-    };
-    refuse_if(t == 15 && (byte || unprivileged && load), Pc)?;
-    overlap(index, n, t)?;
-    Ok(Form::Single {
-        load,
-        size: if byte { 1 } else { 4 },
-        signed: false,
-        unprivileged,
-        t,
-        at: Address { n, offset, index },
-    })
+/// A5.3: whether it is LDR, STR, LDRB, STRB or an unprivileged form of theirs; or a media
+/// instruction, which [`single`] tells apart.
+#[inline]
+pub(super) const fn is_single(w: u32) -> bool {
+    w & 0x0c00_0000 == 0x0400_0000 && w < 0xf000_0000
+}
+
+/// Decodes one.
+#[inline]
+pub(super) fn single(w: u32) -> Result<Single, Reason> {
+    let bits = w & (REGISTER | BEFORE | UP | BYTE | WRITE | LOAD | OPERANDS);
+    let (t, n) = (w >> 12 & 15, w >> 16 & 15);
+    let mut single = Single::new(bits);
+    if w & REGISTER != 0 {
+        refuse_if(bit(w, 4), NotMemory)?;
+        refuse_if(w & 15 == 15, Pc)?;
+    }
+    if single.at().writeback() {
+        refuse_if(n == 15, Pc)?;
+        refuse_if(n == t, Overlap)?;
+        if w & BEFORE == 0 && w & WRITE != 0 {
+            refuse_if(t == 15 && single.load(), Pc)?;
+            single = Single::new(bits | UNPRIVILEGED);
+        }
+    }
+    refuse_if(t == 15 && w & BYTE != 0, Pc)?;
+    Ok(single)
 }
 
 /// A5.2.8 and A5.2.9: halfwords, signed loads, LDRD and STRD; A5.2.10 in the rest of that space.
@@ -51,39 +60,38 @@ fn extra(w: u32) -> Result<Form, Reason> {
             Err(NotMemory)
         };
     }
-    let (t, n, m, index) = (reg(w, 12), reg(w, 16), reg(w, 0), index(w));
-    let unprivileged = w & (1 << 24 | 1 << 21) == 1 << 21;
-    let offset = if bit(w, 22) {
-        immediate(bit(w, 23), w >> 4 & 0xf0 | w & 15)
-    } else {
-        register(bit(w, 23), m)
-    };
-    let at = Address { n, offset, index };
-    if sh != 1 && !bit(w, 20) {
+    let (t, n, m) = (reg(w, 12), reg(w, 16), reg(w, 0));
+    let (immediate, unprivileged) = (bit(w, 22), w & (BEFORE | WRITE) == WRITE);
+    let dual = sh != 1 && w & LOAD == 0;
+    if dual {
         refuse_if(t & 1 != 0 || t == 14, Pair)?;
         refuse_if(unprivileged, Unpredictable)?;
     }
-    if !bit(w, 22) {
+    let offset = if immediate {
+        w >> 4 & 0xf0 | w & 15
+    } else {
         refuse_if(w & 0xf00 != 0, ShouldBe)?;
         refuse_if(m == 15, Pc)?;
+        REGISTER | w & 15
+    };
+    let bits = w & (BEFORE | UP | WRITE | LOAD | OPERANDS & !0xfff) | offset;
+    let at = Address::new(bits);
+    refuse_if(at.writeback() && n == 15, Pc)?;
+    refuse_if(at.writeback() && n == t, Overlap)?;
+    if dual {
+        let (load, t2) = (sh == 2, t | 1);
+        refuse_if(load && !immediate && (m == t || m == t2), Overlap)?;
+        refuse_if(at.writeback() && n == t2, Overlap)?;
+        return Ok(Form::Dual { load, t, t2, at });
     }
-    if sh == 1 || bit(w, 20) {
-        refuse_if(t == 15, Pc)?;
-        overlap(index, n, t)?;
-        return Ok(Form::Single {
-            load: bit(w, 20),
-            size: if sh == 2 { 1 } else { 2 },
-            signed: sh != 1,
-            unprivileged,
-            t,
-            at,
-        });
-    }
-    let (load, t2) = (sh == 2, t | 1);
-    refuse_if(load && !bit(w, 22) && (m == t || m == t2), Overlap)?;
-    overlap(index, n, t)?;
-    overlap(index, n, t2)?;
-    Ok(Form::Dual { load, t, t2, at })
+    refuse_if(t == 15, Pc)?;
+    let kind = match sh {
+        1 => HALF,
+        2 => SIGNED | BYTE,
+        _ => SIGNED | HALF,
+    };
+    let rights = if unprivileged { UNPRIVILEGED } else { 0 };
+    Ok(Form::Single(Single::new(bits | kind | rights)))
 }
 
 /// A5.2.10: SWP, LDREX, STREX.
@@ -198,46 +206,11 @@ fn hint(w: u32) -> Result<Form, Reason> {
     Ok(Form::Hint)
 }
 
-/// Bits P and W of the forms that have an offset.
-fn index(w: u32) -> Index {
-    match (bit(w, 24), bit(w, 21)) {
-        (true, false) => Index::Offset,
-        (true, true) => Index::Pre,
-        (false, _) => Index::Post,
-    }
-}
-
 /// Bits P, U and W of the forms that transfer a block.
 fn block(w: u32) -> Block {
     Block {
         up: bit(w, 23),
         before: bit(w, 24),
         writeback: bit(w, 21),
-    }
-}
-
-/// A base that is written is neither pc nor the register transferred.
-fn overlap(index: Index, n: u8, t: u8) -> Result<(), Reason> {
-    refuse_if(index.writeback() && n == 15, Pc)?;
-    refuse_if(index.writeback() && n == t, Overlap)
-}
-
-/// A8.4.3, DecodeImmShift.
-fn shifted(w: u32) -> Offset {
-    let amount = (w >> 7 & 31) as u8;
-    let (shift, amount) = match (w >> 5 & 3, amount) {
-        (0, _) => (Shift::Lsl, amount),
-        (1, 0) => (Shift::Lsr, 32),
-        (1, _) => (Shift::Lsr, amount),
-        (2, 0) => (Shift::Asr, 32),
-        (2, _) => (Shift::Asr, amount),
-        (_, 0) => (Shift::Rrx, 1),
-        _ => (Shift::Ror, amount),
-    };
-    Offset::Register {
-        m: reg(w, 0),
-        subtract: !bit(w, 23),
-        shift,
-        amount,
     }
 }

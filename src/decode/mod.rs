@@ -3,9 +3,9 @@
 //! A data abort at stage 2 carries a syndrome only for the plainest single loads and stores
 //! (ARM DDI 0406C, B3.13.6). For all others the hypervisor fetches the instruction and asks this
 //! module, in two steps. [`decode`] is a pure function of the instruction: what it transfers, how
-//! its address is formed, or why it is refused. [`Op::start`] adds the registers and gives a
-//! [`Transfer`], which the hypervisor steps through one bus access at a time, so that it may wait
-//! between two of them for a device that another VM models.
+//! its address is formed, or why it is refused. [`Transfer::new`] adds the registers and gives what
+//! the hypervisor steps through one bus access at a time, so that it may wait between two of them
+//! for a device that another VM models.
 //!
 //! What the architecture leaves UNPREDICTABLE is refused with its [`Reason`], never guessed. A
 //! [`Transfer`] does what the pseudocode of A8.8 and B9.3 does, in ascending order of addresses,
@@ -29,11 +29,14 @@
 //! the STREX that follows may fail without a trap, for ever.
 
 mod a32;
+mod sequence;
+mod single;
 mod t16;
 mod t32;
 mod transfer;
 mod vector;
 
+pub use single::{Address, Index, Offset, Shift, Single};
 pub use transfer::{Access, Transfer, Vectors};
 
 /// An instruction by its encoding.
@@ -122,20 +125,7 @@ pub enum Form {
     /// PLD, PLDW, PLI and the unallocated hints: nothing.
     Hint,
     /// LDR, STR and their byte, halfword, signed and unprivileged kin.
-    Single {
-        /// Whether it loads.
-        load: bool,
-        /// Size of the access in bytes: 1, 2 or 4.
-        size: u8,
-        /// Whether a load extends the sign.
-        signed: bool,
-        /// Whether the access has User mode's rights (LDRT and kin).
-        unprivileged: bool,
-        /// The register loaded or stored.
-        t: u8,
-        /// Where.
-        at: Address,
-    },
+    Single(Single),
     /// LDRD, STRD: two words.
     Dual {
         /// Whether it loads.
@@ -232,65 +222,6 @@ pub enum Form {
     Structure(Structure),
 }
 
-/// The address of a single or dual transfer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Address {
-    /// The base; 15 is the pc of the instruction, aligned to a word.
-    pub n: u8,
-    /// What is added to it.
-    pub offset: Offset,
-    /// When it is added, and whether the base keeps it.
-    pub index: Index,
-}
-
-/// What is added to a base.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Offset {
-    /// So many bytes, -4095 to 4095.
-    Immediate(i16),
-    /// A register, shifted.
-    Register {
-        /// Which.
-        m: u8,
-        /// Whether it is subtracted.
-        subtract: bool,
-        /// How it is shifted.
-        shift: Shift,
-        /// By how much: 0 to 31 for LSL, 1 to 32 for LSR and ASR, 1 to 31 for ROR, 1 for RRX.
-        amount: u8,
-    },
-}
-
-/// How an index register is shifted (ARM DDI 0406C, A8.4.3).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[expect(missing_docs, reason = "the names are the architecture's own")]
-pub enum Shift {
-    Lsl,
-    Lsr,
-    Asr,
-    Ror,
-    Rrx,
-}
-
-/// When an offset is added to the base (ARM DDI 0406C, A4.6.5).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Index {
-    /// Before the access; the base stays.
-    Offset,
-    /// Before the access; the base keeps it.
-    Pre,
-    /// After the access; the base keeps it.
-    Post,
-}
-
-impl Index {
-    /// Whether the base is written.
-    #[must_use]
-    pub const fn writeback(self) -> bool {
-        !matches!(self, Self::Offset)
-    }
-}
-
 /// How a block of words lies to its base: IA, IB, DA or DB.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Block {
@@ -353,17 +284,21 @@ pub enum Lanes {
 /// What is not a load, a store or a memory hint, and what is UNDEFINED or UNPREDICTABLE whatever
 /// the registers hold.
 pub fn decode(instruction: Instruction) -> Result<Op, Refusal> {
-    let form = match instruction {
-        Instruction::A32(word) => a32::decode(word),
-        Instruction::T16(half) => t16::decode(u32::from(half)),
-        Instruction::T32(word) => t32::decode(word),
-    };
-    match form {
+    match decode_form(instruction) {
         Ok(form) => Ok(Op { instruction, form }),
         Err(reason) => Err(Refusal {
             instruction,
             reason,
         }),
+    }
+}
+
+#[inline(never)]
+fn decode_form(instruction: Instruction) -> Result<Form, Reason> {
+    match instruction {
+        Instruction::A32(word) => a32::decode(word),
+        Instruction::T16(half) => t16::decode(u32::from(half)),
+        Instruction::T32(word) => t32::decode(word),
     }
 }
 
@@ -384,22 +319,6 @@ const fn bit(word: u32, n: u32) -> bool {
 /// The register number in the four bits from `low` on.
 const fn reg(word: u32, low: u32) -> u8 {
     (word >> low & 15) as u8
-}
-
-/// An offset of `bytes`, below 4096, up or down.
-const fn immediate(up: bool, bytes: u32) -> Offset {
-    let bytes = (bytes & 0xfff) as i16;
-    Offset::Immediate(if up { bytes } else { -bytes })
-}
-
-/// An index register that is not shifted.
-const fn register(up: bool, m: u8) -> Offset {
-    Offset::Register {
-        m,
-        subtract: !up,
-        shift: Shift::Lsl,
-        amount: 0,
-    }
 }
 
 /// Refuses with `reason` where `bad` holds.

@@ -1,8 +1,9 @@
 //! The loads and stores of 32-bit Thumb (ARM DDI 0406C, A6.3.5 to A6.3.10).
 
 use super::Reason::{self, *};
-use super::{Address, Bank, Block, Form, Index, Offset, Shift};
-use super::{a32, bit, immediate, refuse_if, reg, vector};
+use super::single::{BEFORE, BYTE, HALF, LOAD, REGISTER, SIGNED, UNPRIVILEGED, UP, WRITE};
+use super::{Address, Bank, Block, Form, Single};
+use super::{a32, bit, refuse_if, reg, vector};
 
 pub(super) fn decode(w: u32) -> Result<Form, Reason> {
     match w >> 24 {
@@ -18,12 +19,7 @@ pub(super) fn decode(w: u32) -> Result<Form, Reason> {
     }
 }
 
-/// sp and pc, which Thumb keeps out of most operands.
-const fn special(n: u8) -> bool {
-    n == 13 || n == 15
-}
-
-/// Refuses sp and pc.
+/// Refuses sp and pc, which Thumb keeps out of most operands.
 fn plain(n: u8) -> Result<(), Reason> {
     match n {
         13 => Err(Sp),
@@ -66,23 +62,19 @@ fn multiple(w: u32) -> Result<Form, Reason> {
 /// A6.3.6: LDRD, STRD, LDREX, STREX, TBB, TBH.
 fn dual_or_exclusive(w: u32) -> Result<Form, Reason> {
     let (load, n, t, t2) = (bit(w, 20), reg(w, 16), reg(w, 12), reg(w, 8));
-    let index = match (bit(w, 24), bit(w, 21)) {
-        (true, false) => Index::Offset,
-        (true, true) => Index::Pre,
-        (false, true) => Index::Post,
-        (false, false) if !bit(w, 23) => {
-            let offset = (w & 0xff) << 2;
-            return exclusive(load, 4, if load { 15 } else { t2 }, t, t2, n, offset, load);
+    if !bit(w, 24) && !bit(w, 21) {
+        if bit(w, 23) {
+            return sized_exclusive(w);
         }
-        (false, false) => return sized_exclusive(w),
-    };
-    refuse_if(n == 15 && (!load || index.writeback()), Pc)?;
+        let d = if load { 15 } else { t2 };
+        return exclusive(load, 4, d, t, t2, n, (w & 0xff) << 2, load);
+    }
+    let at = Address::new(w & (BEFORE | UP | WRITE | 0xf_0000) | (w & 0xff) << 2);
+    refuse_if(n == 15 && (!load || at.writeback()), Pc)?;
     plain(t)?;
     plain(t2)?;
     refuse_if(load && t == t2, Pair)?;
-    refuse_if(index.writeback() && (n == t || n == t2), Overlap)?;
-    let offset = immediate(bit(w, 23), (w & 0xff) << 2);
-    let at = Address { n, offset, index };
+    refuse_if(at.writeback() && (n == t || n == t2), Overlap)?;
     Ok(Form::Dual { load, t, t2, at })
 }
 
@@ -144,53 +136,44 @@ fn exclusive(
 /// A6.3.7 to A6.3.10: bytes, halfwords and words, and the hints among them.
 fn single(w: u32) -> Result<Form, Reason> {
     let (load, signed, n, t) = (bit(w, 20), bit(w, 24), reg(w, 16), reg(w, 12));
-    let size = 1 << (w >> 21 & 3);
-    refuse_if(size == 8 || size == 4 && signed, Undefined)?;
+    let (kind, word) = match w >> 21 & 3 {
+        0 => (BYTE, false),
+        1 => (HALF, false),
+        2 if !signed => (0, true),
+        _ => return Err(Undefined),
+    };
     refuse_if(!load && n == 15, Undefined)?;
-    let (offset, index, unprivileged) = addressing(w, load && n == 15)?;
-    if load && t == 15 && size != 4 && !index.writeback() && !unprivileged {
+    let sign = if signed { SIGNED } else { 0 };
+    let bits = kind | sign | w & (LOAD | 0xf_f000) | addressing(w, load && n == 15)?;
+    let single = Single::new(bits);
+    let (writeback, unprivileged) = (single.at().writeback(), single.unprivileged());
+    if load && t == 15 && !word && !writeback && !unprivileged {
         // PLDW has no literal form: its bit should be zero there.
-        refuse_if(n == 15 && size == 2 && !signed, ShouldBe)?;
+        refuse_if(n == 15 && kind == HALF && !signed, ShouldBe)?;
         return Ok(Form::Hint);
     }
-    refuse_if(t == 13 && (size != 4 || unprivileged), Sp)?;
-    refuse_if(t == 15 && (size != 4 || unprivileged || !load), Pc)?;
-    refuse_if(index.writeback() && n == t, Overlap)?;
-    let at = Address { n, offset, index };
-    Ok(Form::Single {
-        load,
-        size,
-        signed,
-        unprivileged,
-        t,
-        at,
-    })
+    refuse_if(t == 13 && (!word || unprivileged), Sp)?;
+    refuse_if(t == 15 && (!word || unprivileged || !load), Pc)?;
+    refuse_if(writeback && n == t, Overlap)?;
+    Ok(Form::Single(single))
 }
 
-/// Offset, index and whether the access is unprivileged.
-fn addressing(w: u32, literal: bool) -> Result<(Offset, Index, bool), Reason> {
+/// The bits of [`Single`] that say how the address is formed, and whether with User mode's rights.
+fn addressing(w: u32, literal: bool) -> Result<u32, Reason> {
     if literal || bit(w, 23) {
-        let offset = immediate(bit(w, 23), w & 0xfff);
-        return Ok((offset, Index::Offset, false));
+        return Ok(BEFORE | w & (UP | 0xfff));
     }
     if bit(w, 11) {
-        let offset = immediate(bit(w, 9), w & 0xff);
+        let offset = w & 0xff | if bit(w, 9) { UP } else { 0 };
         return match w >> 8 & 7 {
-            0b110 => Ok((offset, Index::Offset, true)),
-            0b100 => Ok((offset, Index::Offset, false)),
-            0b101 | 0b111 => Ok((offset, Index::Pre, false)),
-            0b001 | 0b011 => Ok((offset, Index::Post, false)),
+            0b110 => Ok(offset | BEFORE | UNPRIVILEGED),
+            0b100 => Ok(offset | BEFORE),
+            0b101 | 0b111 => Ok(offset | BEFORE | WRITE),
+            0b001 | 0b011 => Ok(offset),
             _ => Err(Undefined),
         };
     }
     refuse_if(w & 0xfc0 != 0, Undefined)?;
-    let m = reg(w, 0);
-    refuse_if(special(m), if m == 15 { Pc } else { Sp })?;
-    let offset = Offset::Register {
-        m,
-        subtract: false,
-        shift: Shift::Lsl,
-        amount: (w >> 4 & 3) as u8,
-    };
-    Ok((offset, Index::Offset, false))
+    plain(reg(w, 0))?;
+    Ok(REGISTER | BEFORE | UP | (w >> 4 & 3) << 7 | w & 15)
 }

@@ -116,7 +116,8 @@ pub struct Interrupt {
 pub enum UartKind {
     /// Arm PrimeCell PL011.
     Pl011,
-    /// 16550 and what is compatible with it; registers lie `1 << reg_shift` bytes apart, each accessed `io_width` bytes wide.
+    /// 16550 and what is compatible with it; registers lie `1 << reg_shift` bytes apart, each accessed
+    /// `io_width` bytes wide.
     Ns16550 {
         /// log2 of the registers' distance, 0 to 3.
         reg_shift: u8,
@@ -173,9 +174,14 @@ impl Board {
             cpus: found.cpus,
             psci: found.psci,
             gic: found.gic.ok_or_else(|| {
-                absent("interrupt controller", "give a GICv2 with virtualization extensions, such as one compatible with arm,gic-400")
+                absent(
+                    "interrupt controller",
+                    "give a GICv2 with virtualization extensions, such as arm,gic-400",
+                )
             })?,
-            timer: found.timer.ok_or_else(|| absent("timer", "give a node compatible with arm,armv7-timer"))?,
+            timer: found
+                .timer
+                .ok_or_else(|| absent("timer", "give a node compatible with arm,armv7-timer"))?,
             uart: Uart::chosen(tree).or(found.uart),
             rtc: found.rtc,
             words: found.words,
@@ -198,13 +204,16 @@ struct Found {
 
 impl Found {
     fn look_at(&mut self, tree: &Tree<'_, '_>, id: Id) -> Result<(), ConfigError> {
-        match tree.place(id) {
-            (name, None) if super::tree::is_named(name, "memory") => self.memory(tree, id)?,
-            ("chosen", None) => self.chosen(tree, id)?,
-            (_, Some("reserved-memory")) if tree.property(id, "reg").is_some() => {
-                self.reserved.extend(tree.reg(id)?);
+        let (name, above) = tree.place(id);
+        match (name.as_bytes(), above) {
+            (b"memory" | [b'm', b'e', b'm', b'o', b'r', b'y', b'@', ..], None) => {
+                self.memory(tree, id)?;
             }
-            (name, Some("cpus")) if super::tree::is_named(name, "cpu") => self.cpu(tree, id)?,
+            (b"chosen", None) => self.chosen(tree, id)?,
+            (b"cpu" | [b'c', b'p', b'u', b'@', ..], Some("cpus")) => self.cpu(tree, id)?,
+            (_, Some("reserved-memory")) if tree.property(id, "reg").is_some() => {
+                self.reserved.extend(tree.reg_off_bus(id)?);
+            }
             _ => {}
         }
         for compatible in tree.compatible(id) {
@@ -224,7 +233,7 @@ impl Found {
                     self.timer = Some(Timer::read(tree, id)?);
                 }
                 b"arm,pl031" if self.rtc.is_none() && !tree.is_disabled(id) => {
-                    self.rtc = tree.reg(id)?.first().copied();
+                    self.rtc = tree.reg(id).ok().and_then(|reg| reg.first().copied());
                 }
                 _ if self.uart.is_none()
                     && UartKind::of(compatible).is_some()
@@ -345,34 +354,49 @@ impl Psci {
 }
 
 impl Gic {
+    /// The maintenance interrupt of the Cortex-A15, Cortex-A7 and GIC-400 (Cortex-A7 MPCore TRM,
+    /// 8.2).
+    const MAINTENANCE: u32 = 25;
+
     fn read(tree: &Tree<'_, '_>, id: Id) -> Result<Self, ConfigError> {
         let reg = tree.reg(id)?;
-        let [gicd, gicc, gich, gicv, ..] = *reg.as_slice() else {
-            let fix = "give GICD, GICC, GICH and GICV";
-            return Err(ConfigError::new(
-                tree.path(id),
-                "reg",
-                format!("of {} ranges", reg.len()),
-                fix,
-            ));
-        };
-        let maintenance = interrupts(tree, id)
-            .next()
-            .filter(|irq| irq.id < 32)
-            .ok_or_else(|| {
-                ConfigError::new(
+        let (gicd, gicc, gich, gicv) = match *reg.as_slice() {
+            [gicd, gicc, gich, gicv, ..] => (gicd, gicc, gich, gicv),
+            // Some trees leave out what only a hypervisor needs: it lies where these cores have it
+            // (the same, GIC memory map).
+            [gicd, gicc] if gicd.start.checked_add(0x1000) == Some(gicc.start) => {
+                let beyond = |offset| Range {
+                    start: Pa(gicc.start.0.saturating_add(offset)),
+                    size: 0x2000,
+                };
+                (gicd, gicc, beyond(0x2000), beyond(0x4000))
+            }
+            _ => {
+                let value = format!("of {} ranges", reg.len());
+                return Err(ConfigError::new(
                     tree.path(id),
-                    "interrupts",
-                    "absent or not private",
-                    "give the maintenance interrupt, such as <1 9 4>",
-                )
-            })?;
+                    "reg",
+                    value,
+                    "give GICD, GICC, GICH and GICV",
+                ));
+            }
+        };
+        let maintenance = match tree.property(id, "interrupts") {
+            None => Self::MAINTENANCE,
+            Some(value) => Interrupt::read(value)
+                .map(|irq| irq.id)
+                .filter(|&id| id < 32)
+                .ok_or_else(|| {
+                    let fix = "give the maintenance interrupt, such as <1 9 4>";
+                    ConfigError::new(tree.path(id), "interrupts", "not a private interrupt", fix)
+                })?,
+        };
         Ok(Self {
             gicd,
             gicc,
             gich,
             gicv,
-            maintenance: maintenance.id,
+            maintenance,
         })
     }
 }
@@ -386,7 +410,8 @@ impl Timer {
         let (Some(physical), Some(virt), Some(hyp)) =
             (private.next(), private.next(), private.next())
         else {
-            let fix = "give the private interrupts of the secure, non-secure, virtual and hypervisor timers";
+            let fix =
+                "give the private interrupts of the secure, non-secure, virtual and Hyp timers";
             return Err(ConfigError::new(
                 tree.path(id),
                 "interrupts",
@@ -432,8 +457,9 @@ impl Interrupt {
         })
     }
 
-    /// The node's first interrupt, through an interrupt map above it where it has not the GIC's three cells, as
-    /// on the Versatile Express (Devicetree Specification 0.4, 2.4.3). Maps that look at addresses are not followed.
+    /// The node's first interrupt, through an interrupt map above it where it has not the GIC's three
+    /// cells, as on the Versatile Express (Devicetree Specification 0.4, 2.4.3). Maps that look at
+    /// addresses are not followed.
     fn of(tree: &Tree<'_, '_>, id: Id) -> Option<Self> {
         let mut wanted = tree.property(id, "interrupts")?;
         if wanted.len() % 12 == 0 {

@@ -3,17 +3,19 @@
 //! `fdt` 0.1.5 slices, unwraps and asserts on what it reads. What of it is used here is `Fdt::new`,
 //! `all_nodes` and `properties`; they panic, overflow or stop short where
 //! - a block lies outside the tree (`structs_block`, `strings_block`),
-//! - a token other than BEGIN_NODE, PROP or END_NODE stands where one of them is due, or the block ends early,
-//! - a node name is not NUL-terminated UTF-8, or a property's value or name offset lies outside its block,
+//! - a token other than BEGIN_NODE, PROP or END_NODE stands where one of them is due, or the block
+//!   ends early,
+//! - a node name is not NUL-terminated UTF-8, or a property's value or name lies outside its block,
 //! - END_NODE comes more often than BEGIN_NODE, or nodes nest 64 deep (its table of parents),
 //! - a property follows a child node, or a NOP stands before PROP or END_NODE.
 //!
-//! [`check`] refuses all of these but the last: NOPs are what firmware leaves where it deleted something,
-//! so a tree that holds any is copied without them. Everything else of `fdt` (`memory`, `chosen`, `cpus`,
-//! `reg`, `children`, `find_node`, ...) is not called: it unwraps more, and truncates addresses to 32 bits.
+//! [`check`] refuses all of these but the last: NOPs are what firmware leaves where it deleted
+//! something, so a tree that holds any is copied without them. Everything else of `fdt` (`memory`,
+//! `chosen`, `cpus`, `reg`, `children`, `find_node`, ...) is not called: it unwraps more, and
+//! truncates addresses to 32 bits.
 //!
-//! The walk costs about as much per property as one name comparison, so it notes on its way what every
-//! reader asks for: each node's parent, cell sizes, `status` and `compatible`.
+//! The walk is cheap next to that crate's, so it notes on its way what every reader asks for: each
+//! node's parent, cell sizes, `status` and `compatible`.
 //!
 //! Format: Devicetree Specification 0.4, chapter 5.
 
@@ -134,6 +136,7 @@ pub fn check<'a>(bytes: &'a [u8], copy: &'a mut Vec<u8>) -> Result<Checked<'a>, 
     let reservations = reservations(bytes, header.reservations)?;
     let mut walk = Walk {
         block: structure,
+        words: structure.as_chunks().0,
         strings,
         at: 0,
         open: [0; MAX_DEPTH],
@@ -246,6 +249,8 @@ fn reservations(bytes: &[u8], mut at: usize) -> Result<Vec<Range>, FdtError> {
 /// The walk over the structure block; offsets count from the block's start.
 struct Walk<'a> {
     block: &'a [u8],
+    /// The same by words.
+    words: &'a [[u8; 4]],
     strings: &'a [u8],
     at: usize,
     /// Indices of the nodes that are open, outermost first.
@@ -256,10 +261,15 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
+    /// The word at `at`, a multiple of 4.
+    fn word(&self, at: usize) -> Option<u32> {
+        self.words.get(at / 4).map(|word| u32::from_be_bytes(*word))
+    }
+
     fn run(&mut self) -> Result<(), FdtError> {
         let mut properties = false;
         loop {
-            let token = word(self.block, self.at).ok_or(err(self.at, "another token"))?;
+            let token = self.word(self.at).ok_or(err(self.at, "another token"))?;
             let here = self.at;
             self.at += 4;
             match token {
@@ -290,7 +300,7 @@ impl<'a> Walk<'a> {
 
     fn begin(&mut self) -> Result<(), FdtError> {
         let name = self.block.get(self.at..).unwrap_or_default();
-        let end = name.iter().position(|&b| b == 0 || !b.is_ascii());
+        let end = name.iter().position(|&b| !(1..0x80).contains(&b));
         let length = end
             .filter(|&end| name.get(end) == Some(&0))
             .ok_or(err(self.at, "a node name in ASCII, ended by a NUL"))?;
@@ -321,8 +331,7 @@ impl<'a> Walk<'a> {
     }
 
     fn property(&mut self) -> Result<(), FdtError> {
-        let (Some(length), Some(name)) = (word(self.block, self.at), word(self.block, self.at + 4))
-        else {
+        let (Some(length), Some(name)) = (self.word(self.at), self.word(self.at + 4)) else {
             return Err(err(self.at, "a property's length and name"));
         };
         let name = self
@@ -360,13 +369,15 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Skips `bytes` that are known to be there, and the padding, which the next token finds missing if it is.
+    /// Skips `bytes` that are known to be there, and the padding, which the next token finds missing
+    /// if it is.
     fn skip(&mut self, bytes: usize) {
         self.at = (self.at + bytes + 3) & !3;
     }
 }
 
-/// The tree with a structure block of tokens other than NOP. The memory reservation block, read already, is left out.
+/// The tree with a structure block of tokens other than NOP. The memory reservation block, read
+/// already, is left out.
 fn copy_without_nops(
     copy: &mut Vec<u8>,
     bytes: &[u8],

@@ -1,13 +1,15 @@
-//! The device tree that a guest is given: what QEMU's `-M virt,virtualization=off,gic-version=2` (7.2) gives, of what is there.
+//! The device tree that a guest is given: of QEMU's own (7.2, `-M virt,virtualization=off,gic-version=2`)
+//! what is there.
 //!
-//! Nodes, names, properties and phandles are QEMU's, in QEMU's order; left out is what a VM has not: PCI, GPIO, fw-cfg,
-//! the platform bus, message-signalled interrupts, PMU. It is written straight into the flattened format: by way of a
-//! model of the tree it takes ten times the instructions.
+//! Nodes, names, properties and phandles are QEMU's, in QEMU's order; left out is what a VM has not:
+//! PCI, GPIO, fw-cfg, the platform bus, message-signalled interrupts, PMU. It is written straight into
+//! the flattened format: by way of a model of the tree it takes ten times the instructions.
 
 use alloc::format;
 use alloc::vec::Vec;
 
-use super::Range;
+use super::tree::is_named;
+use super::{Id, Range, Tree};
 
 /// What there is to tell a guest.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +46,7 @@ impl Guest<'_> {
     /// The flattened tree.
     #[must_use]
     pub fn tree(&self) -> Vec<u8> {
-        let mut w = Writer::new(4096 + self.bootargs.len());
+        let mut w = Writer::new(4096 + self.bootargs.len(), &[]);
         w.begin("");
         w.cells("interrupt-parent", &[self.intc()]);
         w.text("model", "linux,dummy-virt");
@@ -52,7 +54,7 @@ impl Guest<'_> {
         w.cells("#address-cells", &[2]);
         w.text("compatible", "linux,dummy-virt");
         self.psci(&mut w);
-        self.memory(&mut w);
+        self.memory(&mut w, (2, 2));
         self.virtio(&mut w);
         self.devices(&mut w);
         self.intc_node(&mut w);
@@ -63,6 +65,61 @@ impl Guest<'_> {
         self.chosen(&mut w);
         w.end();
         w.finish()
+    }
+
+    /// A tree of the user's own, with what QEMU puts into a tree that it is given (`-dtb`): the RAM and
+    /// the PSCI conduit that there are, the command line if there is one, and the initrd.
+    #[must_use]
+    pub fn adopt(&self, user: &Tree<'_, '_>) -> Vec<u8> {
+        let mut w = Writer::new(4096 + self.bootargs.len(), user.reservations());
+        let mut open: Vec<Id> = Vec::new();
+        let replaced = |id| match user.place(id) {
+            (name, None) => id != 0 && (name == "psci" || is_named(name, "memory")),
+            _ => false,
+        };
+        for id in user.ids() {
+            if replaced(id) || user.ancestors(id).any(replaced) {
+                continue;
+            }
+            while open.last().is_some_and(|&last| last != user.parent(id)) {
+                open.pop();
+                w.end();
+            }
+            open.push(id);
+            w.begin(if id == 0 { "" } else { user.name(id) });
+            let is_chosen = user.place(id) == ("chosen", None);
+            for property in user
+                .properties(id)
+                .filter(|p| !(is_chosen && self.says(p.name)))
+            {
+                w.value(property.name, property.value);
+            }
+            if is_chosen {
+                self.boot(&mut w);
+            }
+            if id == 0 {
+                self.psci(&mut w);
+                self.memory(&mut w, user.cells(0));
+            }
+            if id == 0 && user.find("/chosen").is_none() {
+                w.begin("chosen");
+                self.boot(&mut w);
+                w.end();
+            }
+        }
+        for _ in open {
+            w.end();
+        }
+        w.finish()
+    }
+
+    /// Whether `boot` says this.
+    fn says(&self, property: &str) -> bool {
+        match property {
+            "bootargs" => !self.bootargs.is_empty(),
+            "linux,initrd-start" | "linux,initrd-end" => true,
+            _ => false,
+        }
     }
 
     /// Phandle of the interrupt controller.
@@ -81,16 +138,19 @@ impl Guest<'_> {
         w.end();
     }
 
-    fn memory(&self, w: &mut Writer) {
+    fn memory(&self, w: &mut Writer, (address_cells, size_cells): (usize, usize)) {
         w.begin("memory@40000000");
+        let (start, size) = (
+            [0, 0x4000_0000],
+            [(self.memory >> 32) as u32, self.memory as u32],
+        );
         w.cells(
             "reg",
             &[
-                0,
-                0x4000_0000,
-                (self.memory >> 32) as u32,
-                self.memory as u32,
-            ],
+                &start[2 - address_cells.min(2)..],
+                &size[2 - size_cells.min(2)..],
+            ]
+            .concat(),
         );
         w.text("device_type", "memory");
         w.end();
@@ -212,13 +272,7 @@ impl Guest<'_> {
 
     fn chosen(&self, w: &mut Writer) {
         w.begin("chosen");
-        if let Some(initrd) = self.initrd {
-            w.cells("linux,initrd-end", &[initrd.end().0 as u32]);
-            w.cells("linux,initrd-start", &[initrd.start.0 as u32]);
-        }
-        if !self.bootargs.is_empty() {
-            w.text("bootargs", self.bootargs);
-        }
+        self.boot(w);
         w.text("stdout-path", "/pl011@9000000");
         if let Some((rng, kaslr)) = self.seed.map(|seed| seed.split_at(32)) {
             w.value("rng-seed", rng);
@@ -226,12 +280,26 @@ impl Guest<'_> {
         }
         w.end();
     }
+
+    /// What is the boot loader's to say in `/chosen`.
+    fn boot(&self, w: &mut Writer) {
+        if let Some(initrd) = self.initrd {
+            w.cells("linux,initrd-end", &[initrd.end().0 as u32]);
+            w.cells("linux,initrd-start", &[initrd.start.0 as u32]);
+        }
+        if !self.bootargs.is_empty() {
+            w.text("bootargs", self.bootargs);
+        }
+    }
 }
 
-/// Writes a tree in the flattened format, version 17: header, an empty memory reservation block, structure, strings.
+/// Writes a tree in the flattened format, version 17: header, memory reservations, structure, strings.
 struct Writer {
     tree: Vec<u8>,
-    /// The strings block. A name is written as often as it is used: to look for it costs more than its bytes.
+    /// Where the structure block starts.
+    structure: usize,
+    /// The strings block. A name is written as often as it is used: to look for it costs more than
+    /// its bytes.
     strings: Vec<u8>,
 }
 
@@ -240,13 +308,17 @@ const END_NODE: u32 = 2;
 const PROP: u32 = 3;
 const END: u32 = 9;
 const RESERVATIONS: usize = 40;
-const STRUCTURE: usize = RESERVATIONS + 16;
 
 impl Writer {
-    fn new(capacity: usize) -> Self {
+    fn new(capacity: usize, reservations: &[Range]) -> Self {
         let mut tree = Vec::with_capacity(capacity);
-        tree.resize(STRUCTURE, 0);
+        tree.resize(RESERVATIONS, 0);
+        for range in reservations.iter().chain([&Range::default()]) {
+            tree.extend_from_slice(&range.start.0.to_be_bytes());
+            tree.extend_from_slice(&range.size.to_be_bytes());
+        }
         Self {
+            structure: tree.len(),
             tree,
             strings: Vec::with_capacity(1024),
         }
@@ -307,14 +379,14 @@ impl Writer {
         let header = [
             0xd00d_feed,
             total,
-            STRUCTURE,
+            self.structure,
             strings,
             RESERVATIONS,
             17,
             16,
             0,
             size,
-            strings - STRUCTURE,
+            strings - self.structure,
         ];
         for (field, value) in self.tree.chunks_exact_mut(4).zip(header) {
             field.copy_from_slice(&(value as u32).to_be_bytes());

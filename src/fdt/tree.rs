@@ -235,8 +235,9 @@ impl<'b, 'a> Tree<'b, 'a> {
         Ok(ranges)
     }
 
-    /// The `reg` of a node that lies on no bus, as those below `/chosen`: physical addresses already. Where the node
-    /// above does not state its cells (QEMU's guest-loader leaves `/chosen` without), the length tells them.
+    /// The `reg` of a node that lies on no bus, as those below `/chosen`: physical addresses already.
+    /// Where the node above does not state its cells (QEMU's guest-loader leaves `/chosen` without),
+    /// the length tells them.
     ///
     /// # Errors
     ///
@@ -268,7 +269,13 @@ impl<'b, 'a> Tree<'b, 'a> {
         let mut value = self.property(id, "reg").ok_or_else(|| error("absent"))?;
         let mut ranges = Vec::new();
         if address_cells == 0 {
-            return Err(error("on a bus without addresses"));
+            let fix = "give the bus #address-cells of at least 1";
+            return Err(ConfigError::new(
+                self.path(id),
+                "reg",
+                "on a bus without addresses",
+                fix,
+            ));
         }
         while !value.is_empty() {
             let start = number(&mut value, address_cells);

@@ -87,7 +87,8 @@ impl VmConfig {
         )
     }
 
-    /// The error for a module of this VM whose contents are not what they should be: `found` completes "is ...".
+    /// The error for a module whose contents are not what they should be: `found` completes
+    /// "the kernel is ...".
     #[must_use]
     pub fn bad_module(kind: &'static str, module: &Module, found: &str, fix: &str) -> ConfigError {
         ConfigError::new(&module.node, kind, found, fix)
@@ -266,7 +267,8 @@ fn module(tree: &Tree<'_, '_>, id: Id, vm: &mut VmConfig) -> Result<(), ConfigEr
         _ => None,
     });
     let Some(kind) = kind else {
-        let fix = "give multiboot,module with multiboot,kernel, multiboot,ramdisk, multiboot,device-tree or armillary,firmware";
+        let fix = "give multiboot,module with multiboot,kernel, multiboot,ramdisk, multiboot,device-tree \
+                   or armillary,firmware";
         return Err(ConfigError::new(
             tree.path(id),
             "compatible",
@@ -282,7 +284,8 @@ fn module(tree: &Tree<'_, '_>, id: Id, vm: &mut VmConfig) -> Result<(), ConfigEr
     };
     let node = tree.path(id);
     if let Some(first) = slot {
-        let fix = "describe each VM in a node of its own, compatible with xen,domain, and give it one of each kind";
+        let fix = "describe each VM in a node of its own, compatible with xen,domain, \
+                   and give it one of each kind";
         return Err(ConfigError::new(
             node,
             "the module",

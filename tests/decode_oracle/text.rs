@@ -1,6 +1,6 @@
 //! A decoded instruction as assembly, in the way that the oracle writes it.
 
-use armillary::decode::{Bank, Block, Form, Index, Instruction, Lanes, Offset, Op, Shift};
+use armillary::decode::{Address, Bank, Block, Form, Index, Instruction, Lanes, Offset, Op, Shift};
 use std::fmt::Write;
 
 const NAMES: [&str; 16] = [
@@ -18,28 +18,22 @@ pub(crate) fn write(op: &Op, text: &mut String) -> std::fmt::Result {
     text.clear();
     match op.form {
         Form::Hint => {}
-        Form::Single {
-            load,
-            size,
-            signed,
-            unprivileged,
-            t,
-            at,
-        } => {
+        Form::Single(single) => {
+            let t = name(single.t() as u8);
             if matches!(op.instruction, Instruction::A32(w) if w & 0x0fff_0fff == 0x049d_0004) {
-                return write!(text, "pop {{{}}}", name(t));
+                return write!(text, "pop {{{t}}}");
             }
-            text.push_str(if load { "ldr" } else { "str" });
-            text.push_str(if signed { "s" } else { "" });
-            text.push_str(["", "b", "h", "", ""][usize::from(size)]);
-            text.push_str(if unprivileged { "t" } else { "" });
-            write!(text, " {}, ", name(t))?;
-            address(text, at.n, at.offset, at.index)?;
+            text.push_str(if single.load() { "ldr" } else { "str" });
+            text.push_str(if single.signed() { "s" } else { "" });
+            text.push_str(["", "b", "h", "", ""][usize::from(single.size())]);
+            text.push_str(if single.unprivileged() { "t" } else { "" });
+            write!(text, " {t}, ")?;
+            address(text, single.at())?;
         }
         Form::Dual { load, t, t2, at } => {
             let verb = if load { "ldrd" } else { "strd" };
             write!(text, "{verb} {}, {}, ", name(t), name(t2))?;
-            address(text, at.n, at.offset, at.index)?;
+            address(text, at)?;
         }
         Form::Exclusive {
             load,
@@ -60,7 +54,7 @@ pub(crate) fn write(op: &Op, text: &mut String) -> std::fmt::Result {
             if size == 8 {
                 write!(text, "{}, ", name(t2))?;
             }
-            address(text, n, Offset::Immediate(offset as i16), Index::Offset)?;
+            displaced(text, n, i32::from(offset))?;
         }
         Form::Swap { size, t, t2, n } => {
             let b = if size == 1 { "b" } else { "" };
@@ -129,15 +123,23 @@ fn suffix(text: &mut String, block: Block) {
     });
 }
 
-fn address(text: &mut String, n: u8, offset: Offset, index: Index) -> std::fmt::Result {
+/// A base and a constant offset.
+fn displaced(text: &mut String, n: u8, bytes: i32) -> std::fmt::Result {
+    match bytes {
+        0 => write!(text, "[{}]", name(n)),
+        _ => write!(text, "[{}, #{bytes}]", name(n)),
+    }
+}
+
+fn address(text: &mut String, at: Address) -> std::fmt::Result {
+    let (base, index) = (name(at.n() as u8), at.index());
     let close = match index {
         Index::Offset => "]",
         Index::Pre => "]!",
         Index::Post => "",
     };
-    let base = name(n);
     let open = if index == Index::Post { "]" } else { "" };
-    match offset {
+    match at.offset() {
         Offset::Immediate(0) if index == Index::Offset => write!(text, "[{base}]"),
         Offset::Immediate(bytes) => write!(text, "[{base}{open}, #{bytes}{close}"),
         Offset::Register {
@@ -189,7 +191,7 @@ fn vector(op: &Op, text: &mut String) -> std::fmt::Result {
     let registers = registers.join(", ");
     if word & (1 << 24 | 1 << 21) == 1 << 24 {
         write!(text, "v{verb}r {registers}, ")?;
-        return address(text, n, Offset::Immediate(offset), Index::Offset);
+        return displaced(text, n, i32::from(offset));
     }
     let odd = double && word & 1 != 0;
     let bytes = i16::from(words) * 4 + if odd { 4 } else { 0 };

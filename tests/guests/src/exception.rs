@@ -226,6 +226,7 @@ pub fn on_irq(handler: fn(&mut Frame)) {
 /// What the vectors call: `kind` is the vector's number, with 16 added by the vectors in Thumb state.
 #[unsafe(no_mangle)]
 extern "C" fn exception(kind: u32, frame: &mut Frame) {
+    let thumb = if kind & 16 != 0 { CPSR_T } else { 0 };
     let kind = match kind & 15 {
         1 => Kind::Undefined,
         2 => Kind::Svc,
@@ -237,6 +238,7 @@ extern "C" fn exception(kind: u32, frame: &mut Frame) {
     if frame.cpsr & CPSR_E != 0 {
         (frame.pc, frame.spsr) = (frame.pc.swap_bytes(), frame.spsr.swap_bytes());
     }
+    frame.cpsr |= thumb; // MRS reads the T bit as zero
     if kind == Kind::Irq && IRQ.load(Ordering::Acquire) != 0 {
         // SAFETY: only `on_irq` stores here.
         let handler: fn(&mut Frame) = unsafe { core::mem::transmute(IRQ.load(Ordering::Acquire)) };

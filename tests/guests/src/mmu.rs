@@ -134,7 +134,7 @@ pub fn set_block(gigabyte: usize, entry: u64) {
             .get()
             .cast::<u64>()
             .add(gigabyte & 3)
-            .write_volatile(entry)
+            .write_volatile(entry);
     };
 }
 

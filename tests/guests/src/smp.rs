@@ -5,7 +5,7 @@ use crate::machine::machine;
 use crate::report::Outcome;
 use crate::{check, check_eq, mmu, psci, timer};
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 unsafe extern "C" {
     fn _secondary();
@@ -17,16 +17,30 @@ pub fn entry() -> u32 {
     _secondary as *const () as u32
 }
 
+/// How often each CPU was started, and how often it came here: QEMU says that a CPU is off until it really runs.
+static STARTED: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
+static BEGUN: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
+
 /// Starts CPU number `n` of the tree with `work`; PSCI's answer.
 pub fn start(n: usize, work: fn()) -> u32 {
     cpu::dsb();
-    psci::cpu_on(machine().cpus[n], entry(), work as *const () as u32)
+    let answer = psci::cpu_on(machine().cpus[n], entry(), work as *const () as u32);
+    if answer == 0 {
+        STARTED[n].fetch_add(1, Ordering::AcqRel);
+    }
+    answer
 }
 
-/// Waits until that CPU is off; false after a second.
+/// Whether that CPU was never started, or ran and is off again.
+fn is_off(n: usize) -> bool {
+    BEGUN[n].load(Ordering::Acquire) == STARTED[n].load(Ordering::Acquire)
+        && psci::affinity_info(machine().cpus[n]) == 1
+}
+
+/// Waits until that CPU has done its work and is off; false after ten seconds.
 #[must_use]
 pub fn wait_off(n: usize) -> bool {
-    timer::wait(1_000_000, || psci::affinity_info(machine().cpus[n]) == 1)
+    timer::wait(10_000_000, || is_off(n))
 }
 
 /// How many CPUs the tree has.
@@ -38,6 +52,7 @@ pub fn count() -> usize {
 #[unsafe(no_mangle)]
 extern "C" fn secondary_entry(context: u32) -> ! {
     mmu::on();
+    BEGUN[cpu::index()].fetch_add(1, Ordering::AcqRel);
     // SAFETY: `start` gave the address of a fn() as the context, the only use of `entry` in these guests.
     let work: fn() = unsafe { core::mem::transmute(context as usize) };
     work();
@@ -57,7 +72,7 @@ pub fn everywhere(test: fn() -> Outcome) -> Outcome {
     }
     let own = test();
     for cpu in 1..count() {
-        let end = timer::wait(60_000_000, || psci::affinity_info(machine().cpus[cpu]) == 1);
+        let end = timer::wait(60_000_000, || is_off(cpu));
         check!(end, "CPU {cpu} did not end");
     }
     own?;

@@ -22,7 +22,7 @@ extern "C" fn main() -> ! {
         println!("boot");
         match no_marks() {
             Err(why) if armillary::present() => {
-                println!("FAIL ram_after_a_reset_holds_nothing_of_the_life_before {why:?}")
+                println!("FAIL ram_after_a_reset_holds_nothing_of_the_life_before {why:?}");
             }
             _ => {}
         }
@@ -108,11 +108,8 @@ fn marks_stay() -> Outcome {
         }
         each_mark(|place| {
             // SAFETY: RAM that nothing else uses.
-            check_eq!(
-                unsafe { place.read_volatile() },
-                mark(place, seed),
-                "at {place:?} in round {round}"
-            );
+            let found = unsafe { place.read_volatile() };
+            check_eq!(found, mark(place, seed), "at {place:?} in round {round}");
             Ok(())
         })?;
     }

@@ -15,7 +15,7 @@ tests! {
     no_use_of_vfp_costs_nothing => no_use,
     first_use_of_vfp_traps_at_most_once_per_switch => first_use,
     more_uses_of_vfp_in_a_slice_do_not_trap => more_uses,
-    first_use_of_vfp_in_user_mode_goes_through => || in_each_place(|place| works(place)),
+    first_use_of_vfp_in_user_mode_goes_through => || in_each_place(works),
     vfp_is_undefined_while_cpacr_denies => || in_each_place(|place| { vfp::set_cpacr(0); undefined(place) }),
     vfp_is_undefined_while_cpacr_denies_after_a_switch => || in_each_place(|place| { vfp::set_cpacr(0); switch(); undefined(place) }),
     vfp_is_undefined_while_fpexc_is_off => || in_each_place(|place| { vfp::set_fpexc(0); undefined(place) }),

@@ -1,0 +1,520 @@
+//! List registers (ARM IHI 0048B, 5.3): what is put into them and what comes back.
+//!
+//! Taking an interrupt back folds all that its list register knows into the model, with what was
+//! noted in the meantime; listing it again writes what is then true. So whatever changes while an
+//! interrupt is listed comes down to taking and listing.
+//!
+//! The hypervisor is told of the end of an interrupt only where something follows from it. A list
+//! register asks for it (EOI) while the line of a level-sensitive interrupt is high, or an SGI is
+//! pending from another source. With more pending interrupts than list registers, the highest is
+//! always listed, and a maintenance interrupt comes when none is left pending (NP). With more
+//! active ones than list registers, those of the lowest priority are kept here, which end last, and
+//! the hardware counts their ends (LRENP).
+
+use super::{Bank, Kick, MAX_LRS, Vcpu, Vgic, bit};
+
+/// The virtual interface control registers of one CPU (ARM IHI 0048B, 5.3).
+pub trait Lrs {
+    /// How many list registers there are, 1 to 64; of more than 16 the first 16 are used.
+    fn count(&self) -> usize;
+    /// Reads GICH_LR`n`.
+    fn read(&self, n: usize) -> u32;
+    /// Writes GICH_LR`n`.
+    fn write(&mut self, n: usize, value: u32);
+    /// Reads GICH_ELRSR0: a bit for each of the first 32 list registers that is empty.
+    fn elrsr(&self) -> u32;
+    /// Reads GICH_HCR.
+    fn hcr(&self) -> u32;
+    /// Writes GICH_HCR.
+    fn set_hcr(&mut self, value: u32);
+    /// Reads GICH_VMCR.
+    fn vmcr(&self) -> u32;
+    /// Writes GICH_VMCR.
+    fn set_vmcr(&mut self, value: u32);
+    /// Reads GICH_APR.
+    fn apr(&self) -> u32;
+    /// Writes GICH_APR.
+    fn set_apr(&mut self, value: u32);
+}
+
+/// Fields of GICH_LR (5.3.9).
+pub(super) const VIRTUAL_ID: u32 = 0x3ff;
+const ID_SHIFT: u32 = 10;
+const EOI: u32 = 1 << 19;
+const PRIORITY_SHIFT: u32 = 20;
+const PENDING: u32 = 1 << 28;
+const ACTIVE: u32 = 1 << 29;
+const GROUP_SHIFT: u32 = 30;
+const HW: u32 = 1 << 31;
+
+/// Bits of GICH_HCR (5.3.1).
+const EN: u32 = 1 << 0;
+const LRENPIE: u32 = 1 << 2;
+const NPIE: u32 = 1 << 3;
+const EOI_COUNT_SHIFT: u32 = 27;
+
+/// GICH_VMCR.VMCBPR (5.3.3).
+pub(super) const VMCR_CBPR: u32 = 1 << 4;
+
+impl Vgic {
+    /// Loads `vcpu` on the CPU that `lrs` belongs to, whose list registers are empty, and lists
+    /// what it has.
+    pub fn load(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> Kick {
+        self.loaded |= 1 << vcpu;
+        let state = &mut self.vcpus[vcpu];
+        state.hcr = EN;
+        lrs.set_hcr(EN);
+        lrs.set_vmcr(state.vmcr);
+        lrs.set_apr(state.apr);
+        self.flush(vcpu, lrs)
+    }
+
+    /// Takes everything back from `vcpu`, which is loaded, and leaves the list registers empty. The
+    /// kicks are for other vCPUs that can now take what this one had; whether it has anything to
+    /// wake for itself says [`pending_for`](Self::pending_for).
+    pub fn put(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> Kick {
+        let mut kick = self.sync(vcpu, lrs);
+        let state = &mut self.vcpus[vcpu];
+        state.clear_stale(lrs);
+        state.vmcr = lrs.vmcr();
+        state.apr = lrs.apr();
+        state.hcr = 0;
+        lrs.set_hcr(0);
+        self.loaded &= !(1 << vcpu);
+        let count = self.vcpus.len();
+        let mut words = self.summary;
+        while words != 0 {
+            let k = count + words.trailing_zeros() as usize - 1;
+            words &= words - 1;
+            kick.0 |= self.wake(k, self.banks[k].ready);
+        }
+        Kick(kick.0 & !(1 << vcpu))
+    }
+
+    /// Takes everything back from the list registers of `vcpu`, which is loaded; it is flushed
+    /// before it goes on.
+    pub fn sync(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> Kick {
+        let mut kick = 0;
+        if self.vcpus[vcpu].hcr & LRENPIE != 0 {
+            for _ in 0..lrs.hcr() >> EOI_COUNT_SHIFT {
+                kick |= self.end_unlisted(vcpu);
+            }
+            lrs.set_hcr(self.vcpus[vcpu].hcr);
+        }
+        kick |= self.take(vcpu, self.vcpus[vcpu].used, lrs);
+        let state = &self.vcpus[vcpu];
+        if state.stale != 0 || state.hcr & (NPIE | LRENPIE) != 0 {
+            self.work |= 1 << vcpu;
+        }
+        Kick(kick & !(1 << vcpu))
+    }
+
+    /// Brings the list registers of `vcpu`, which is loaded, up to date. The kicks are for other
+    /// vCPUs.
+    pub fn flush(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> Kick {
+        let state = &self.vcpus[vcpu];
+        let mut kick = 0;
+        if state.hcr & (NPIE | LRENPIE) != 0 {
+            kick = self.sync(vcpu, lrs).0;
+        } else if state.dirty != 0 {
+            kick = self.take(vcpu, state.dirty, lrs);
+        }
+        let all = usable(lrs);
+        let mut hcr = EN;
+        while let Some(next) = self.best_active(vcpu, 0).or_else(|| self.best_ready(vcpu)) {
+            let used = self.vcpus[vcpu].used;
+            if used != all {
+                self.list(vcpu, (all & !used).trailing_zeros(), next, true, lrs);
+                continue;
+            }
+            let empty = lrs.elrsr() as u16 & used;
+            if empty != 0 {
+                kick |= self.take(vcpu, empty, lrs);
+            } else {
+                kick |= self.take(vcpu, used, lrs);
+                hcr = self.fill(vcpu, lrs);
+                break;
+            }
+        }
+        self.work &= !(1 << vcpu);
+        let state = &mut self.vcpus[vcpu];
+        if state.stale != 0 {
+            state.clear_stale(lrs);
+        }
+        if state.hcr != hcr {
+            state.hcr = hcr;
+            lrs.set_hcr(hcr);
+        }
+        Kick(kick & !(1 << vcpu))
+    }
+
+    /// Whether an interrupt is signalled to `vcpu`, which is loaded and out of the guest: what ends
+    /// a WFI.
+    pub fn pending_loaded(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> (bool, Kick) {
+        let kick = self.sync(vcpu, lrs);
+        let state = &mut self.vcpus[vcpu];
+        state.vmcr = lrs.vmcr();
+        state.apr = lrs.apr();
+        (self.pending_for(vcpu), kick)
+    }
+
+    /// Whether a write of `vcpu`, which is loaded, to GICV_DIR must be trapped and given to
+    /// [`deactivate`](Self::deactivate): with several interrupts active outside of the list
+    /// registers the hardware's count does not tell which one is meant. Constant from a flush to
+    /// the next.
+    #[must_use]
+    pub fn traps_dir(&self, vcpu: usize) -> bool {
+        self.vcpus[vcpu].hcr & LRENPIE != 0
+            && (self.vcpus[vcpu].spi_active > 1 || {
+                let private = &self.banks[vcpu];
+                let unlisted = (private.active & !private.listed).count_ones();
+                unlisted + u32::from(self.vcpus[vcpu].spi_active) > 1
+            })
+    }
+
+    /// A trapped write of `vcpu`, which is loaded, to GICV_DIR (4.4.15).
+    pub fn deactivate(&mut self, vcpu: usize, value: u32, lrs: &mut impl Lrs) -> Kick {
+        let mut kick = self.sync(vcpu, lrs);
+        let intid = value & VIRTUAL_ID;
+        if let Some(k) = self.bank_of(vcpu, intid) {
+            let n = intid as usize & 31;
+            let source = self.vcpus[vcpu].sgi_active.get(intid as usize);
+            let same = source.is_none_or(|&source| u32::from(source) == value >> ID_SHIFT & 7);
+            if same && self.banks[k].active & bit(intid) != 0 && self.holder(k, n) == vcpu {
+                self.end(k, n);
+                kick |= Kick(self.settle(k) & !(1 << vcpu));
+            }
+        }
+        kick
+    }
+
+    /// Interrupt `n` of bank `k`, active and not listed, ends.
+    pub(super) fn end(&mut self, k: usize, n: usize) {
+        if k >= self.vcpus.len() {
+            let holder = self.holder(k, n);
+            self.vcpus[holder].spi_active -= 1;
+        }
+        let bank = &mut self.banks[k];
+        bank.active &= !(1 << n);
+        bank.forced &= !(1 << n);
+    }
+
+    /// The hardware counted the end of an interrupt that wasn't listed: ends come in the order of
+    /// priority.
+    fn end_unlisted(&mut self, vcpu: usize) -> u8 {
+        let Some((k, n)) = self.best_active(vcpu, u32::MAX) else {
+            return 0;
+        };
+        self.end(k, n);
+        self.settle(k)
+    }
+
+    /// Fills the list registers, all empty, where there may be too few: the highest pending
+    /// interrupt, then active ones, then pending ones. Says what HCR has to be.
+    fn fill(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> u32 {
+        let mut free = usable(lrs);
+        let mut next = self.best_ready(vcpu).or_else(|| self.best_active(vcpu, 0));
+        while free != 0
+            && let Some(interrupt) = next
+        {
+            self.list(vcpu, free.trailing_zeros(), interrupt, false, lrs);
+            free &= free - 1;
+            next = self.best_active(vcpu, 0).or_else(|| self.best_ready(vcpu));
+        }
+        let mut hcr = EN;
+        if self.best_ready(vcpu).is_some() {
+            hcr |= NPIE;
+        }
+        if self.best_active(vcpu, 0).is_some() {
+            hcr |= LRENPIE;
+        }
+        hcr
+    }
+
+    /// The interrupt of the highest priority that `vcpu` could be given: its bank and number there.
+    #[inline]
+    pub(super) fn best_ready(&self, vcpu: usize) -> Option<(usize, usize)> {
+        let mut best = Best::NONE;
+        let private = &self.banks[vcpu];
+        best.among(vcpu, private.ready, &private.priority);
+        let mut words = self.summary;
+        while words != 0 {
+            let k = self.vcpus.len() + words.trailing_zeros() as usize - 1;
+            words &= words - 1;
+            best.among(k, self.targeting(k, vcpu), &self.banks[k].priority);
+        }
+        best.get()
+    }
+
+    /// The interrupt of the highest priority that is active at `vcpu` and not listed; those made
+    /// active by a register are passed over where `forced` is all ones.
+    #[inline]
+    fn best_active(&self, vcpu: usize, forced: u32) -> Option<(usize, usize)> {
+        let private = &self.banks[vcpu];
+        let active = private.active & !private.listed & !(private.forced & forced);
+        if active == 0 && self.vcpus[vcpu].spi_active == 0 {
+            return None;
+        }
+        let mut best = Best::NONE;
+        best.among(vcpu, active, &private.running);
+        for (k, bank) in self.banks.iter().enumerate().skip(self.vcpus.len()) {
+            let mut left = bank.active & !bank.listed & !(bank.forced & forced);
+            let mut own = 0;
+            while left != 0 {
+                let n = left.trailing_zeros();
+                left &= left - 1;
+                own |= u32::from(usize::from(bank.holder[n as usize]) == vcpu) << n;
+            }
+            best.among(k, own, &bank.running);
+        }
+        best.get()
+    }
+
+    /// Writes interrupt `n` of bank `k` into the list register `i`, which is not in use. Where it
+    /// is active and pending, `both` says whether the hardware is told so, or its end is waited for.
+    #[inline]
+    fn list(
+        &mut self,
+        vcpu: usize,
+        i: u32,
+        (k, n): (usize, usize),
+        both: bool,
+        lrs: &mut impl Lrs,
+    ) {
+        let intid = self.first(k) + n as u32;
+        let b = 1 << n;
+        let bank = &mut self.banks[k];
+        let active = bank.active & b != 0;
+        let pending = bank.pending() & bank.forwarded(self.ctlr) & b != 0;
+        let here = k < self.vcpus.len() || bank.targets[n] >> vcpu & 1 != 0;
+        let wait = active && pending && !(both && here);
+        let pending = pending && !wait;
+        let mut lr = intid
+            | u32::from(bank.priority[n]) << PRIORITY_SHIFT
+            | (bank.group >> n & 1) << GROUP_SHIFT;
+        if active {
+            lr |= ACTIVE;
+        }
+        let state = &mut self.vcpus[vcpu];
+        if intid < 16 {
+            lr |= state.list_sgi(n, active, pending);
+            if wait {
+                lr |= EOI;
+            }
+            if state.sgi[n & 15] == 0 {
+                bank.latch &= !b;
+            }
+            if lr & PENDING != 0 {
+                bank.listed_pending |= b;
+            }
+        } else {
+            lr |= list_line(bank, n, active, pending, wait);
+        }
+        bank.listed |= b;
+        bank.ready &= !b;
+        if k >= self.vcpus.len() {
+            if self.banks[k].ready == 0 {
+                self.summary &= !(1 << (k - self.vcpus.len() + 1));
+            }
+            self.banks[k].holder[n] = vcpu as u8;
+            self.vcpus[vcpu].spi_active -= u16::from(active);
+        }
+        let state = &mut self.vcpus[vcpu];
+        let i = i as usize % MAX_LRS;
+        state.lr[i] = lr;
+        state.used |= 1 << i;
+        state.stale &= !(1 << i);
+        lrs.write(i, lr);
+    }
+
+    /// Takes back what stands in the list registers `which`, all of them in use.
+    fn take(&mut self, vcpu: usize, mut which: u16, lrs: &mut impl Lrs) -> u8 {
+        let mut kick = 0;
+        while which != 0 {
+            let i = which.trailing_zeros() as usize % MAX_LRS;
+            which &= which - 1;
+            let lr = lrs.read(i);
+            let state = &mut self.vcpus[vcpu];
+            state.used &= !(1 << i);
+            state.dirty &= !(1 << i);
+            // An invalid one with EOI set keeps asking for maintenance.
+            if lr & (PENDING | ACTIVE | EOI) != 0 {
+                state.stale |= 1 << i;
+            }
+            let listed = state.lr[i];
+            if let Some(k) = self.bank_of(vcpu, listed & VIRTUAL_ID) {
+                self.take_back(vcpu, k, listed, lr);
+                kick |= self.settle(k);
+            }
+        }
+        kick
+    }
+
+    /// Folds the list register value `lr`, which was `listed` when written, into bank `k`.
+    fn take_back(&mut self, vcpu: usize, k: usize, listed: u32, lr: u32) {
+        let intid = listed & VIRTUAL_ID;
+        let b = bit(intid);
+        let shared = k >= self.vcpus.len();
+        let state = &mut self.vcpus[vcpu];
+        let bank = &mut self.banks[k];
+        if intid < 16 {
+            state.take_sgi(intid as usize, lr);
+            if state.sgi[intid as usize & 15] != 0 {
+                bank.latch |= b;
+            }
+        } else {
+            if lr & PENDING != 0 {
+                bank.latch |= bank.listed_latch & b & !bank.unlatch;
+            }
+            if lr & HW != 0 && lr & (PENDING | ACTIVE) != 0 {
+                bank.held |= b;
+                if lr & PENDING != 0 {
+                    bank.level |= b & !bank.lower;
+                }
+            }
+        }
+        if listed & !lr & PENDING != 0 {
+            bank.running[intid as usize & 31] = (lr >> (PRIORITY_SHIFT + 3) << 3) as u8;
+            bank.forced &= !b;
+        }
+        let active = lr & ACTIVE != 0 && bank.deactivate & b == 0;
+        if active || bank.activate & b != 0 {
+            if !active {
+                bank.forced |= b;
+                if let Some(source) = state.sgi_active.get_mut(intid as usize) {
+                    *source = 0;
+                }
+            }
+            bank.active |= b;
+            state.spi_active += u16::from(shared);
+        } else {
+            bank.active &= !b;
+            bank.forced &= !b;
+        }
+        for word in [
+            &mut bank.listed,
+            &mut bank.listed_latch,
+            &mut bank.listed_pending,
+            &mut bank.unlatch,
+            &mut bank.lower,
+            &mut bank.activate,
+            &mut bank.deactivate,
+        ] {
+            *word &= !b;
+        }
+    }
+}
+
+impl Vcpu {
+    /// The part of a list register that is special to SGI `id`: one source at a time, and word of
+    /// its end where there are more.
+    #[inline]
+    fn list_sgi(&mut self, id: usize, active: bool, pending: bool) -> u32 {
+        let id = id & 15;
+        let sources = self.sgi[id];
+        let source = if active {
+            u32::from(self.sgi_active[id])
+        } else {
+            sources.trailing_zeros()
+        };
+        let mut lr = (source & 7) << ID_SHIFT;
+        if pending {
+            if sources >> (source & 7) & 1 != 0 {
+                self.sgi[id] &= !(1 << (source & 7));
+                lr |= PENDING;
+            }
+            if self.sgi[id] != 0 {
+                lr |= EOI;
+            }
+        }
+        lr
+    }
+
+    fn take_sgi(&mut self, id: usize, lr: u32) {
+        let id = id & 15;
+        let source = (lr >> ID_SHIFT & 7) as u8;
+        if lr & PENDING != 0 && self.sgi_clear[id] >> source & 1 == 0 {
+            self.sgi[id] |= 1 << source;
+        }
+        self.sgi_clear[id] = 0;
+        if lr & ACTIVE != 0 {
+            self.sgi_active[id] = source;
+        }
+    }
+
+    /// Empties the list registers that are not in use.
+    fn clear_stale(&mut self, lrs: &mut impl Lrs) {
+        let mut stale = core::mem::take(&mut self.stale);
+        while stale != 0 {
+            lrs.write(stale.trailing_zeros() as usize, 0);
+            stale &= stale - 1;
+        }
+    }
+}
+
+/// The part of a list register that is special to interrupt `n`, with a line, of `bank`.
+#[inline]
+fn list_line(bank: &mut Bank, n: usize, active: bool, pending: bool, wait: bool) -> u32 {
+    let b = 1 << n;
+    let held = bank.held & b != 0;
+    let mut lr = 0;
+    if pending {
+        lr |= PENDING;
+        bank.listed_latch |= bank.latch & b;
+        bank.listed_pending |= bank.latch & b;
+        bank.latch &= !b;
+    }
+    // The hardware keeps no linked interrupt that is both active and pending.
+    if held && !(active && pending || wait) && (active || bank.level & b != 0) {
+        bank.held &= !b;
+        bank.level &= !b;
+        if pending {
+            bank.listed_pending |= b;
+        }
+        return lr | HW | u32::from(bank.physical[n]) << ID_SHIFT;
+    }
+    if held || wait || pending && bank.level & !bank.edge & b != 0 {
+        lr |= EOI;
+    }
+    lr
+}
+
+/// The list registers that are used, a bit each.
+fn usable(lrs: &impl Lrs) -> u16 {
+    u16::MAX >> (MAX_LRS - lrs.count().clamp(1, MAX_LRS))
+}
+
+/// A search for the interrupt of the highest priority, the lowest number first.
+struct Best {
+    priority: u32,
+    k: usize,
+    n: usize,
+}
+
+impl Best {
+    const NONE: Self = Self {
+        priority: 256,
+        k: 0,
+        n: 0,
+    };
+
+    #[inline]
+    fn among(&mut self, k: usize, mut which: u32, priority: &[u8; 32]) {
+        while which != 0 {
+            let n = which.trailing_zeros() as usize;
+            which &= which - 1;
+            let candidate = u32::from(priority[n]);
+            if candidate < self.priority {
+                *self = Self {
+                    priority: candidate,
+                    k,
+                    n,
+                };
+            }
+        }
+    }
+
+    fn get(&self) -> Option<(usize, usize)> {
+        (self.priority < 256).then_some((self.k, self.n))
+    }
+}
