@@ -20,7 +20,7 @@ use xtask::image::{self, Images};
 use xtask::progress::{self, Line};
 use xtask::qemu::{Load, Machine};
 use xtask::vm::Vm;
-use xtask::{build, report, setup, test};
+use xtask::{bench, build, report, setup, test};
 
 /// What a case is to come to.
 #[derive(Clone, Copy)]
@@ -362,12 +362,23 @@ const CASES: &[Case] = &[
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let trials = CASES
-        .iter()
-        .copied()
-        .chain(guests_of_tests())
-        .map(|case| Trial::test(case.name, move || case.run()).with_ignored_flag(case.soak));
+    let cases = CASES.iter().copied().chain(guests_of_tests());
+    let trials =
+        cases.map(|case| Trial::test(case.name, move || case.run()).with_ignored_flag(case.soak));
+    let trials = trials.chain([Trial::test(
+        "bench::figures_are_within_their_budget",
+        figures,
+    )]);
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
+}
+
+fn figures() -> Result<(), Failed> {
+    let (qemu, images) = built()?;
+    let figures = bench::measure(qemu.clone(), images.clone())?;
+    match bench::over_budget(&figures, &Board::named(board::DEFAULT)?)?.as_slice() {
+        [] => Ok(()),
+        excesses => Err(excesses.join("\n").into()),
+    }
 }
 
 /// A case for every guest of tests that no case names: alone, with instructions counted.

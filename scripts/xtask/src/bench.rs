@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::board::{self, Board};
 use crate::build;
 use crate::cli::Bench;
 use crate::console::{self, Ending, Input, Session};
-use crate::image;
+use crate::image::{self, Images};
 use crate::progress::{self, Line};
 use crate::qemu::{Load, Machine};
 use crate::setup;
@@ -74,6 +75,18 @@ pub fn bench(options: &Bench) -> anyhow::Result<u8> {
     let qemu = setup::qemu(options.qemu.as_deref())?;
     let images = image::build(image::DEFAULT_LOAD, Line::IfSlow)?;
     build::guests(Line::IfSlow)?;
+    let figures = measure(qemu, images)?;
+    let print = if options.json {
+        print_json
+    } else {
+        print_table
+    };
+    print(&mut std::io::stdout().lock(), &figures)?;
+    Ok(0)
+}
+
+/// Measures with this QEMU and these images; the guests are built.
+pub fn measure(qemu: PathBuf, images: Images) -> anyhow::Result<Figures> {
     let board = Board {
         memory: Size::mib(512),
         ..Board::named(board::DEFAULT)?
@@ -86,7 +99,6 @@ pub fn bench(options: &Bench) -> anyhow::Result<u8> {
         icount: true,
         ..Machine::new(qemu, board, images)
     };
-
     let console = progress::step("run the bench guest", Line::IfSlow, |_| {
         guest_console(&machine)
     })?;
@@ -95,22 +107,33 @@ pub fn bench(options: &Bench) -> anyhow::Result<u8> {
         .entry("own_ram_bytes".into())
         .or_default()
         .extend(own_ram(&console));
-    values
-        .entry("image_bytes".into())
-        .or_default()
-        .push(fs::metadata(&machine.images.raw)?.len() as f64);
+    values.insert(
+        "image_bytes".into(),
+        vec![fs::metadata(&machine.images.raw)?.len() as f64],
+    );
     let boot = progress::step("count the way to the guest", Line::IfSlow, |_| {
         boot_to_guest(&machine)
     })?;
     values.insert("boot_to_guest".into(), vec![boot as f64]);
-    let figures = figures(values);
-    let mut out = std::io::stdout().lock();
-    if options.json {
-        print_json(&mut out, &figures)?
-    } else {
-        print_table(&mut out, &figures)?
-    }
-    Ok(0)
+    Ok(figures(values))
+}
+
+/// Where `figures` exceed the board's `budget.toml`, or lack one of its figures: a line for each.
+pub fn over_budget(figures: &Figures, board: &Board) -> anyhow::Result<Vec<String>> {
+    let path = board.budget();
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let budget: BTreeMap<String, f64> =
+        toml::from_str(&text).with_context(|| path.display().to_string())?;
+    Ok(excesses(figures, &budget))
+}
+
+fn excesses(figures: &Figures, budget: &BTreeMap<String, f64>) -> Vec<String> {
+    let excess = |(name, &most): (&String, &f64)| match figures.get(name) {
+        Some(figure) if figure.median <= most => None,
+        Some(figure) => Some(format!("{name} is {}, its budget {most}", figure.median)),
+        None => Some(format!("{name} was not measured, its budget {most}")),
+    };
+    budget.iter().filter_map(excess).collect()
 }
 
 fn guest_console(machine: &Machine) -> anyhow::Result<String> {
@@ -208,7 +231,7 @@ fn count_until(mut trace: impl BufRead, entry: u32) -> anyhow::Result<u64> {
 }
 
 /// `{"figures": {NAME: {"armillary": {"min": …, "median": …, "max": …, "n": …}}}}`
-fn print_json(out: &mut impl Write, figures: &Figures) -> anyhow::Result<()> {
+fn print_json(out: &mut dyn Write, figures: &Figures) -> anyhow::Result<()> {
     let figures: BTreeMap<_, _> = figures
         .iter()
         .map(|(name, figure)| (name, BTreeMap::from([("armillary", figure)])))
@@ -221,7 +244,7 @@ fn print_json(out: &mut impl Write, figures: &Figures) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print_table(out: &mut impl Write, figures: &Figures) -> anyhow::Result<()> {
+fn print_table(out: &mut dyn Write, figures: &Figures) -> anyhow::Result<()> {
     writeln!(
         out,
         "{:<24} {:>12} {:>12} {:>12} {:>6}",
@@ -261,6 +284,18 @@ mod tests {
         );
         assert_eq!(figures.keys().collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(own_ram(console), Some(8192.0));
+    }
+
+    #[test]
+    fn a_figure_over_its_budget_or_without_a_value_is_named() {
+        let figures = figures(values("BENCH a 3\nBENCH b 4\n"));
+        let budget = [("a", 3.0), ("b", 3.5), ("c", 1.0)]
+            .map(|(name, most)| (name.to_owned(), most))
+            .into();
+        assert_eq!(
+            excesses(&figures, &budget),
+            ["b is 4, its budget 3.5", "c was not measured, its budget 1"]
+        );
     }
 
     #[test]
