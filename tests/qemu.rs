@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use dtoolkit::model::{DeviceTree, DeviceTreeProperty};
+use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use dtoolkit::{Node, Property};
 use libtest_mimic::{Arguments, Failed, Trial};
 use regex::Regex;
@@ -20,7 +20,7 @@ use xtask::image::{self, Images};
 use xtask::progress::{self, Line};
 use xtask::qemu::{Load, Machine};
 use xtask::vm::Vm;
-use xtask::{build, report, setup, test};
+use xtask::{bench, build, report, setup, test};
 
 /// What a case is to come to.
 #[derive(Clone, Copy)]
@@ -191,7 +191,7 @@ const CASES: &[Case] = &[
         vms: &[],
         more: &[
             "-device",
-            "guest-loader,addr=0x48000000,kernel={guests}/hello,bootargs=once",
+            "guest-loader,addr=0x48410000,kernel={guests}/hello,bootargs=once",
         ],
         ..PLAIN
     },
@@ -215,14 +215,18 @@ const CASES: &[Case] = &[
     },
     Case {
         name: "vms::wrong::a_kernel_that_is_none",
-        vms: &["kernel=README.md,memory=16M,name=bad", GOOD],
+        vms: &["kernel=/bin/sh,memory=16M,name=bad", GOOD],
         expect: Expect::Ends(&["bad.*kernel", "Hello from a bare-metal guest"]),
         ..PLAIN
     },
     Case {
         name: "vms::wrong::no_cpus",
         vms: &["kernel=guest:hello,memory=16M,name=bad", GOOD],
-        edit: Some(|tree| set(tree, "/chosen/bad", "cpus", &[0; 4])),
+        edit: Some(|tree| {
+            bad(tree)
+                .into_iter()
+                .for_each(|vm| set(vm, "cpus", &[0; 4]));
+        }),
         expect: Expect::Ends(&["bad.*cpus", "Hello from a bare-metal guest"]),
         ..PLAIN
     },
@@ -230,12 +234,9 @@ const CASES: &[Case] = &[
         name: "vms::wrong::unknown_module",
         vms: &["kernel=guest:hello,memory=16M,name=bad", GOOD],
         edit: Some(|tree| {
-            set(
-                tree,
-                "/chosen/bad/module",
-                "compatible",
-                b"multiboot,harp\0multiboot,module\0",
-            );
+            for module in modules(tree) {
+                set(module, "compatible", b"multiboot,harp\0multiboot,module\0");
+            }
         }),
         expect: Expect::Ends(&["bad.*compatible", "Hello from a bare-metal guest"]),
         ..PLAIN
@@ -247,17 +248,10 @@ const CASES: &[Case] = &[
             GOOD,
         ],
         edit: Some(|tree| {
-            // The ramdisk starts in the kernel's first page.
-            let kernel = tree
-                .find_node("/chosen/bad/module")
-                .and_then(|node| Some(node.property("reg")?.value().to_vec()));
-            if let Some(chosen) = tree.find_node_mut("/chosen/bad")
-                && let Some(reg) = kernel
-            {
-                for module in chosen.children_mut() {
-                    module.remove_property("reg");
-                    module.add_property(DeviceTreeProperty::new_unchecked("reg", reg.clone()));
-                }
+            // The ramdisk lies where the kernel does.
+            let first = modules(tree).next().map(|module| bytes(module, "reg"));
+            for (module, reg) in modules(tree).zip(first.iter().cycle()) {
+                set(module, "reg", reg);
             }
         }),
         expect: Expect::Ends(&["bad.*overlap", "Hello from a bare-metal guest"]),
@@ -346,7 +340,7 @@ const CASES: &[Case] = &[
     },
     Case {
         name: "guests::canary_lives_more_often_than_there_are_vmids",
-        vms: &["kernel=guest:canary,memory=2M,append=resets stride=4096"],
+        vms: &["kernel=guest:canary,memory=4M,append=resets stride=4096"],
         expect: Expect::Stops(&["(?s:(boot.*?){600})"]),
         ..GUESTS
     },
@@ -368,12 +362,23 @@ const CASES: &[Case] = &[
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let trials = CASES
-        .iter()
-        .copied()
-        .chain(guests_of_tests())
-        .map(|case| Trial::test(case.name, move || case.run()).with_ignored_flag(case.soak));
+    let cases = CASES.iter().copied().chain(guests_of_tests());
+    let trials =
+        cases.map(|case| Trial::test(case.name, move || case.run()).with_ignored_flag(case.soak));
+    let trials = trials.chain([Trial::test(
+        "bench::figures_are_within_their_budget",
+        figures,
+    )]);
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
+}
+
+fn figures() -> Result<(), Failed> {
+    let (qemu, images) = built()?;
+    let figures = bench::measure(qemu.clone(), images.clone())?;
+    match bench::over_budget(&figures, &Board::named(board::DEFAULT)?)?.as_slice() {
+        [] => Ok(()),
+        excesses => Err(excesses.join("\n").into()),
+    }
 }
 
 /// A case for every guest of tests that no case names: alone, with instructions counted.
@@ -534,12 +539,24 @@ impl Case {
     }
 }
 
-/// Sets a property of a node to these bytes.
-fn set(tree: &mut DeviceTree, path: &str, name: &str, value: &[u8]) {
-    if let Some(node) = tree.find_node_mut(path) {
-        node.remove_property(name);
-        node.add_property(DeviceTreeProperty::new_unchecked(name, value));
-    }
+/// The VM that is to be spoilt.
+fn bad(tree: &mut DeviceTree) -> Option<&mut DeviceTreeNode> {
+    tree.find_node_mut("/chosen/bad")
+}
+
+fn modules(tree: &mut DeviceTree) -> impl Iterator<Item = &mut DeviceTreeNode> {
+    bad(tree).into_iter().flat_map(DeviceTreeNode::children_mut)
+}
+
+fn set(node: &mut DeviceTreeNode, name: &str, value: &[u8]) {
+    node.remove_property(name);
+    node.add_property(DeviceTreeProperty::new_unchecked(name, value));
+}
+
+fn bytes(node: &DeviceTreeNode, name: &str) -> Vec<u8> {
+    node.property(name)
+        .map(|property| property.value().to_vec())
+        .unwrap_or_default()
 }
 
 /// One expression for several in turn, whatever lies between.

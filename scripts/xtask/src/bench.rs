@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::board::{self, Board};
 use crate::build;
 use crate::cli::Bench;
 use crate::console::{self, Ending, Input, Session};
-use crate::image;
+use crate::image::{self, Images};
 use crate::progress::{self, Line};
 use crate::qemu::{Load, Machine};
 use crate::setup;
@@ -31,12 +32,24 @@ const APART: u32 = 0x4800_0000;
 const BOOT_LIMIT: u64 = 100_000_000;
 
 /// One figure: the spread of its values.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Figure {
-    min: u64,
-    median: u64,
-    max: u64,
+    #[serde(serialize_with = "number")]
+    min: f64,
+    #[serde(serialize_with = "number")]
+    median: f64,
+    #[serde(serialize_with = "number")]
+    max: f64,
     n: usize,
+}
+
+/// A whole number without a fraction.
+fn number<S: serde::Serializer>(value: &f64, out: S) -> Result<S::Ok, S::Error> {
+    if value.fract() == 0.0 {
+        out.serialize_i64(*value as i64)
+    } else {
+        out.serialize_f64(*value)
+    }
 }
 
 /// Figures by name.
@@ -44,8 +57,8 @@ pub type Figures = BTreeMap<String, Figure>;
 
 impl Figure {
     /// The figure of these values, of which there is at least one.
-    fn of(mut values: Vec<u64>) -> Option<Self> {
-        values.sort_unstable();
+    fn of(mut values: Vec<f64>) -> Option<Self> {
+        values.sort_unstable_by(f64::total_cmp);
         let median = *values.get(values.len() / 2)?;
         Some(Self {
             min: *values.first()?,
@@ -62,6 +75,18 @@ pub fn bench(options: &Bench) -> anyhow::Result<u8> {
     let qemu = setup::qemu(options.qemu.as_deref())?;
     let images = image::build(image::DEFAULT_LOAD, Line::IfSlow)?;
     build::guests(Line::IfSlow)?;
+    let figures = measure(qemu, images)?;
+    let print = if options.json {
+        print_json
+    } else {
+        print_table
+    };
+    print(&mut std::io::stdout().lock(), &figures)?;
+    Ok(0)
+}
+
+/// Measures with this QEMU and these images; the guests are built.
+pub fn measure(qemu: PathBuf, images: Images) -> anyhow::Result<Figures> {
     let board = Board {
         memory: Size::mib(512),
         ..Board::named(board::DEFAULT)?
@@ -74,7 +99,6 @@ pub fn bench(options: &Bench) -> anyhow::Result<u8> {
         icount: true,
         ..Machine::new(qemu, board, images)
     };
-
     let console = progress::step("run the bench guest", Line::IfSlow, |_| {
         guest_console(&machine)
     })?;
@@ -83,21 +107,33 @@ pub fn bench(options: &Bench) -> anyhow::Result<u8> {
         .entry("own_ram_bytes".into())
         .or_default()
         .extend(own_ram(&console));
-    values
-        .entry("image_bytes".into())
-        .or_default()
-        .push(fs::metadata(&machine.images.raw)?.len());
+    values.insert(
+        "image_bytes".into(),
+        vec![fs::metadata(&machine.images.raw)?.len() as f64],
+    );
     let boot = progress::step("count the way to the guest", Line::IfSlow, |_| {
         boot_to_guest(&machine)
     })?;
-    values.insert("boot_to_guest".into(), vec![boot]);
-    let figures = figures(values);
-    if options.json {
-        print_json(&figures)?;
-    } else {
-        print_table(&figures);
-    }
-    Ok(0)
+    values.insert("boot_to_guest".into(), vec![boot as f64]);
+    Ok(figures(values))
+}
+
+/// Where `figures` exceed the board's `budget.toml`, or lack one of its figures: a line for each.
+pub fn over_budget(figures: &Figures, board: &Board) -> anyhow::Result<Vec<String>> {
+    let path = board.budget();
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let budget: BTreeMap<String, f64> =
+        toml::from_str(&text).with_context(|| path.display().to_string())?;
+    Ok(excesses(figures, &budget))
+}
+
+fn excesses(figures: &Figures, budget: &BTreeMap<String, f64>) -> Vec<String> {
+    let excess = |(name, &most): (&String, &f64)| match figures.get(name) {
+        Some(figure) if figure.median <= most => None,
+        Some(figure) => Some(format!("{name} is {}, its budget {most}", figure.median)),
+        None => Some(format!("{name} was not measured, its budget {most}")),
+    };
+    budget.iter().filter_map(excess).collect()
 }
 
 fn guest_console(machine: &Machine) -> anyhow::Result<String> {
@@ -120,14 +156,14 @@ fn guest_console(machine: &Machine) -> anyhow::Result<String> {
 }
 
 /// The values of the lines `BENCH name count`, behind whatever prefix.
-fn values(console: &str) -> BTreeMap<String, Vec<u64>> {
-    let mut values = BTreeMap::<String, Vec<u64>>::new();
+fn values(console: &str) -> BTreeMap<String, Vec<f64>> {
+    let mut values = BTreeMap::<String, Vec<f64>>::new();
     for line in console.lines() {
         let mut words = line
             .split_whitespace()
             .skip_while(|word| *word != "BENCH")
             .skip(1);
-        if let (Some(name), Some(Ok(count))) = (words.next(), words.next().map(str::parse)) {
+        if let (Some(name), Some(Ok(count))) = (words.next(), words.next().map(str::parse::<f64>)) {
             values.entry(name.into()).or_default().push(count);
         }
     }
@@ -135,12 +171,12 @@ fn values(console: &str) -> BTreeMap<String, Vec<u64>> {
 }
 
 /// The hypervisor's own RAM by its log line `own RAM: N bytes`.
-fn own_ram(console: &str) -> Option<u64> {
+fn own_ram(console: &str) -> Option<f64> {
     let text = console.split_once("own RAM: ")?.1;
     text.split_whitespace().next()?.parse().ok()
 }
 
-fn figures(values: BTreeMap<String, Vec<u64>>) -> Figures {
+fn figures(values: BTreeMap<String, Vec<f64>>) -> Figures {
     values
         .into_iter()
         .filter_map(|(name, values)| Some((name, Figure::of(values)?)))
@@ -194,23 +230,26 @@ fn count_until(mut trace: impl BufRead, entry: u32) -> anyhow::Result<u64> {
     bail!("the guest's entry {entry} was not reached in {count} instructions")
 }
 
-fn print_json(figures: &Figures) -> anyhow::Result<()> {
+/// `{"figures": {NAME: {"armillary": {"min": …, "median": …, "max": …, "n": …}}}}`
+fn print_json(out: &mut dyn Write, figures: &Figures) -> anyhow::Result<()> {
     let figures: BTreeMap<_, _> = figures
         .iter()
         .map(|(name, figure)| (name, BTreeMap::from([("armillary", figure)])))
         .collect();
-    println!(
+    writeln!(
+        out,
         "{}",
         serde_json::to_string_pretty(&BTreeMap::from([("figures", figures)]))?
-    );
+    )?;
     Ok(())
 }
 
-fn print_table(figures: &Figures) {
-    println!(
+fn print_table(out: &mut dyn Write, figures: &Figures) -> anyhow::Result<()> {
+    writeln!(
+        out,
         "{:<24} {:>12} {:>12} {:>12} {:>6}",
         "figure", "min", "median", "max", "n"
-    );
+    )?;
     for (
         name,
         Figure {
@@ -221,8 +260,9 @@ fn print_table(figures: &Figures) {
         },
     ) in figures
     {
-        println!("{name:<24} {min:>12} {median:>12} {max:>12} {n:>6}");
+        writeln!(out, "{name:<24} {min:>12} {median:>12} {max:>12} {n:>6}")?;
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -231,19 +271,31 @@ mod tests {
 
     #[test]
     fn repeated_lines_of_a_figure_become_its_spread() {
-        let console = "[INFO] own RAM: 8192 bytes\nBENCH a 3\n[bench] BENCH a 9\nbench: BENCH a 5\nBENCH b 1\nBENCH c\nBENCH c x\n";
+        let console = "[INFO] own RAM: 8192 bytes\nBENCH a 3.5\n[bench] BENCH a 9\nbench: BENCH a 5\nBENCH b 1\nBENCH c\nBENCH c x\n";
         let figures = figures(values(console));
         assert_eq!(
             figures["a"],
             Figure {
-                min: 3,
-                median: 5,
-                max: 9,
+                min: 3.5,
+                median: 5.0,
+                max: 9.0,
                 n: 3
             }
         );
         assert_eq!(figures.keys().collect::<Vec<_>>(), ["a", "b"]);
-        assert_eq!(own_ram(console), Some(8192));
+        assert_eq!(own_ram(console), Some(8192.0));
+    }
+
+    #[test]
+    fn a_figure_over_its_budget_or_without_a_value_is_named() {
+        let figures = figures(values("BENCH a 3\nBENCH b 4\n"));
+        let budget = [("a", 3.0), ("b", 3.5), ("c", 1.0)]
+            .map(|(name, most)| (name.to_owned(), most))
+            .into();
+        assert_eq!(
+            excesses(&figures, &budget),
+            ["b is 4, its budget 3.5", "c was not measured, its budget 1"]
+        );
     }
 
     #[test]

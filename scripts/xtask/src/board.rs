@@ -59,6 +59,12 @@ impl Board {
     pub fn demo(&self) -> PathBuf {
         directory(&self.name).join("demo.dts")
     }
+
+    /// The most that each figure of `cargo xtask bench` may be.
+    #[must_use]
+    pub fn budget(&self) -> PathBuf {
+        directory(&self.name).join("budget.toml")
+    }
 }
 
 fn directory(name: &str) -> PathBuf {

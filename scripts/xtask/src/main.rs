@@ -1,5 +1,6 @@
 //! `cargo xtask`: builds, runs, tests and measures Armillary.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -21,18 +22,27 @@ fn main() -> ExitCode {
 fn images(load: u32) -> anyhow::Result<u8> {
     xtask::setup::target()?;
     let images = image::build(load, Line::Always)?;
+    let mut out = std::io::stdout().lock();
     for path in [images.elf, images.raw, images.uimage] {
         let shown = path.strip_prefix(build::root()).unwrap_or(&path);
-        println!(
+        writeln!(
+            out,
             "{:>9}  {}",
             std::fs::metadata(&path)?.len(),
             shown.display()
-        );
+        )?;
     }
     Ok(0)
 }
 
 fn report(error: anyhow::Error) -> ExitCode {
+    // Nobody reads on: `cargo xtask … | head`.
+    if error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    {
+        return ExitCode::SUCCESS;
+    }
     eprintln!("error: {error:#}");
     failure::status(&error).into()
 }
