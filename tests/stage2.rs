@@ -233,7 +233,7 @@ impl Naive {
     }
 }
 
-/// The walk as the manual's pseudocode has it, from VTCR and VTTBR (B3.6.6): address and entry.
+/// The walk as the manual's pseudocode has it, from VTCR and VTTBR (B3.6): address and entry.
 fn hardware(stage2: &Stage2<Memory4K>, ipa: u64) -> Option<(u64, u64)> {
     let (vtcr, vttbr) = (stage2.vtcr(), stage2.vttbr(1));
     let t0sz = ((vtcr as i32) << 28) >> 28;
