@@ -451,7 +451,7 @@ fn config(cases: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(config(400))]
+    #![proptest_config(config(200))]
 
     #[test]
     fn agrees_with_the_model_for_32_bits(ops in prop::collection::vec(ops(32), 1..24)) {
@@ -468,7 +468,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(config(100))]
+    #![proptest_config(config(50))]
 
     #[test]
     fn agrees_with_the_model_for_40_bits(ops in prop::collection::vec(ops(40), 1..16)) {
