@@ -114,15 +114,23 @@ impl<const CPUS: usize> Vmids<CPUS> {
     #[inline]
     pub fn load(&self, cpu: usize, vm: &Vmid) -> Option<u8> {
         let vmid = vm.last.load(Ordering::Relaxed);
-        let loaded = self.loaded[cpu].load(Ordering::Relaxed);
-        if loaded as u8 != vmid {
-            let announced = loaded << 8 | u16::from(vmid);
-            self.loaded[cpu].store(announced, Ordering::Relaxed);
+        let before = self.loaded[cpu].load(Ordering::Relaxed);
+        if before as u8 != vmid {
+            self.announce(cpu, vmid);
             // Announced before asked: see above, and `begin_generation`.
             fence(Ordering::SeqCst);
         }
-        let owner = self.owner[usize::from(vmid)].load(Ordering::Acquire);
-        (owner == vm.vm).then_some(vmid)
+        if self.owner[usize::from(vmid)].load(Ordering::Acquire) == vm.vm {
+            return Some(vmid);
+        }
+        // In vain: VTTBR still holds what it held.
+        self.loaded[cpu].store(before, Ordering::Relaxed);
+        None
+    }
+
+    fn announce(&self, cpu: usize, vmid: u8) {
+        let before = self.loaded[cpu].load(Ordering::Relaxed);
+        self.loaded[cpu].store(before << 8 | u16::from(vmid), Ordering::Relaxed);
     }
 
     /// The VMID for loading `vm` on `cpu`, a new one if need be, with `pool` locked.
@@ -145,9 +153,7 @@ impl<const CPUS: usize> Vmids<CPUS> {
         });
         self.owner[usize::from(vmid)].store(vm.vm, Ordering::Release);
         vm.last.store(vmid, Ordering::Relaxed);
-        // In place of what `load` has announced in vain.
-        let before = self.loaded[cpu].load(Ordering::Relaxed) & 0xff00;
-        self.loaded[cpu].store(before | u16::from(vmid), Ordering::Relaxed);
+        self.announce(cpu, vmid);
         vmid
     }
 

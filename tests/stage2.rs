@@ -233,7 +233,7 @@ impl Naive {
     }
 }
 
-/// The walk as the manual's pseudocode has it, from VTCR and VTTBR (B3.6.6): address and entry.
+/// The walk as the manual's pseudocode has it, from VTCR and VTTBR (B3.6): address and entry.
 fn hardware(stage2: &Stage2<Memory4K>, ipa: u64) -> Option<(u64, u64)> {
     let (vtcr, vttbr) = (stage2.vtcr(), stage2.vttbr(1));
     let t0sz = ((vtcr as i32) << 28) >> 28;
@@ -451,7 +451,7 @@ fn config(cases: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(config(400))]
+    #![proptest_config(config(200))]
 
     #[test]
     fn agrees_with_the_model_for_32_bits(ops in prop::collection::vec(ops(32), 1..24)) {
@@ -468,7 +468,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(config(100))]
+    #![proptest_config(config(50))]
 
     #[test]
     fn agrees_with_the_model_for_40_bits(ops in prop::collection::vec(ops(40), 1..16)) {

@@ -139,6 +139,23 @@ fn two_vcpus_of_a_vm_that_both_need_a_vmid_get_the_same() {
 }
 
 #[test]
+fn what_vttbr_still_holds_is_kept_while_another_vm_is_loaded() {
+    let (vmids, mut pool) = (Vmids::<3>::new(), Pool::new());
+    let vms: Vec<_> = (1..=600).map(vm).collect();
+    let (old, next) = (&vms[0], &vms[1]);
+    let held = vmids.renew(&mut pool, 0, old, || panic!("no need to flush"));
+    // CPU 0 asks in vain, CPU 1 renews, CPU 0 gets that, and has not yet written VTTBR.
+    assert_eq!(vmids.load(0, next), None);
+    let vmid = vmids.renew(&mut pool, 1, next, || panic!("no need to flush"));
+    assert_eq!(vmids.renew(&mut pool, 0, next, || ()), vmid);
+    for vm in &vms[2..] {
+        let _ = vmids.renew(&mut pool, 1, vm, || ());
+    }
+    assert!(pool.rollovers() > 0);
+    assert_eq!(vmids.load(2, old), Some(held));
+}
+
+#[test]
 fn at_the_flush_only_what_is_loaded_still_has_its_vmid() {
     let (vmids, mut pool) = (Vmids::<3>::new(), Pool::new());
     let vms: Vec<_> = (1..=256).map(vm).collect();

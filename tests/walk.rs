@@ -204,7 +204,7 @@ impl Short {
         u32::from(flag) << n
     }
 
-    /// The entries of first and second level (Figures B3-4 and B3-5).
+    /// The entries of first and second level (B3.5, the figures of the formats).
     fn entries(self) -> (u32, Option<u32>) {
         let tex = self.texcb >> 2;
         let cb = (self.texcb & 3) << 2;

@@ -1,6 +1,6 @@
 //! One entry of a stage-2 table: what the hardware sees in it and what it ignores.
 //!
-//! The two low bits say what an entry is, at every level (ARM DDI 0406C, B3.6.1). The hardware sees
+//! The two low bits say what an entry is, at every level (ARM DDI 0406C, B3.6). The hardware sees
 //! 0b00 and 0b10 alike as invalid and ignores the other 62 bits; 0b10 is ours: the entry carries the
 //! slot of a device. So the low word alone answers for everything that is not RAM.
 //!
@@ -73,7 +73,7 @@ impl Perms {
     }
 }
 
-/// The memory type that stage 2 imposes; the weaker of it and stage 1's never wins (B3.8.5).
+/// The memory type that stage 2 imposes; the weaker of it and stage 1's never wins (B3.8).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Memory {

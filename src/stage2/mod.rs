@@ -12,7 +12,7 @@
 //! many tables it needs, these are taken from [`Tables`], and then nothing can fail: a change
 //! happens as a whole or not at all.
 //!
-//! **Break before make** (B3.10.1). Where a valid entry gives way to a valid one of another
+//! **Break before make** (B3.10). Where a valid entry gives way to a valid one of another
 //! address, type or size, it is written invalid, the TLBs are flushed, and only then the new one is
 //! written. Meanwhile another vCPU can fault on an address that is RAM before and after: an abort
 //! on an address for which [`Stage2::lookup`] then finds RAM that allows the access is no error,
@@ -250,7 +250,7 @@ impl<T: Tables> Stage2<T> {
         root_pages(self.width) + self.below_root
     }
 
-    /// VTCR for these tables (B4.1.164): 4 KiB granule, walk from level 1, tables in normal
+    /// VTCR for these tables (B4.1): 4 KiB granule, walk from level 1, tables in normal
     /// write-back write-allocate, inner-shareable memory.
     #[must_use]
     pub const fn vtcr(&self) -> u32 {
@@ -260,7 +260,7 @@ impl<T: Tables> Stage2<T> {
         (1 << 31) | (0b11 << 12) | (0b01 << 10) | (0b01 << 8) | (0b01 << 6) | s | t0sz
     }
 
-    /// VTTBR for these tables (B4.1.165).
+    /// VTTBR for these tables (B4.1).
     #[must_use]
     pub const fn vttbr(&self, vmid: u8) -> u64 {
         ((vmid as u64) << 48) | self.root.0 as u64
@@ -385,7 +385,7 @@ const fn root_entries(width: u32) -> u32 {
     1 << (width - 30)
 }
 
-/// The pages of 4 KiB that the root takes: above 512 entries it is two tables in a row (B3.6.5).
+/// The pages of 4 KiB that the root takes: above 512 entries it is two tables in a row (B3.6).
 const fn root_pages(width: u32) -> u32 {
     root_entries(width).div_ceil(ENTRIES)
 }

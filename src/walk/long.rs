@@ -10,7 +10,7 @@ use super::{
 /// The output address, bits 39:12.
 const ADDRESS: u64 = 0x00ff_ffff_f000;
 
-/// What the tables on the way take away (B3.6.1).
+/// What the tables on the way take away (B3.6).
 #[derive(Clone, Copy, Default)]
 struct Taken {
     write: bool,
@@ -61,7 +61,7 @@ struct Root {
     va: u32,
 }
 
-/// The root for `va`; `None` where it is in neither region or its walk is disabled (B3.6.4).
+/// The root for `va`; `None` where it is in neither region or its walk is disabled (B3.6).
 const fn root(regs: &Stage1, va: u32) -> Option<Root> {
     const EPD0: u32 = 1 << 7;
     const EPD1: u32 = 1 << 23;
@@ -94,7 +94,7 @@ const fn root(regs: &Stage1, va: u32) -> Option<Root> {
     })
 }
 
-/// The entry that maps `va`, and its level (B3.6.6).
+/// The entry that maps `va`, and its level (B3.6).
 fn walk(regs: &Stage1, memory: &mut impl Memory, va: u32) -> Result<(u8, u64, Taken), Fault> {
     let fault = |level| Fault::new(FaultStatus::Translation { level }, 0);
     let root = root(regs, va).ok_or(fault(1))?;
@@ -128,7 +128,7 @@ fn read(regs: &Stage1, memory: &mut impl Memory, ipa: Ipa, level: u8) -> Result<
     }
 }
 
-/// AP[2:1] (Table B3-8): bit 7 forbids writes, bit 6 admits PL0.
+/// `AP[2:1]` (Table B3-8): bit 7 forbids writes, bit 6 admits PL0.
 const fn permissions(regs: &Stage1, entry: u64, taken: Taken) -> Permissions {
     let write = !bit(entry, 7) && !taken.write;
     let user = bit(entry, 6) && !taken.user;

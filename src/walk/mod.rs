@@ -36,7 +36,7 @@ pub struct Stage1 {
     pub mair1: u32,
 }
 
-/// Bits of SCTLR (B4.1.130).
+/// Bits of SCTLR (B4.1).
 mod sctlr {
     /// The MMU is on.
     pub(super) const M: u32 = 1 << 0;
@@ -50,7 +50,7 @@ mod sctlr {
     pub(super) const EE: u32 = 1 << 25;
     /// TEX remap.
     pub(super) const TRE: u32 = 1 << 28;
-    /// AP[0] is the access flag.
+    /// `AP[0]` is the access flag.
     pub(super) const AFE: u32 = 1 << 29;
 }
 
@@ -165,7 +165,7 @@ impl Permissions {
         user: Rights::ALL,
     };
 
-    /// From who may read and write (PL1, then PL0) and what forbids execution (B3.7.2).
+    /// From who may read and write (PL1, then PL0) and what forbids execution (B3.7).
     const fn new(
         regs: &Stage1,
         (read, write): (bool, bool),
@@ -211,7 +211,7 @@ pub enum Shareability {
     Inner = 0b11,
 }
 
-/// The memory type, as one byte of MAIR holds it (B4.1.104), and who shares it.
+/// The memory type, as one byte of MAIR holds it (B4.1), and who shares it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Attributes {
     /// Bits 7:4 outer, 3:0 inner cacheability; 0x00 strongly-ordered, 0x04 device.
@@ -236,7 +236,7 @@ impl Attributes {
     }
 
     /// What results from this stage-1 type and the stage-2 type: the stronger of both, shared as
-    /// widely as either says; stage 2 says inner shareable (B3.8.5).
+    /// widely as either says; stage 2 says inner shareable (B3.8).
     #[must_use]
     pub const fn combined(self, stage2: stage2::Memory) -> Self {
         use stage2::Memory;
@@ -255,7 +255,7 @@ impl Attributes {
         Self::new(mair, shareability)
     }
 
-    /// PAR's Outer and Inner fields of the short format, bits 6:2 (B4.1.112).
+    /// PAR's Outer and Inner fields of the short format, bits 6:2 (B4.1).
     const fn par(self) -> u32 {
         const fn cache(nibble: u8) -> u32 {
             match nibble {
@@ -333,7 +333,7 @@ impl Fault {
         }
     }
 
-    /// DFSR for a data abort (B4.1.52).
+    /// DFSR for a data abort (B4.1).
     #[must_use]
     pub const fn dfsr(self, format: Format, write: bool) -> u32 {
         let wnr = (write as u32) << 11;
@@ -343,7 +343,7 @@ impl Fault {
         }
     }
 
-    /// IFSR for a prefetch abort (B4.1.96).
+    /// IFSR for a prefetch abort (B4.1).
     #[must_use]
     pub const fn ifsr(self, format: Format) -> u32 {
         match format {
@@ -355,7 +355,7 @@ impl Fault {
         }
     }
 
-    /// PAR for a translation operation that failed (B4.1.112); bits 31:0 in the short format, which
+    /// PAR for a translation operation that failed (B4.1); bits 31:0 in the short format, which
     /// can't tell who found the fault.
     #[must_use]
     pub const fn par(self, format: Format) -> u64 {
@@ -374,7 +374,7 @@ impl Fault {
 }
 
 impl Translation {
-    /// PAR for a translation operation that succeeded (B4.1.112); bits 31:0 in the short format.
+    /// PAR for a translation operation that succeeded (B4.1); bits 31:0 in the short format.
     /// NS, which is UNKNOWN to a Non-secure reader, is set.
     #[must_use]
     pub const fn par(self, format: Format) -> u64 {
@@ -423,7 +423,7 @@ pub fn translate(
     }
 }
 
-/// The MMU is off: addresses are the same and everything is allowed (B3.2.1; HCR.DC is not used).
+/// The MMU is off: addresses are the same and everything is allowed (B3.2; HCR.DC is not used).
 const fn flat(regs: &Stage1, va: u32, access: Access) -> Translation {
     let mair = match access.kind {
         // Write-through.

@@ -23,7 +23,7 @@ struct Entry {
     /// TEX, C, B.
     texcb: u32,
     shared: bool,
-    /// AP[2:0].
+    /// `AP[2:0]`.
     ap: u32,
     xn: bool,
     pxn: bool,
@@ -66,7 +66,7 @@ pub(super) fn translate(
     })
 }
 
-/// The entry that maps `va` (B3.5.3 to B3.5.5).
+/// The entry that maps `va` (B3.5).
 fn walk(regs: &Stage1, memory: &mut impl Memory, va: u32) -> Result<Entry, Fault> {
     let table = root(regs, va).ok_or(Fault::new(FaultStatus::Translation { level: 1 }, 0))?;
     let first = read(regs, memory, table, 1, 0)?;
@@ -77,7 +77,7 @@ fn walk(regs: &Stage1, memory: &mut impl Memory, va: u32) -> Result<Entry, Fault
     }
 }
 
-/// Where the first-level entry of `va` is; `None` where the walk is disabled (B3.5.4).
+/// Where the first-level entry of `va` is; `None` where the walk is disabled (B3.5).
 const fn root(regs: &Stage1, va: u32) -> Option<u32> {
     const PD0: u32 = 1 << 4;
     const PD1: u32 = 1 << 5;
@@ -160,7 +160,7 @@ fn second(regs: &Stage1, memory: &mut impl Memory, va: u32, first: u32) -> Resul
     })
 }
 
-/// AP[2:0] (Table B3-8). Where AP[0] is the access flag it is set here, and the rows for that are
+/// `AP[2:0]` (Table B3-8). Where `AP[0]` is the access flag it is set here, and the rows for that are
 /// those of the two-bit model.
 const fn permissions(regs: &Stage1, entry: &Entry) -> Permissions {
     const NO: (bool, bool) = (false, false);
@@ -211,7 +211,7 @@ const fn attributes(regs: &Stage1, texcb: u32, shared: bool) -> Attributes {
     Attributes::new(mair, shareability)
 }
 
-/// TEX remap: region `n` of PRRR and NMRR (B3.8.3).
+/// TEX remap: region `n` of PRRR and NMRR (B3.8).
 const fn remapped(regs: &Stage1, n: u32, shared: bool) -> Attributes {
     let (prrr, nmrr) = (regs.mair0, regs.mair1);
     let mair = match field(prrr, 2 * n, 2) {

@@ -4,9 +4,12 @@
 //! behind a type that names its fields, so a field costs one instruction, where it is used, and an
 //! exit that needs two fields doesn't pay for ten. Every 32-bit value decodes.
 
-use core::fmt;
-
 use crate::regs::Regs;
+
+mod fault;
+mod words;
+
+pub use fault::FaultStatus;
 
 /// The Hyp Syndrome Register as the hardware gave it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -128,7 +131,7 @@ impl Hsr {
     }
 
     /// Whether the trapped instruction would have executed. A core may trap one that fails its
-    /// condition; such a one must be skipped and nothing else (B1.14.1). `regs` are the guest's at
+    /// condition; such a one must be skipped and nothing else (B1.14). `regs` are the guest's at
     /// the trap: its flags, and ITSTATE where the syndrome holds no condition, as it may for Thumb.
     #[must_use]
     #[inline]
@@ -451,242 +454,5 @@ impl DataAbort {
     pub const fn mmio(self) -> bool {
         // Status 0001LL or 0011LL; EA, CM and S1PTW clear.
         self.0 & 0x0000_03b4 == 0x04
-    }
-}
-
-/// What went wrong, as the long-descriptor format encodes it (B3.13.3, Table B3-24), which the HSR
-/// always uses.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum FaultStatus {
-    /// No valid entry at `level` of the tables.
-    Translation {
-        /// The level, 1 to 3.
-        level: u8,
-    },
-    /// The access flag of the entry was clear.
-    AccessFlag {
-        /// The level, 1 to 3.
-        level: u8,
-    },
-    /// The entry refuses this access.
-    Permission {
-        /// The level, 1 to 3.
-        level: u8,
-    },
-    /// The domain refuses this access (only from short-descriptor tables, in the PAR).
-    Domain {
-        /// The level, 1 or 2.
-        level: u8,
-    },
-    /// The bus refused, and the abort belongs to the instruction.
-    External,
-    /// The bus refused the read of a table's entry.
-    ExternalOnWalk {
-        /// The level, 1 to 3.
-        level: u8,
-    },
-    /// The bus refused some earlier access.
-    AsyncExternal,
-    /// A parity error.
-    Parity,
-    /// A parity error in the read of a table's entry.
-    ParityOnWalk {
-        /// The level, 1 to 3.
-        level: u8,
-    },
-    /// A parity error of some earlier access.
-    AsyncParity,
-    /// An access that has to be aligned was not.
-    Alignment,
-    /// A debug event.
-    Debug,
-    /// More than one TLB entry matched.
-    TlbConflict,
-    /// IMPLEMENTATION DEFINED: lockdown.
-    Lockdown,
-    /// IMPLEMENTATION DEFINED: coprocessor abort.
-    Coprocessor,
-    /// An encoding that the architecture reserves.
-    Reserved(u8),
-}
-
-impl FaultStatus {
-    /// Decodes bits 5:0; the others are ignored.
-    #[must_use]
-    #[inline]
-    pub const fn decode(code: u32) -> Self {
-        let level = (code & 3) as u8;
-        match code & 0x3f {
-            0x04..=0x07 => Self::Translation { level },
-            0x08..=0x0b => Self::AccessFlag { level },
-            0x0c..=0x0f => Self::Permission { level },
-            0x10 => Self::External,
-            0x11 => Self::AsyncExternal,
-            0x14..=0x17 => Self::ExternalOnWalk { level },
-            0x18 => Self::Parity,
-            0x19 => Self::AsyncParity,
-            0x1c..=0x1f => Self::ParityOnWalk { level },
-            0x21 => Self::Alignment,
-            0x22 => Self::Debug,
-            0x30 => Self::TlbConflict,
-            0x34 => Self::Lockdown,
-            0x3a => Self::Coprocessor,
-            0x3c..=0x3f => Self::Domain { level },
-            code => Self::Reserved(code as u8),
-        }
-    }
-
-    /// The six bits that [`decode`](Self::decode) takes.
-    #[must_use]
-    pub const fn encode(self) -> u32 {
-        let (code, level) = match self {
-            Self::Translation { level } => (0x04, level),
-            Self::AccessFlag { level } => (0x08, level),
-            Self::Permission { level } => (0x0c, level),
-            Self::External => (0x10, 0),
-            Self::AsyncExternal => (0x11, 0),
-            Self::ExternalOnWalk { level } => (0x14, level),
-            Self::Parity => (0x18, 0),
-            Self::AsyncParity => (0x19, 0),
-            Self::ParityOnWalk { level } => (0x1c, level),
-            Self::Alignment => (0x21, 0),
-            Self::Debug => (0x22, 0),
-            Self::TlbConflict => (0x30, 0),
-            Self::Lockdown => (0x34, 0),
-            Self::Coprocessor => (0x3a, 0),
-            Self::Domain { level } => (0x3c, level),
-            Self::Reserved(code) => return code as u32 & 0x3f,
-        };
-        code | (level as u32 & 3)
-    }
-
-    /// The five bits FS[4:0] that say the same in the short-descriptor format (Table B3-23). It knows
-    /// levels 1 and 2; a reserved status is given as an external abort.
-    #[must_use]
-    pub const fn encode_short(self) -> u32 {
-        const fn by_level(level: u8, first: u32, second: u32) -> u32 {
-            if level < 2 { first } else { second }
-        }
-        match self {
-            Self::Translation { level } => by_level(level, 0b00101, 0b00111),
-            Self::AccessFlag { level } => by_level(level, 0b00011, 0b00110),
-            Self::Permission { level } => by_level(level, 0b01101, 0b01111),
-            Self::Domain { level } => by_level(level, 0b01001, 0b01011),
-            Self::External | Self::Reserved(_) => 0b01000,
-            Self::AsyncExternal => 0b10110,
-            Self::ExternalOnWalk { level } => by_level(level, 0b01100, 0b01110),
-            Self::Parity => 0b11001,
-            Self::AsyncParity => 0b11000,
-            Self::ParityOnWalk { level } => by_level(level, 0b11100, 0b11110),
-            Self::Alignment => 0b00001,
-            Self::Debug => 0b00010,
-            Self::TlbConflict => 0b10000,
-            Self::Lockdown => 0b10100,
-            Self::Coprocessor => 0b11010,
-        }
-    }
-}
-
-impl fmt::Display for FaultStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Translation { level } => write!(f, "translation fault level {level}"),
-            Self::AccessFlag { level } => write!(f, "access flag fault level {level}"),
-            Self::Permission { level } => write!(f, "permission fault level {level}"),
-            Self::Domain { level } => write!(f, "domain fault level {level}"),
-            Self::External => f.write_str("external abort"),
-            Self::ExternalOnWalk { level } => {
-                write!(f, "external abort on the table walk, level {level}")
-            }
-            Self::AsyncExternal => f.write_str("asynchronous external abort"),
-            Self::Parity => f.write_str("parity error"),
-            Self::ParityOnWalk { level } => {
-                write!(f, "parity error on the table walk, level {level}")
-            }
-            Self::AsyncParity => f.write_str("asynchronous parity error"),
-            Self::Alignment => f.write_str("alignment fault"),
-            Self::Debug => f.write_str("debug event"),
-            Self::TlbConflict => f.write_str("TLB conflict"),
-            Self::Lockdown => f.write_str("lockdown abort"),
-            Self::Coprocessor => f.write_str("coprocessor abort"),
-            Self::Reserved(code) => write!(f, "reserved fault status {code:#x}"),
-        }
-    }
-}
-
-impl fmt::Display for Hsr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.decode().fmt(f)
-    }
-}
-
-impl fmt::Display for Syndrome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unknown => f.write_str("undefined instruction or unknown reason"),
-            Self::Wait(wait) => f.write_str(if wait.wfe() { "WFE" } else { "WFI" }),
-            Self::Cp15(t) => write!(f, "CP15 {t}"),
-            Self::Cp15Double(t) => write!(f, "CP15 {t}"),
-            Self::Cp14(t) => write!(f, "CP14 {t}"),
-            Self::Cp14Double(t) => write!(f, "CP14 {t}"),
-            Self::Cp14Memory(t) => f.write_str(if t.read() { "CP14 STC" } else { "CP14 LDC" }),
-            Self::Coprocessor(c) if c.simd() => f.write_str("Advanced SIMD instruction"),
-            Self::Coprocessor(c) => write!(f, "instruction of coprocessor {}", c.number()),
-            Self::VfpId(t) => write!(f, "VMRS r{}, register {}", t.rt(), t.crn()),
-            Self::Bxj(b) => write!(f, "BXJ r{}", b.rm()),
-            Self::Svc { imm16 } => write!(f, "SVC #{imm16:#x}"),
-            Self::Hvc { imm16 } => write!(f, "HVC #{imm16:#x}"),
-            Self::Smc => f.write_str("SMC"),
-            Self::PrefetchAbort(a) => write!(f, "prefetch abort from the guest, {a}"),
-            Self::HypPrefetchAbort(a) => write!(f, "prefetch abort in Hyp, {a}"),
-            Self::PcAlignment => f.write_str("misaligned pc"),
-            Self::DataAbort(a) => write!(f, "data abort from the guest, {a}"),
-            Self::HypDataAbort(a) => write!(f, "data abort in Hyp, {a}"),
-            Self::Reserved { ec } => write!(f, "reserved exception class {ec:#x}"),
-        }
-    }
-}
-
-impl fmt::Display for Transfer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = if self.read() { "MRC" } else { "MCR" };
-        let (opc1, rt, crn) = (self.opc1(), self.rt(), self.crn());
-        let (crm, opc2) = (self.crm(), self.opc2());
-        write!(f, "{name} {opc1}, r{rt}, c{crn}, c{crm}, {opc2}")
-    }
-}
-
-impl fmt::Display for TransferDouble {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = if self.read() { "MRRC" } else { "MCRR" };
-        let (opc1, rt, rt2, crm) = (self.opc1(), self.rt(), self.rt2(), self.crm());
-        write!(f, "{name} {opc1}, r{rt}, r{rt2}, c{crm}")
-    }
-}
-
-impl fmt::Display for PrefetchAbort {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.status().fmt(f)?;
-        if self.s1ptw() {
-            f.write_str(", in a stage-1 table walk")?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for DataAbort {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.status().fmt(f)?;
-        if self.cm() {
-            return f.write_str(", cache maintenance or address translation");
-        }
-        f.write_str(if self.write() { ", write" } else { ", read" })?;
-        if self.isv() {
-            write!(f, " of {} bytes, r{}", self.bytes(), self.rt())?;
-        }
-        if self.s1ptw() {
-            f.write_str(", in a stage-1 table walk")?;
-        }
-        Ok(())
     }
 }
