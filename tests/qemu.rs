@@ -330,6 +330,18 @@ const CASES: &[Case] = &[
         ..GUESTS
     },
     Case {
+        name: "guests::gic_of_one_vcpu",
+        vms: &["kernel=guest:gic,memory=64M"],
+        ..GUESTS
+    },
+    Case {
+        name: "guests::gic_of_two_vcpus",
+        vms: &["kernel=guest:gic,memory=64M,cpus=2"],
+        smp: 2,
+        icount: false,
+        ..GUESTS
+    },
+    Case {
         name: "guests::canary_in_three_vms",
         vms: &[
             "kernel=guest:canary,memory=32M,append=seed=1,name=one",
