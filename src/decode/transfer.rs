@@ -153,6 +153,7 @@ impl Transfer {
             form: Form::Hint,
         });
         if let Err(reason) = transfer.try_begin(gprs) {
+            transfer.op.form = Form::Hint;
             transfer.left = 0;
             transfer.end = End::Refused(reason);
         }
@@ -187,7 +188,7 @@ impl Transfer {
         Ok(())
     }
 
-    /// What is performed; a hint where the condition failed, or where it is refused.
+    /// What is performed: a hint where the condition failed and where it is refused.
     #[must_use]
     pub const fn op(&self) -> Op {
         self.op
