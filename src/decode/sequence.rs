@@ -39,10 +39,10 @@ impl Transfer {
             Form::Multiple { list, bank, .. } => {
                 self.list = list;
                 if bank == Bank::User {
-                    self.end = End::Other;
+                    self.end = End::Banked;
                 }
             }
-            Form::Save { .. } => self.end = End::Other,
+            Form::Save { .. } => self.end = End::Banked,
             Form::Structure(Structure {
                 lanes: Lanes::One(lane),
                 ..
@@ -122,12 +122,10 @@ impl Transfer {
     /// See [`Transfer::finish`].
     #[inline(never)]
     pub(super) fn finish_other<B: Banks>(&self, gprs: &mut Gprs<'_, B>) -> Result<(), Reason> {
-        if let End::Refused(reason) = self.end {
-            return Err(reason);
-        }
-        let destination = match self.target {
-            Some(target) => Some(self.destination(gprs, target)?),
-            None => None,
+        let destination = match self.end {
+            End::Refused(reason) => return Err(reason),
+            End::Jump => Some(self.destination(gprs)?),
+            End::Banked | End::Plain => None,
         };
         if self.n != 15 {
             self.set_banked(gprs, self.n, self.last);
@@ -140,12 +138,8 @@ impl Transfer {
     }
 
     /// Where the guest goes on after a load of pc.
-    fn destination<B: Banks>(
-        &self,
-        gprs: &Gprs<'_, B>,
-        target: u32,
-    ) -> Result<Destination, Reason> {
-        let regs = &*gprs.regs;
+    fn destination<B: Banks>(&self, gprs: &Gprs<'_, B>) -> Result<Destination, Reason> {
+        let (regs, target) = (&*gprs.regs, self.target);
         match self.op.form {
             Form::TableBranch { .. } => {
                 let target = gprs.get(15).wrapping_add(target.wrapping_mul(2));
@@ -224,7 +218,7 @@ impl Transfer {
 
     /// Has the guest go on at `target`.
     pub(super) fn jump_to(&mut self, target: u32) {
-        (self.target, self.end) = (Some(target), End::Other);
+        (self.target, self.end) = (target, End::Jump);
     }
 
     /// The mode whose registers are transferred or written back.

@@ -222,6 +222,11 @@ impl Single {
         self.0 >> 12 & 15
     }
 
+    /// Whether it is a jump.
+    pub(super) const fn loads_pc(self) -> bool {
+        self.t() == 15 && self.load()
+    }
+
     /// Where.
     #[must_use]
     pub const fn at(self) -> Address {

@@ -1,6 +1,6 @@
 //! Performing a decoded load or store, one bus access at a time.
 
-use super::{Form, Instruction, Op, Reason, Refusal, a32, decode_form};
+use super::{Form, Instruction, Op, Reason, Refusal, Single, a32, decode_form};
 use crate::regs::{Banks, Gprs, Regs, psr};
 
 /// The extension register file of the vCPU that is loaded, as 64 words: doubleword register n is
@@ -45,7 +45,7 @@ pub struct Transfer {
     /// What register `n` gets at the end.
     pub(super) last: u32,
     /// What was loaded into pc.
-    pub(super) target: Option<u32>,
+    pub(super) target: u32,
     /// What was loaded into CPSR.
     pub(super) psr: u32,
     /// The register list of LDM and STM, without what is done.
@@ -78,8 +78,10 @@ pub(super) type Destination = (u32, u32);
 pub(super) enum End {
     /// Register `n` is written, the guest goes on at the next instruction.
     Plain,
-    /// So, but the register may be another mode's, and pc may be loaded.
-    Other,
+    /// So, but the register is of the bank that is transferred.
+    Banked,
+    /// So, and pc was loaded.
+    Jump,
     /// Nothing is done.
     Refused(Reason),
 }
@@ -93,14 +95,26 @@ impl Transfer {
     /// UNPREDICTABLE: [`finish`](Self::finish) says so.
     #[inline(never)]
     pub fn new<B: Banks + Vectors>(instruction: Instruction, gprs: &Gprs<'_, B>) -> Self {
-        let mut transfer = Self {
-            op: Op {
-                instruction,
-                form: Form::Hint,
-            },
+        // What a driver's accessors compile to goes its own way, without a detour over memory.
+        if let Instruction::A32(word) = instruction
+            && a32::is_single(word)
+            && word >> 28 == 14
+            && gprs.regs.cpsr & psr::J == 0
+            && let Ok(single) = a32::single(word)
+            && !single.loads_pc()
+        {
+            let form = Form::Single(single);
+            return Self::idle(Op { instruction, form }).single(single, gprs);
+        }
+        Self::begin(instruction, gprs)
+    }
+
+    const fn idle(op: Op) -> Self {
+        Self {
+            op,
             address: 0,
             last: 0,
-            target: None,
+            target: 0,
             psr: 0,
             list: 0,
             n: 15,
@@ -111,30 +125,51 @@ impl Transfer {
                 member: 0,
             },
             end: End::Plain,
+        }
+    }
+
+    #[inline(always)]
+    fn single<B: Banks>(self, single: Single, gprs: &Gprs<'_, B>) -> Self {
+        let (address, moved) = single.at().resolve(gprs);
+        let n = if single.at().writeback() {
+            single.at().n() as u8
+        } else {
+            15
         };
-        if let Err(reason) = transfer.begin(gprs) {
+        Self {
+            address,
+            left: 1,
+            last: moved,
+            n,
+            ..self
+        }
+    }
+
+    /// Begins any instruction.
+    #[inline(never)]
+    fn begin<B: Banks + Vectors>(instruction: Instruction, gprs: &Gprs<'_, B>) -> Self {
+        let mut transfer = Self::idle(Op {
+            instruction,
+            form: Form::Hint,
+        });
+        if let Err(reason) = transfer.try_begin(gprs) {
+            transfer.op.form = Form::Hint;
             transfer.left = 0;
             transfer.end = End::Refused(reason);
         }
         transfer
     }
 
-    #[inline(always)]
-    fn begin<B: Banks + Vectors>(&mut self, gprs: &Gprs<'_, B>) -> Result<(), Reason> {
+    fn try_begin<B: Banks + Vectors>(&mut self, gprs: &Gprs<'_, B>) -> Result<(), Reason> {
         let regs = &*gprs.regs;
         if regs.cpsr & psr::J != 0 {
             return Err(Reason::State);
         }
-        let (condition, form) = match self.op.instruction {
-            // What a driver's accessors compile to comes first, and alone.
-            Instruction::A32(word) if a32::is_single(word) => {
-                (word >> 28, Form::Single(a32::single(word)?))
-            }
-            Instruction::A32(word) => (word >> 28, a32::decode(word)?),
-            thumb => match (regs.it_state(), decode_form(thumb)?) {
-                (0, form) => (14, form),
-                (it, form) => (u32::from(it >> 4), form),
-            },
+        let form = decode_form(self.op.instruction)?;
+        let condition = match (self.op.instruction, regs.it_state()) {
+            (Instruction::A32(word), _) => word >> 28,
+            (_, 0) => 14,
+            (_, it) => u32::from(it >> 4),
         };
         if condition < 14 && !regs.condition(condition) {
             return Ok(());
@@ -143,23 +178,17 @@ impl Transfer {
         let Form::Single(single) = form else {
             return self.begin_many(gprs);
         };
-        let (address, moved) = single.at().resolve(gprs);
-        if single.t() == 15 && single.load() {
+        *self = self.single(single, gprs);
+        if single.loads_pc() {
             jump_allowed(regs)?;
-            if address & 3 != 0 {
+            if self.address & 3 != 0 {
                 return Err(Reason::Target);
             }
-        }
-        self.address = address;
-        self.left = 1;
-        if single.at().writeback() {
-            self.last = moved;
-            self.n = single.at().n() as u8;
         }
         Ok(())
     }
 
-    /// What is performed; a hint where the condition failed, or where it is refused.
+    /// What is performed: a hint where the condition failed and where it is refused.
     #[must_use]
     pub const fn op(&self) -> Op {
         self.op
