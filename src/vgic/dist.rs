@@ -16,6 +16,9 @@ const ID: [u8; 12] = [
     0x04, 0x00, 0x00, 0x00, 0x90, 0xb4, 0x2b, 0x00, 0x0d, 0xf0, 0x05, 0xb1,
 ];
 
+/// GICD_SGIR.
+const SGIR: u32 = 0xf00;
+
 /// The SGIs in a bank's words.
 const SGIS: u32 = 0xffff;
 
@@ -46,6 +49,9 @@ impl Vgic {
 
     /// Writes the low `width` bytes (1, 2 or 4) of `value` at `offset` (below 0x1000) for `vcpu`.
     pub fn write(&mut self, vcpu: usize, offset: u32, width: u32, value: u32) -> Kick {
+        if offset == SGIR && width == 4 {
+            return self.send(vcpu, value);
+        }
         let shift = 8 * (offset & 3);
         let mask = lanes(width) << shift;
         let value = value << shift & mask;
@@ -62,7 +68,6 @@ impl Vgic {
             8..=15 => self.set_priorities(vcpu, offset, mask, value),
             16..=23 => self.set_targets(offset, mask, value),
             24 | 25 => self.set_config(vcpu, offset, mask, value),
-            30 if offset == 0xf00 && width == 4 => self.send(vcpu, value),
             30 if (0xf10..0xf20).contains(&offset) => self.clear_sgis(vcpu, offset, value),
             30 if (0xf20..0xf30).contains(&offset) => self.set_sgis(vcpu, offset, value),
             _ => Kick(0),
@@ -146,6 +151,7 @@ impl Vgic {
         let mut kick = Kick(0);
         if before != self.ctlr {
             for k in 0..self.banks.len() {
+                self.banks[k].reopen(value);
                 kick |= self.changed(k, u32::MAX);
             }
         }
@@ -159,6 +165,7 @@ impl Vgic {
         let bank = &mut self.banks[k];
         let changed = (bank.group ^ value) & mask;
         bank.group ^= changed;
+        bank.reopen(self.ctlr);
         self.reordered(k, changed)
     }
 
@@ -169,6 +176,7 @@ impl Vgic {
         let bank = &mut self.banks[k];
         let fresh = bits & !bank.enabled;
         bank.enabled |= fresh;
+        bank.reopen(self.ctlr);
         self.changed(k, fresh)
     }
 
@@ -179,6 +187,7 @@ impl Vgic {
         let bank = &mut self.banks[k];
         let gone = bits & bank.enabled;
         bank.enabled ^= gone;
+        bank.reopen(self.ctlr);
         self.changed(k, gone)
     }
 
@@ -201,6 +210,7 @@ impl Vgic {
         bank.level &= !latched;
         bank.unlatch |= bits & bank.listed;
         bank.lower |= latched & bank.listed;
+        bank.deferred |= bits & bank.listed;
         self.changed(k, bits)
     }
 
@@ -211,6 +221,7 @@ impl Vgic {
         let shared = k >= self.vcpus.len();
         let bank = &mut self.banks[k];
         bank.activate |= bits & bank.listed;
+        bank.deferred |= bits & bank.listed;
         bank.deactivate &= !bits;
         let fresh = bits & !(bank.listed | bank.active);
         bank.active |= fresh;
@@ -220,7 +231,7 @@ impl Vgic {
             let n = left.trailing_zeros() as usize;
             left &= left - 1;
             if shared {
-                self.banks[k].holder[n] = vcpu as u8;
+                self.banks[k].place[n] = vcpu as u8;
                 self.vcpus[vcpu].spi_active += 1;
             } else if let Some(source) = self.vcpus[vcpu].sgi_active.get_mut(n) {
                 *source = 0;
@@ -240,6 +251,7 @@ impl Vgic {
         };
         let bank = &mut self.banks[k];
         bank.deactivate |= bits & bank.listed;
+        bank.deferred |= bits & bank.listed;
         bank.activate &= !bits;
         let mut left = bits & bank.active & !bank.listed;
         while left != 0 {
@@ -292,6 +304,7 @@ impl Vgic {
             }
         }
         bank.edge ^= changed;
+        bank.resense();
         self.changed(k, changed)
     }
 
@@ -317,19 +330,31 @@ impl Vgic {
     /// Makes SGI `id` pending at `vcpu` from `sources`.
     #[inline]
     fn receive(&mut self, vcpu: usize, id: u32, sources: u8) -> Kick {
-        if sources == 0 {
-            return Kick(0);
+        let b = bit(id);
+        let bank = &mut self.banks[vcpu];
+        let state = &mut self.vcpus[vcpu];
+        state.sgi[id as usize & 15] |= sources;
+        bank.latch |= b;
+        if bank.listed & b != 0 {
+            state.dirty |= 1 << (bank.place[id as usize & 15] >> 3);
+        } else {
+            let ready = bank.ready | b & bank.open & !bank.active;
+            if ready == bank.ready {
+                return Kick(0);
+            }
+            bank.ready = ready;
         }
-        self.vcpus[vcpu].sgi[id as usize & 15] |= sources;
-        self.banks[vcpu].latch |= bit(id);
-        self.changed(vcpu, bit(id))
+        self.work |= 1 << vcpu;
+        Kick(1 << vcpu)
     }
 
     fn set_sgis(&mut self, vcpu: usize, offset: u32, value: u32) -> Kick {
         let all = ((1u32 << self.vcpus.len()) - 1) as u8;
         let mut kick = Kick(0);
         for (id, sources) in (offset & 0xf..).zip(value.to_le_bytes()) {
-            kick |= self.receive(vcpu, id, sources & all);
+            if sources & all != 0 {
+                kick |= self.receive(vcpu, id, sources & all);
+            }
         }
         kick
     }
@@ -347,6 +372,7 @@ impl Vgic {
                 }
                 if bank.listed & bit(id) != 0 {
                     state.sgi_clear[id as usize & 15] |= sources;
+                    bank.deferred |= bit(id);
                 }
                 kick |= self.changed(vcpu, bit(id));
             }

@@ -111,21 +111,102 @@ impl Vgic {
 
     /// Brings the list registers of `vcpu`, which is loaded, up to date. The kicks are for other
     /// vCPUs.
+    #[inline]
     pub fn flush(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> Kick {
-        let state = &self.vcpus[vcpu];
+        let state = &mut self.vcpus[vcpu];
         let mut kick = 0;
-        if state.hcr & (NPIE | LRENPIE) != 0 {
+        if state.hcr == EN {
+            let mut dirty = core::mem::take(&mut state.dirty);
+            while dirty != 0 {
+                let i = dirty.trailing_zeros() as usize;
+                dirty &= dirty - 1;
+                if !self.renew(vcpu, i, lrs) {
+                    kick |= self.refresh(vcpu, i, lrs);
+                }
+            }
+        } else {
             kick = self.sync(vcpu, lrs).0;
-        } else if state.dirty != 0 {
-            kick = self.take(vcpu, state.dirty, lrs);
         }
+        if self.waits(vcpu) {
+            kick |= self.place(vcpu, lrs);
+        }
+        self.work &= !(1 << vcpu);
+        Kick(kick & !(1 << vcpu))
+    }
+
+    /// Whether there may be something for `vcpu` that is not listed.
+    #[inline]
+    fn waits(&self, vcpu: usize) -> bool {
+        let private = &self.banks[vcpu];
+        let state = &self.vcpus[vcpu];
+        let unlisted = private.ready | private.active & !private.listed | self.summary;
+        unlisted | u32::from(state.spi_active | state.stale) | (state.hcr ^ EN) != 0
+    }
+
+    /// Lists the interrupt of list register `i` again, where it has ended since and is pending
+    /// anew: what mostly happens, so the short way.
+    #[inline]
+    fn renew(&mut self, vcpu: usize, i: usize, lrs: &mut impl Lrs) -> bool {
+        let i = i % MAX_LRS;
+        let intid = self.vcpus[vcpu].lr[i] & VIRTUAL_ID;
+        let b = bit(intid);
+        let n = intid as usize & 31;
+        let Some(k) = self.bank_of(vcpu, intid) else {
+            return false;
+        };
+        let bank = &mut self.banks[k];
+        let pending = bank.pending() & bank.open & !bank.deferred & b;
+        if pending == 0
+            || lrs.read(i) & (PENDING | ACTIVE | EOI) != 0
+            || intid >= 32 && bank.targets[n] >> vcpu & 1 == 0
+        {
+            return false;
+        }
+        bank.active &= !b;
+        bank.forced &= !b;
+        bank.listed_latch &= !b;
+        bank.listed_pending &= !b;
+        let state = &mut self.vcpus[vcpu];
+        let lr = bank.compose(state, intid, n, false, true, false);
+        state.lr[i] = lr;
+        lrs.write(i, lr);
+        bank.held == 0
+    }
+
+    /// Takes back what the list register `i`, in use, holds, and lists it there again if it is
+    /// still for `vcpu`.
+    #[inline(never)]
+    fn refresh(&mut self, vcpu: usize, i: usize, lrs: &mut impl Lrs) -> u8 {
+        let Some((k, n)) = self.take_one(vcpu, i, lrs) else {
+            return 0;
+        };
+        let bank = &self.banks[k];
+        let here = k < self.vcpus.len() || bank.targets[n] >> vcpu & 1 != 0;
+        let again = bank.active | if here { bank.pending() & bank.open } else { 0 };
+        if again >> n & 1 != 0 {
+            self.list(vcpu, i as u32, (k, n), true, lrs);
+            if self.banks[k].held == 0 {
+                return 0;
+            }
+        }
+        self.settle(k)
+    }
+
+    /// Lists all that `vcpu` has and that isn't listed, or as much as there are list registers, and
+    /// empties those that aren't in use.
+    #[inline(never)]
+    fn place(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> u8 {
         let all = usable(lrs);
         let mut hcr = EN;
+        let mut kick = 0;
         while let Some(next) = self.best_active(vcpu, 0).or_else(|| self.best_ready(vcpu)) {
             let used = self.vcpus[vcpu].used;
             if used != all {
                 self.list(vcpu, (all & !used).trailing_zeros(), next, true, lrs);
-                continue;
+                if self.waits(vcpu) {
+                    continue;
+                }
+                break;
             }
             let empty = lrs.elrsr() as u16 & used;
             if empty != 0 {
@@ -136,7 +217,6 @@ impl Vgic {
                 break;
             }
         }
-        self.work &= !(1 << vcpu);
         let state = &mut self.vcpus[vcpu];
         if state.stale != 0 {
             state.clear_stale(lrs);
@@ -145,7 +225,7 @@ impl Vgic {
             state.hcr = hcr;
             lrs.set_hcr(hcr);
         }
-        Kick(kick & !(1 << vcpu))
+        kick
     }
 
     /// Whether an interrupt is signalled to `vcpu`, which is loaded and out of the guest: what ends
@@ -263,7 +343,7 @@ impl Vgic {
             while left != 0 {
                 let n = left.trailing_zeros();
                 left &= left - 1;
-                own |= u32::from(usize::from(bank.holder[n as usize]) == vcpu) << n;
+                own |= u32::from(usize::from(bank.place[n as usize] & 7) == vcpu) << n;
             }
             best.among(k, own, &bank.running);
         }
@@ -283,44 +363,26 @@ impl Vgic {
     ) {
         let intid = self.first(k) + n as u32;
         let b = 1 << n;
+        let n = n & 31;
+        let i = i as usize % MAX_LRS;
+        let shared = k >= self.vcpus.len();
         let bank = &mut self.banks[k];
+        let state = &mut self.vcpus[vcpu];
         let active = bank.active & b != 0;
-        let pending = bank.pending() & bank.forwarded(self.ctlr) & b != 0;
-        let here = k < self.vcpus.len() || bank.targets[n] >> vcpu & 1 != 0;
+        let pending = bank.pending() & bank.open & b != 0;
+        let here = !shared || bank.targets[n] >> vcpu & 1 != 0;
         let wait = active && pending && !(both && here);
         let pending = pending && !wait;
-        let mut lr = intid
-            | u32::from(bank.priority[n]) << PRIORITY_SHIFT
-            | (bank.group >> n & 1) << GROUP_SHIFT;
-        if active {
-            lr |= ACTIVE;
-        }
-        let state = &mut self.vcpus[vcpu];
-        if intid < 16 {
-            lr |= state.list_sgi(n, active, pending);
-            if wait {
-                lr |= EOI;
-            }
-            if state.sgi[n & 15] == 0 {
-                bank.latch &= !b;
-            }
-            if lr & PENDING != 0 {
-                bank.listed_pending |= b;
-            }
-        } else {
-            lr |= list_line(bank, n, active, pending, wait);
-        }
+        let lr = bank.compose(state, intid, n, active, pending, wait);
         bank.listed |= b;
         bank.ready &= !b;
-        if k >= self.vcpus.len() {
-            if self.banks[k].ready == 0 {
-                self.summary &= !(1 << (k - self.vcpus.len() + 1));
+        bank.place[n] = (i << 3 | vcpu) as u8;
+        if shared {
+            if bank.ready == 0 {
+                self.summary &= !(1 << (intid >> 5));
             }
-            self.banks[k].holder[n] = vcpu as u8;
-            self.vcpus[vcpu].spi_active -= u16::from(active);
+            state.spi_active -= u16::from(active);
         }
-        let state = &mut self.vcpus[vcpu];
-        let i = i as usize % MAX_LRS;
         state.lr[i] = lr;
         state.used |= 1 << i;
         state.stale &= !(1 << i);
@@ -331,27 +393,47 @@ impl Vgic {
     fn take(&mut self, vcpu: usize, mut which: u16, lrs: &mut impl Lrs) -> u8 {
         let mut kick = 0;
         while which != 0 {
-            let i = which.trailing_zeros() as usize % MAX_LRS;
-            which &= which - 1;
-            let lr = lrs.read(i);
-            let state = &mut self.vcpus[vcpu];
-            state.used &= !(1 << i);
-            state.dirty &= !(1 << i);
-            // An invalid one with EOI set keeps asking for maintenance.
-            if lr & (PENDING | ACTIVE | EOI) != 0 {
-                state.stale |= 1 << i;
-            }
-            let listed = state.lr[i];
-            if let Some(k) = self.bank_of(vcpu, listed & VIRTUAL_ID) {
-                self.take_back(vcpu, k, listed, lr);
+            if let Some((k, _)) = self.take_one(vcpu, which.trailing_zeros() as usize, lrs) {
                 kick |= self.settle(k);
             }
+            which &= which - 1;
         }
         kick
     }
 
+    /// Takes back what stands in the list register `i`, which is in use: an interrupt, by its bank
+    /// and number there, that is no longer settled.
+    #[inline]
+    fn take_one(&mut self, vcpu: usize, i: usize, lrs: &mut impl Lrs) -> Option<(usize, usize)> {
+        let i = i % MAX_LRS;
+        let lr = lrs.read(i);
+        let state = &mut self.vcpus[vcpu];
+        let listed = state.lr[i];
+        state.used &= !(1 << i);
+        state.dirty &= !(1 << i);
+        // An invalid one with EOI set keeps asking for maintenance.
+        if lr & (PENDING | ACTIVE | EOI) != 0 {
+            state.stale |= 1 << i;
+        }
+        let intid = listed & VIRTUAL_ID;
+        let k = self.bank_of(vcpu, intid)?;
+        let b = bit(intid);
+        let bank = &mut self.banks[k];
+        if lr & (PENDING | ACTIVE) | bank.deferred & b == 0 {
+            bank.active &= !b;
+            bank.forced &= !b;
+        } else {
+            self.fold(vcpu, k, listed, lr);
+        }
+        let bank = &mut self.banks[k];
+        bank.listed &= !b;
+        bank.listed_latch &= !b;
+        bank.listed_pending &= !b;
+        Some((k, intid as usize & 31))
+    }
+
     /// Folds the list register value `lr`, which was `listed` when written, into bank `k`.
-    fn take_back(&mut self, vcpu: usize, k: usize, listed: u32, lr: u32) {
+    fn fold(&mut self, vcpu: usize, k: usize, listed: u32, lr: u32) {
         let intid = listed & VIRTUAL_ID;
         let b = bit(intid);
         let shared = k >= self.vcpus.len();
@@ -391,17 +473,11 @@ impl Vgic {
             bank.active &= !b;
             bank.forced &= !b;
         }
-        for word in [
-            &mut bank.listed,
-            &mut bank.listed_latch,
-            &mut bank.listed_pending,
-            &mut bank.unlatch,
-            &mut bank.lower,
-            &mut bank.activate,
-            &mut bank.deactivate,
-        ] {
-            *word &= !b;
-        }
+        bank.deferred &= !b;
+        bank.unlatch &= !b;
+        bank.lower &= !b;
+        bank.activate &= !b;
+        bank.deactivate &= !b;
     }
 }
 
@@ -452,31 +528,67 @@ impl Vcpu {
     }
 }
 
-/// The part of a list register that is special to interrupt `n`, with a line, of `bank`.
-#[inline]
-fn list_line(bank: &mut Bank, n: usize, active: bool, pending: bool, wait: bool) -> u32 {
-    let b = 1 << n;
-    let held = bank.held & b != 0;
-    let mut lr = 0;
-    if pending {
-        lr |= PENDING;
-        bank.listed_latch |= bank.latch & b;
-        bank.listed_pending |= bank.latch & b;
-        bank.latch &= !b;
-    }
-    // The hardware keeps no linked interrupt that is both active and pending.
-    if held && !(active && pending || wait) && (active || bank.level & b != 0) {
-        bank.held &= !b;
-        bank.level &= !b;
-        if pending {
-            bank.listed_pending |= b;
+impl Bank {
+    /// The value of a list register for interrupt `intid`, number `n` here, which takes what makes it
+    /// pending with it. `wait`: it is pending too, and listed again when it has ended.
+    #[inline]
+    fn compose(
+        &mut self,
+        state: &mut Vcpu,
+        intid: u32,
+        n: usize,
+        active: bool,
+        pending: bool,
+        wait: bool,
+    ) -> u32 {
+        let mut lr = intid
+            | u32::from(self.priority[n]) << PRIORITY_SHIFT
+            | (self.group >> n & 1) << GROUP_SHIFT;
+        if active {
+            lr |= ACTIVE;
         }
-        return lr | HW | u32::from(bank.physical[n]) << ID_SHIFT;
+        if intid >= 16 {
+            return lr | self.list_line(n, active, pending, wait);
+        }
+        lr |= state.list_sgi(n, active, pending);
+        if wait {
+            lr |= EOI;
+        }
+        if state.sgi[n & 15] == 0 {
+            self.latch &= !(1 << n);
+        }
+        if lr & PENDING != 0 {
+            self.listed_pending |= 1 << n;
+        }
+        lr
     }
-    if held || wait || pending && bank.level & !bank.edge & b != 0 {
-        lr |= EOI;
+
+    /// The part of a list register that is special to an interrupt with a line.
+    #[inline]
+    fn list_line(&mut self, n: usize, active: bool, pending: bool, wait: bool) -> u32 {
+        let b = 1 << n;
+        let held = self.held & b != 0;
+        let mut lr = 0;
+        if pending {
+            lr |= PENDING;
+            self.listed_latch |= self.latch & b;
+            self.listed_pending |= self.latch & b;
+            self.latch &= !b;
+        }
+        // The hardware keeps no linked interrupt that is both active and pending.
+        if held && !(active && pending || wait) && (active || self.level & b != 0) {
+            self.held &= !b;
+            self.level &= !b;
+            if pending {
+                self.listed_pending |= b;
+            }
+            return lr | HW | u32::from(self.physical[n]) << ID_SHIFT;
+        }
+        if held || wait || pending && self.level & !self.edge & b != 0 {
+            lr |= EOI;
+        }
+        lr
     }
-    lr
 }
 
 /// The list registers that are used, a bit each.

@@ -84,8 +84,9 @@ struct Bank {
     listed_latch: u32,
     /// Pending in the list register when last seen, and in neither `latch` nor `level`.
     listed_pending: u32,
-    /// To be done to listed interrupts when their list register is next in reach: clear the latch,
-    /// lower a linked line, activate, deactivate.
+    /// Listed interrupts to which something is to be done when their list register is in reach.
+    deferred: u32,
+    /// What that is: clear the latch, lower a linked line, activate, deactivate.
     unlatch: u32,
     lower: u32,
     activate: u32,
@@ -95,15 +96,20 @@ struct Bank {
     held: u32,
     /// Physical interrupts that are owed a deactivation.
     release: u32,
-    /// Enabled, pending, neither active nor listed: what a flush can list.
+    /// Enabled, and their group too.
+    open: u32,
+    /// Pending as long as `level` is set.
+    sensitive: u32,
+    /// Open and pending, neither active nor listed: what a flush can list.
     ready: u32,
     priority: [u8; 32],
     /// The priority that each active interrupt was acknowledged with.
     running: [u8; 32],
     /// GICD_ITARGETSR; of shared interrupts only.
     targets: [u8; 32],
-    /// The vCPU where a shared interrupt is listed or active.
-    holder: [u8; 32],
+    /// Where an interrupt is listed: the list register, times 8, and of shared interrupts, listed or
+    /// active, the vCPU.
+    place: [u8; 32],
     physical: [u16; 32],
 }
 
@@ -119,6 +125,7 @@ impl Bank {
         listed: 0,
         listed_latch: 0,
         listed_pending: 0,
+        deferred: 0,
         unlatch: 0,
         lower: 0,
         activate: 0,
@@ -126,25 +133,32 @@ impl Bank {
         linked: 0,
         held: 0,
         release: 0,
+        open: 0,
+        sensitive: u32::MAX,
         ready: 0,
         priority: [0; 32],
         running: [0; 32],
         targets: [0; 32],
-        holder: [0; 32],
+        place: [0; 32],
         physical: [0; 32],
     };
 
-    /// ARM IHI 0048B, 4.3.7: a latch, or a line that is level-sensitive. The level of a linked
-    /// interrupt is that of a latch, whatever the configuration.
+    /// ARM IHI 0048B, 4.3.7: a latch, or the line where it is level-sensitive.
     const fn pending(&self) -> u32 {
-        self.latch | (self.level & (!self.edge | self.linked))
+        self.latch | (self.level & self.sensitive)
     }
 
-    /// The interrupts that may be forwarded if they are pending.
-    const fn forwarded(&self, ctlr: u32) -> u32 {
+    /// Works out which interrupts are forwarded if they are pending.
+    const fn reopen(&mut self, ctlr: u32) {
         let group0 = if ctlr & 1 != 0 { !self.group } else { 0 };
         let group1 = if ctlr & 2 != 0 { self.group } else { 0 };
-        self.enabled & (group0 | group1)
+        self.open = self.enabled & (group0 | group1);
+    }
+
+    /// Works out which lines count by their level. That of a linked interrupt is a latch, whatever
+    /// the configuration.
+    const fn resense(&mut self) {
+        self.sensitive = !self.edge | self.linked;
     }
 }
 
@@ -244,6 +258,7 @@ impl Vgic {
             } else if count == 1 {
                 bank.targets = [1; 32];
             }
+            bank.resense();
         }
         self.vcpus.fill(Vcpu::EMPTY);
         self.ctlr = 0;
@@ -269,6 +284,7 @@ impl Vgic {
             if let Some(k) = self.bank_of(vcpu, intid) {
                 self.banks[k].linked |= bit(intid);
                 self.banks[k].physical[intid as usize & 31] = physical;
+                self.banks[k].resense();
             }
         }
     }
@@ -288,6 +304,7 @@ impl Vgic {
             } else {
                 bank.level &= !b;
                 bank.lower |= b & bank.listed;
+                bank.deferred |= b & bank.listed;
             }
         } else {
             if (bank.level & b != 0) == level {
@@ -393,7 +410,7 @@ impl Vgic {
         if k < self.vcpus.len() {
             k
         } else {
-            usize::from(self.banks[k].holder[n])
+            usize::from(self.banks[k].place[n] & 7)
         }
     }
 
@@ -412,32 +429,26 @@ impl Vgic {
     /// Something about the interrupts `bits` of bank `k` has changed.
     #[inline]
     fn changed(&mut self, k: usize, bits: u32) -> Kick {
-        let mut kick = 0;
-        if bits & self.banks[k].listed != 0 {
-            kick = self.touch(k, bits);
+        let listed = bits & self.banks[k].listed;
+        if listed == 0 {
+            return Kick(self.settle(k));
+        }
+        let kick = self.touch(k, listed);
+        if listed == bits {
+            return Kick(kick);
         }
         Kick(kick | self.settle(k))
     }
 
-    /// Has the list registers that hold interrupts among `bits` looked at again.
-    fn touch(&mut self, k: usize, bits: u32) -> u8 {
-        let mut hit = bits & self.banks[k].listed;
+    /// Has the list registers that hold the interrupts `hit` looked at again.
+    #[inline]
+    fn touch(&mut self, k: usize, mut hit: u32) -> u8 {
         let mut kick = 0;
         while hit != 0 {
-            let n = hit.trailing_zeros();
+            let n = hit.trailing_zeros() as usize;
             hit &= hit - 1;
-            let holder = self.holder(k, n as usize);
-            let intid = self.first(k) + n;
-            let vcpu = &mut self.vcpus[holder];
-            let mut used = vcpu.used;
-            while used != 0 {
-                let i = used.trailing_zeros() as usize;
-                used &= used - 1;
-                if vcpu.lr[i % MAX_LRS] & lr::VIRTUAL_ID == intid {
-                    vcpu.dirty |= 1 << i;
-                    break;
-                }
-            }
+            let holder = self.holder(k, n);
+            self.vcpus[holder].dirty |= 1 << (self.banks[k].place[n] >> 3);
             kick |= 1 << holder;
         }
         self.work |= kick;
@@ -459,7 +470,7 @@ impl Vgic {
                 self.releases |= idle != 0;
             }
         }
-        let ready = pending & bank.forwarded(self.ctlr) & !(bank.active | bank.listed);
+        let ready = pending & bank.open & !(bank.active | bank.listed);
         let fresh = ready & !bank.ready;
         bank.ready = ready;
         if k >= count {
