@@ -113,69 +113,66 @@ impl Vgic {
     /// vCPUs.
     #[inline]
     pub fn flush(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> Kick {
+        let (private, shared) = self.banks.split_at_mut(self.vcpus.len());
+        let private = &mut private[vcpu];
         let state = &mut self.vcpus[vcpu];
+        if state.hcr == EN {
+            // What mostly happens: interrupts that have ended since are pending anew.
+            let mut dirty = state.dirty;
+            while dirty != 0 {
+                let i = dirty.trailing_zeros() as usize % MAX_LRS;
+                let intid = state.lr[i] & VIRTUAL_ID;
+                let renewed = if intid < 32 {
+                    private.renew(state, i, intid, lrs)
+                } else if let Some(bank) = shared.get_mut((intid >> 5) as usize - 1) {
+                    bank.targets[intid as usize & 31] >> vcpu & 1 != 0
+                        && bank.renew(state, i, intid, lrs)
+                } else {
+                    false
+                };
+                if !renewed {
+                    break;
+                }
+                dirty &= dirty - 1;
+            }
+            state.dirty = dirty;
+        }
+        let unlisted = private.ready | private.active & !private.listed | self.summary;
+        let owed = u32::from(state.dirty | state.stale | state.spi_active) | (state.hcr ^ EN);
+        self.work &= !(1 << vcpu);
+        if unlisted | owed == 0 {
+            return Kick(0);
+        }
+        self.flush_rest(vcpu, lrs)
+    }
+
+    #[inline(never)]
+    fn flush_rest(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> Kick {
+        let state = &self.vcpus[vcpu];
         let mut kick = 0;
         if state.hcr == EN {
-            let mut dirty = core::mem::take(&mut state.dirty);
+            let mut dirty = state.dirty;
             while dirty != 0 {
-                let i = dirty.trailing_zeros() as usize;
+                kick |= self.refresh(vcpu, dirty.trailing_zeros() as usize, lrs);
                 dirty &= dirty - 1;
-                if !self.renew(vcpu, i, lrs) {
-                    kick |= self.refresh(vcpu, i, lrs);
-                }
             }
         } else {
             kick = self.sync(vcpu, lrs).0;
         }
-        if self.waits(vcpu) {
-            kick |= self.place(vcpu, lrs);
-        }
+        kick |= self.place(vcpu, lrs);
         self.work &= !(1 << vcpu);
         Kick(kick & !(1 << vcpu))
     }
 
     /// Whether there may be something for `vcpu` that is not listed.
-    #[inline]
     fn waits(&self, vcpu: usize) -> bool {
         let private = &self.banks[vcpu];
-        let state = &self.vcpus[vcpu];
         let unlisted = private.ready | private.active & !private.listed | self.summary;
-        unlisted | u32::from(state.spi_active | state.stale) | (state.hcr ^ EN) != 0
-    }
-
-    /// Lists the interrupt of list register `i` again, where it has ended since and is pending
-    /// anew: what mostly happens, so the short way.
-    #[inline]
-    fn renew(&mut self, vcpu: usize, i: usize, lrs: &mut impl Lrs) -> bool {
-        let i = i % MAX_LRS;
-        let intid = self.vcpus[vcpu].lr[i] & VIRTUAL_ID;
-        let b = bit(intid);
-        let n = intid as usize & 31;
-        let Some(k) = self.bank_of(vcpu, intid) else {
-            return false;
-        };
-        let bank = &mut self.banks[k];
-        let pending = bank.pending() & bank.open & !bank.deferred & b;
-        if pending == 0
-            || lrs.read(i) & (PENDING | ACTIVE | EOI) != 0
-            || intid >= 32 && bank.targets[n] >> vcpu & 1 == 0
-        {
-            return false;
-        }
-        bank.active &= !b;
-        bank.forced &= !b;
-        bank.listed_latch &= !b;
-        bank.listed_pending &= !b;
-        let state = &mut self.vcpus[vcpu];
-        let lr = bank.compose(state, intid, n, false, true, false);
-        state.lr[i] = lr;
-        lrs.write(i, lr);
-        bank.held == 0
+        unlisted | u32::from(self.vcpus[vcpu].spi_active) != 0
     }
 
     /// Takes back what the list register `i`, in use, holds, and lists it there again if it is
     /// still for `vcpu`.
-    #[inline(never)]
     fn refresh(&mut self, vcpu: usize, i: usize, lrs: &mut impl Lrs) -> u8 {
         let Some((k, n)) = self.take_one(vcpu, i, lrs) else {
             return 0;
@@ -194,7 +191,6 @@ impl Vgic {
 
     /// Lists all that `vcpu` has and that isn't listed, or as much as there are list registers, and
     /// empties those that aren't in use.
-    #[inline(never)]
     fn place(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> u8 {
         let all = usable(lrs);
         let mut hcr = EN;
@@ -373,7 +369,11 @@ impl Vgic {
         let here = !shared || bank.targets[n] >> vcpu & 1 != 0;
         let wait = active && pending && !(both && here);
         let pending = pending && !wait;
-        let lr = bank.compose(state, intid, n, active, pending, wait);
+        let lr = if active {
+            bank.compose_active(state, intid, n, pending, wait)
+        } else {
+            bank.compose_pending(state, intid, n)
+        };
         bank.listed |= b;
         bank.ready &= !b;
         bank.place[n] = (i << 3 | vcpu) as u8;
@@ -482,30 +482,6 @@ impl Vgic {
 }
 
 impl Vcpu {
-    /// The part of a list register that is special to SGI `id`: one source at a time, and word of
-    /// its end where there are more.
-    #[inline]
-    fn list_sgi(&mut self, id: usize, active: bool, pending: bool) -> u32 {
-        let id = id & 15;
-        let sources = self.sgi[id];
-        let source = if active {
-            u32::from(self.sgi_active[id])
-        } else {
-            sources.trailing_zeros()
-        };
-        let mut lr = (source & 7) << ID_SHIFT;
-        if pending {
-            if sources >> (source & 7) & 1 != 0 {
-                self.sgi[id] &= !(1 << (source & 7));
-                lr |= PENDING;
-            }
-            if self.sgi[id] != 0 {
-                lr |= EOI;
-            }
-        }
-        lr
-    }
-
     fn take_sgi(&mut self, id: usize, lr: u32) {
         let id = id & 15;
         let source = (lr >> ID_SHIFT & 7) as u8;
@@ -529,65 +505,127 @@ impl Vcpu {
 }
 
 impl Bank {
-    /// The value of a list register for interrupt `intid`, number `n` here, which takes what makes it
-    /// pending with it. `wait`: it is pending too, and listed again when it has ended.
+    /// The fields of a list register that are the same whatever the state.
     #[inline]
-    fn compose(
-        &mut self,
-        state: &mut Vcpu,
-        intid: u32,
-        n: usize,
-        active: bool,
-        pending: bool,
-        wait: bool,
-    ) -> u32 {
-        let mut lr = intid
-            | u32::from(self.priority[n]) << PRIORITY_SHIFT
-            | (self.group >> n & 1) << GROUP_SHIFT;
-        if active {
-            lr |= ACTIVE;
+    fn compose(&self, intid: u32, n: usize) -> u32 {
+        intid | u32::from(self.priority[n]) << PRIORITY_SHIFT | (self.group >> n & 1) << GROUP_SHIFT
+    }
+
+    /// Lists interrupt `intid` again in list register `i`, where it has ended since and is pending
+    /// anew.
+    #[inline]
+    fn renew(&mut self, state: &mut Vcpu, i: usize, intid: u32, lrs: &mut impl Lrs) -> bool {
+        let b = bit(intid);
+        let pending = self.pending() & self.open & !self.deferred & b;
+        if pending == 0 || lrs.read(i) & (PENDING | ACTIVE | EOI) != 0 {
+            return false;
         }
-        if intid >= 16 {
-            return lr | self.list_line(n, active, pending, wait);
+        self.active &= !b;
+        self.forced &= !b;
+        self.listed_latch &= !b;
+        self.listed_pending &= !b;
+        let lr = self.compose_pending(state, intid, intid as usize & 31);
+        state.lr[i] = lr;
+        lrs.write(i, lr);
+        true
+    }
+
+    /// The value of a list register for interrupt `intid`, number `n` here, which is pending; it
+    /// takes what makes it so with it.
+    #[inline]
+    fn compose_pending(&mut self, state: &mut Vcpu, intid: u32, n: usize) -> u32 {
+        let b = 1 << n;
+        let mut lr = self.compose(intid, n) | PENDING;
+        if intid < 16 {
+            let sources = &mut state.sgi[n & 15];
+            lr |= (sources.trailing_zeros() & 7) << ID_SHIFT;
+            *sources &= sources.wrapping_sub(1);
+            if *sources == 0 {
+                self.latch &= !b;
+            } else {
+                lr |= EOI;
+            }
+            self.listed_pending |= b;
+            return lr;
         }
-        lr |= state.list_sgi(n, active, pending);
-        if wait {
+        lr |= self.list_held(n);
+        self.listed_latch |= self.latch & b;
+        self.listed_pending |= (self.latch | lr >> 31 << n) & b;
+        self.latch &= !b;
+        if self.level & !self.edge & b != 0 {
             lr |= EOI;
-        }
-        if state.sgi[n & 15] == 0 {
-            self.latch &= !(1 << n);
-        }
-        if lr & PENDING != 0 {
-            self.listed_pending |= 1 << n;
         }
         lr
     }
 
-    /// The part of a list register that is special to an interrupt with a line.
-    #[inline]
-    fn list_line(&mut self, n: usize, active: bool, pending: bool, wait: bool) -> u32 {
+    /// As [`compose_pending`](Self::compose_pending), active, and `pending` too or not. `wait`: it is
+    /// pending, but that is for when it has ended.
+    fn compose_active(
+        &mut self,
+        state: &mut Vcpu,
+        intid: u32,
+        n: usize,
+        pending: bool,
+        wait: bool,
+    ) -> u32 {
         let b = 1 << n;
-        let held = self.held & b != 0;
-        let mut lr = 0;
+        let mut lr = self.compose(intid, n) | ACTIVE;
+        if wait {
+            lr |= EOI;
+        }
+        if intid < 16 {
+            return lr | self.list_active_sgi(state, n, pending);
+        }
+        if self.held & b != 0 {
+            // The hardware keeps no linked interrupt that is both active and pending.
+            if !pending && !wait {
+                return lr | self.list_held(n);
+            }
+            lr |= EOI;
+        }
         if pending {
             lr |= PENDING;
             self.listed_latch |= self.latch & b;
             self.listed_pending |= self.latch & b;
             self.latch &= !b;
-        }
-        // The hardware keeps no linked interrupt that is both active and pending.
-        if held && !(active && pending || wait) && (active || self.level & b != 0) {
-            self.held &= !b;
-            self.level &= !b;
-            if pending {
-                self.listed_pending |= b;
+            if self.level & !self.edge & b != 0 {
+                lr |= EOI;
             }
-            return lr | HW | u32::from(self.physical[n]) << ID_SHIFT;
-        }
-        if held || wait || pending && self.level & !self.edge & b != 0 {
-            lr |= EOI;
         }
         lr
+    }
+
+    /// Of an SGI that is active: it can be pending from the same source only, and its end is waited
+    /// for where there are others.
+    fn list_active_sgi(&mut self, state: &mut Vcpu, n: usize, pending: bool) -> u32 {
+        let source = u32::from(state.sgi_active[n & 15]) & 7;
+        let sources = &mut state.sgi[n & 15];
+        let mut lr = source << ID_SHIFT;
+        if pending {
+            if *sources >> source & 1 != 0 {
+                *sources &= !(1 << source);
+                self.listed_pending |= 1 << n;
+                lr |= PENDING;
+            }
+            if *sources == 0 {
+                self.latch &= !(1 << n);
+            } else {
+                lr |= EOI;
+            }
+        }
+        lr
+    }
+
+    /// Of a linked interrupt whose physical one waits: the hardware shall deactivate that.
+    #[inline]
+    fn list_held(&mut self, n: usize) -> u32 {
+        let b = 1 << n;
+        if self.held & b == 0 {
+            return 0;
+        }
+        self.held &= !b;
+        self.level &= !b;
+        HW | u32::from(self.physical[n]) << ID_SHIFT
     }
 }
 
