@@ -6,7 +6,7 @@
 //! effect. SGIR alone takes words only, as QEMU's does. What is reserved or not implemented reads
 //! as zero and ignores writes.
 
-use super::{Kick, Vgic, bit};
+use super::{Kick, Lrs, Vgic, bit};
 
 /// Cortex-A15's distributor: ARM, product and revision 0.
 const IIDR: u32 = 0x0000_043b;
@@ -26,32 +26,52 @@ const SGIS: u32 = 0xffff;
 const PRIORITY: u32 = 0xf8;
 
 impl Vgic {
-    /// What `vcpu` reads at `offset` (below 0x1000) in `width` bytes (1, 2 or 4). Pending and
-    /// active state are as at the last sync of what [`stale`](Self::stale) names.
+    /// What `vcpu`, which is loaded on the CPU of `lrs`, reads at `offset` (below 0x1000) in `width`
+    /// bytes (1, 2 or 4). Pending and active state on other CPUs is as at the last sync there.
     #[inline]
     #[must_use]
-    pub fn read(&self, vcpu: usize, offset: u32, width: u32) -> u32 {
+    pub fn read(&mut self, vcpu: usize, offset: u32, width: u32, lrs: &mut impl Lrs) -> u32 {
+        if is_state(offset) && self.holders(vcpu, offset) >> vcpu & 1 != 0 {
+            let kick = self.sync(vcpu, lrs);
+            self.owe(vcpu, kick);
+        }
         self.read_word(vcpu, offset & 0xffc) >> (8 * (offset & 3)) & lanes(width)
     }
 
-    /// The loaded vCPUs, a bit each, whose list registers hold state that a read at `offset` by
+    /// The other vCPUs, a bit each, whose list registers hold state that a read at `offset` by
     /// `vcpu` shows.
     #[inline]
     #[must_use]
     pub fn stale(&self, vcpu: usize, offset: u32) -> u8 {
-        let k = match offset >> 7 {
-            4..=7 => self.bank_of(vcpu, (offset & 0x7c) << 3),
-            30 if offset >= 0xf10 => Some(vcpu),
-            _ => None,
-        };
-        k.map_or(0, |k| self.holders(k))
+        if is_state(offset) {
+            self.holders(vcpu, offset) & !(1 << vcpu)
+        } else {
+            0
+        }
     }
 
-    /// Writes the low `width` bytes (1, 2 or 4) of `value` at `offset` (below 0x1000) for `vcpu`.
-    pub fn write(&mut self, vcpu: usize, offset: u32, width: u32, value: u32) -> Kick {
+    /// Writes the low `width` bytes (1, 2 or 4) of `value` at `offset` (below 0x1000) for `vcpu`,
+    /// which is loaded on the CPU of `lrs`.
+    pub fn write(
+        &mut self,
+        vcpu: usize,
+        offset: u32,
+        width: u32,
+        value: u32,
+        lrs: &mut impl Lrs,
+    ) -> Kick {
         if offset == SGIR && width == 4 {
-            return self.send(vcpu, value);
+            return self.send(vcpu, value, lrs);
         }
+        let mut kick = Kick(0);
+        if is_state(offset) && self.holders(vcpu, offset) >> vcpu & 1 != 0 {
+            kick = self.sync(vcpu, lrs);
+        }
+        kick |= self.write_lanes(vcpu, offset, width, value);
+        kick
+    }
+
+    fn write_lanes(&mut self, vcpu: usize, offset: u32, width: u32, value: u32) -> Kick {
         let shift = 8 * (offset & 3);
         let mask = lanes(width) << shift;
         let value = value << shift & mask;
@@ -134,8 +154,17 @@ impl Vgic {
         })
     }
 
-    /// Where interrupts of bank `k` are listed, or active without a list register.
-    fn holders(&self, k: usize) -> u8 {
+    /// Where interrupts whose state is shown at `offset` are listed, or active without a list
+    /// register.
+    fn holders(&self, vcpu: usize, offset: u32) -> u8 {
+        let first = if offset < 0x400 {
+            (offset & 0x7c) << 3
+        } else {
+            0
+        };
+        let Some(k) = self.bank_of(vcpu, first) else {
+            return 0;
+        };
         let mut held = self.banks[k].listed | self.banks[k].active;
         let mut holders = 0;
         while held != 0 {
@@ -309,7 +338,8 @@ impl Vgic {
     }
 
     /// GICD_SGIR (4.3.15).
-    fn send(&mut self, vcpu: usize, value: u32) -> Kick {
+    #[inline]
+    fn send(&mut self, vcpu: usize, value: u32, lrs: &mut impl Lrs) -> Kick {
         let own = 1 << vcpu;
         let all = (1 << self.vcpus.len()) - 1;
         let mut targets = match value >> 24 & 3 {
@@ -322,6 +352,9 @@ impl Vgic {
         while targets != 0 {
             let target = targets.trailing_zeros() as usize;
             targets &= targets - 1;
+            if target == vcpu && self.renew_sgi(vcpu, value & 15, lrs) {
+                continue;
+            }
             kick |= self.receive(target, value & 15, own as u8);
         }
         kick
@@ -399,6 +432,11 @@ impl Vgic {
         let sgis = if offset & 0x7c == 0 { SGIS } else { 0 };
         self.bits(vcpu, offset, bits & !sgis)
     }
+}
+
+/// Whether a register shows what list registers know better: pending and active state.
+const fn is_state(offset: u32) -> bool {
+    matches!(offset >> 7, 4..=7) || offset >= 0xf10 && offset < 0xf30
 }
 
 /// A mask of the low `width` bytes.

@@ -140,10 +140,32 @@ impl Vgic {
         let unlisted = private.ready | private.active & !private.listed | self.summary;
         let owed = u32::from(state.dirty | state.stale | state.spi_active) | (state.hcr ^ EN);
         self.work &= !(1 << vcpu);
-        if unlisted | owed == 0 {
+        if unlisted | owed | u32::from(self.owed) == 0 {
             return Kick(0);
         }
         self.flush_rest(vcpu, lrs)
+    }
+
+    /// Has SGI `id`, sent by `vcpu` to itself, listed at once where its list register is free again.
+    #[inline]
+    pub(super) fn renew_sgi(&mut self, vcpu: usize, id: u32, lrs: &mut impl Lrs) -> bool {
+        let bank = &mut self.banks[vcpu];
+        let state = &mut self.vcpus[vcpu];
+        let b = bit(id);
+        let i = usize::from(bank.place[id as usize & 31] >> 3) % MAX_LRS;
+        // Anything that is not the usual case is for the flush.
+        let usual = bank.listed & bank.open & !(bank.latch | bank.deferred) & b;
+        if usual == 0 || state.hcr != EN || lrs.read(i) & (PENDING | ACTIVE | EOI) != 0 {
+            return false;
+        }
+        bank.active &= !b;
+        bank.forced &= !b;
+        let lr = bank.compose(id, id as usize & 31) | PENDING | (vcpu as u32) << ID_SHIFT;
+        bank.listed_pending |= b;
+        state.lr[i] = lr;
+        state.dirty &= !(1 << i);
+        lrs.write(i, lr);
+        true
     }
 
     #[inline(never)]
@@ -159,7 +181,7 @@ impl Vgic {
         } else {
             kick = self.sync(vcpu, lrs).0;
         }
-        kick |= self.place(vcpu, lrs);
+        kick |= self.place(vcpu, lrs) | core::mem::take(&mut self.owed);
         self.work &= !(1 << vcpu);
         Kick(kick & !(1 << vcpu))
     }

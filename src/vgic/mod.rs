@@ -14,9 +14,9 @@
 //!   flushed, or be woken where they wait. A change to an interrupt that is listed, here or on
 //!   another CPU, is noted and takes effect in that flush; no caller waits for it. To the guest this
 //!   is the time that a distributor takes to tell a CPU interface.
-//! - **A read of pending or active state** is exact after [`stale`](Vgic::stale) has named the
-//!   vCPUs whose list registers matter and each of them has been synced since: the caller's own by
-//!   the caller, another by kicking it and waiting until it has.
+//! - **A read of pending or active state** is exact if before it each vCPU that
+//!   [`stale`](Vgic::stale) names has been kicked and has synced. The reader's own list registers
+//!   are looked after.
 //! - **A maintenance interrupt** asks for [`sync`](Vgic::sync) and [`flush`](Vgic::flush).
 //! - A vCPU that is put has nothing listed; all its interrupts can then go elsewhere.
 //!
@@ -212,6 +212,8 @@ pub struct Vgic {
     loaded: u8,
     /// Which vCPUs have to be flushed.
     work: u8,
+    /// Kicks for the next flush to return.
+    owed: u8,
     /// Whether any bank may have something to release.
     releases: bool,
 }
@@ -230,6 +232,7 @@ impl Vgic {
             summary: 0,
             loaded: 0,
             work: 0,
+            owed: 0,
             releases: false,
         };
         vgic.reset();
@@ -265,6 +268,7 @@ impl Vgic {
         self.summary = 0;
         self.loaded = 0;
         self.work = 0;
+        self.owed = 0;
         self.releases = true;
     }
 
@@ -372,6 +376,12 @@ impl Vgic {
         }
         self.releases = self.banks.iter().any(|bank| bank.release != 0);
         None
+    }
+
+    /// Has the next flush of `vcpu` return `kick`.
+    fn owe(&mut self, vcpu: usize, kick: Kick) {
+        self.owed |= kick.0;
+        self.work |= 1 << vcpu;
     }
 
     /// The index of the bank that holds `intid` as `vcpu` sees it, `None` where there is none.

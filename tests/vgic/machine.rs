@@ -108,20 +108,19 @@ impl Machine {
         for holder in 0..self.on.len() {
             if stale >> holder & 1 != 0 {
                 self.sync(holder);
-                if holder != vcpu {
-                    self.flush(holder);
-                }
+                self.flush(holder);
             }
         }
-        self.vgic.read(vcpu, offset, width)
+        let cpu = self.on[vcpu].expect("it runs");
+        self.out[vcpu] = true;
+        self.vgic.read(vcpu, offset, width, &mut self.cpus[cpu])
     }
 
     pub(crate) fn write(&mut self, vcpu: usize, offset: u32, width: u32, value: u32) {
-        if self.vgic.stale(vcpu, offset) >> vcpu & 1 != 0 {
-            self.sync(vcpu);
-        }
-        let kick = self.vgic.write(vcpu, offset, width, value);
+        let cpu = self.on[vcpu].expect("it runs");
         self.out[vcpu] = true;
+        let cpu = &mut self.cpus[cpu];
+        let kick = self.vgic.write(vcpu, offset, width, value, cpu);
         self.check(kick);
     }
 
