@@ -117,20 +117,21 @@ impl Vgic {
         let private = &mut private[vcpu];
         let state = &mut self.vcpus[vcpu];
         if state.hcr == EN {
-            // What mostly happens: interrupts that have ended since are pending anew.
+            // What mostly happens: interrupts that have ended since and are pending anew, or whose
+            // handler has quieted its device.
             let mut dirty = state.dirty;
             while dirty != 0 {
                 let i = dirty.trailing_zeros() as usize % MAX_LRS;
                 let intid = state.lr[i] & VIRTUAL_ID;
-                let renewed = if intid < 32 {
-                    private.renew(state, i, intid, lrs)
+                let bank = if intid < 32 {
+                    &mut *private
                 } else if let Some(bank) = shared.get_mut((intid >> 5) as usize - 1) {
-                    bank.targets[intid as usize & 31] >> vcpu & 1 != 0
-                        && bank.renew(state, i, intid, lrs)
+                    bank
                 } else {
-                    false
+                    break;
                 };
-                if !renewed {
+                let here = intid < 32 || bank.targets[intid as usize & 31] >> vcpu & 1 != 0;
+                if !here || !bank.renew(state, i, intid, lrs) {
                     break;
                 }
                 dirty &= dirty - 1;
@@ -144,6 +145,26 @@ impl Vgic {
             return Kick(0);
         }
         self.flush_rest(vcpu, lrs)
+    }
+
+    /// As [`set_level`](Self::set_level) with `true` for a linked private interrupt of `vcpu`, which
+    /// is loaded on the CPU of `lrs`: what a timer's interrupt handler calls. Mostly there is nothing
+    /// left to flush then.
+    #[inline]
+    pub fn raise(&mut self, vcpu: usize, intid: u32, lrs: &mut impl Lrs) -> Kick {
+        let bank = &mut self.banks[vcpu];
+        let state = &mut self.vcpus[vcpu];
+        let b = bit(intid);
+        if intid >= 32 || bank.linked & b == 0 {
+            return self.set_level(vcpu, intid, true);
+        }
+        bank.level |= b;
+        bank.held |= b;
+        let i = usize::from(bank.place[intid as usize] >> 3) % MAX_LRS;
+        if bank.listed & b != 0 && state.hcr == EN && bank.renew(state, i, intid, lrs) {
+            return Kick(0);
+        }
+        self.changed(vcpu, b)
     }
 
     /// Has SGI `id`, sent by `vcpu` to itself, listed at once where its list register is free again.
@@ -477,10 +498,7 @@ impl Vgic {
                 }
             }
         }
-        if listed & !lr & PENDING != 0 {
-            bank.running[intid as usize & 31] = (lr >> (PRIORITY_SHIFT + 3) << 3) as u8;
-            bank.forced &= !b;
-        }
+        bank.acknowledged(listed, lr);
         let active = lr & ACTIVE != 0 && bank.deactivate & b == 0;
         if active || bank.activate & b != 0 {
             if !active {
@@ -533,20 +551,45 @@ impl Bank {
         intid | u32::from(self.priority[n]) << PRIORITY_SHIFT | (self.group >> n & 1) << GROUP_SHIFT
     }
 
-    /// Lists interrupt `intid` again in list register `i`, where it has ended since and is pending
-    /// anew.
+    /// Notes, where a list register written as `listed` is now `lr`, whether the guest has
+    /// acknowledged its interrupt, and with what priority.
+    #[inline]
+    fn acknowledged(&mut self, listed: u32, lr: u32) {
+        if listed & !lr & PENDING != 0 {
+            let n = lr & 31;
+            self.running[n as usize] = (lr >> (PRIORITY_SHIFT + 3) << 3) as u8;
+            self.forced &= !(1 << n);
+        }
+    }
+
+    /// Brings list register `i`, which holds interrupt `intid`, up to date where that is simple: the
+    /// interrupt has ended and is pending anew, or is active and no longer pending.
     #[inline]
     fn renew(&mut self, state: &mut Vcpu, i: usize, intid: u32, lrs: &mut impl Lrs) -> bool {
         let b = bit(intid);
-        let pending = self.pending() & self.open & !self.deferred & b;
-        if pending == 0 || lrs.read(i) & (PENDING | ACTIVE | EOI) != 0 {
+        let n = intid as usize & 31;
+        if self.deferred & b != 0 {
             return false;
         }
-        self.active &= !b;
-        self.forced &= !b;
-        self.listed_latch &= !b;
-        self.listed_pending &= !b;
-        let lr = self.compose_pending(state, intid, intid as usize & 31);
+        let pending = self.pending() & self.open & b != 0;
+        let old = lrs.read(i);
+        let lr = match old & (PENDING | ACTIVE | EOI) {
+            0 if pending => {
+                self.active &= !b;
+                self.forced &= !b;
+                self.listed_latch &= !b;
+                self.listed_pending &= !b;
+                self.compose_pending(state, intid, n)
+            }
+            now if now & !EOI == ACTIVE && !pending && old & HW == 0 && intid >= 16 => {
+                self.acknowledged(state.lr[i], old);
+                self.active |= b;
+                self.listed_latch &= !b;
+                self.listed_pending &= !b;
+                old & !EOI
+            }
+            _ => return false,
+        };
         state.lr[i] = lr;
         lrs.write(i, lr);
         true
