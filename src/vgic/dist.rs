@@ -392,25 +392,16 @@ impl Vgic {
         kick
     }
 
+    /// None of them is listed: the writer has been synced.
     fn clear_sgis(&mut self, vcpu: usize, offset: u32, value: u32) -> Kick {
-        let mut kick = Kick(0);
         for (id, sources) in (offset & 0xf..).zip(value.to_le_bytes()) {
-            if sources != 0 {
-                let state = &mut self.vcpus[vcpu];
-                let left = &mut state.sgi[id as usize & 15];
-                *left &= !sources;
-                let bank = &mut self.banks[vcpu];
-                if *left == 0 {
-                    bank.latch &= !bit(id);
-                }
-                if bank.listed & bit(id) != 0 {
-                    state.sgi_clear[id as usize & 15] |= sources;
-                    bank.deferred |= bit(id);
-                }
-                kick |= self.changed(vcpu, bit(id));
+            let left = &mut self.vcpus[vcpu].sgi[id as usize & 15];
+            *left &= !sources;
+            if *left == 0 {
+                self.banks[vcpu].latch &= !bit(id);
             }
         }
-        kick
+        self.changed(vcpu, 0)
     }
 
     /// As [`changed`](Self::changed) where that may let an interrupt that is ready overtake others
@@ -461,7 +452,7 @@ fn replace(bytes: &mut [u8; 32], first: u32, mask: u32, value: u32) -> u32 {
         let intid = first + n;
         let new = (value >> (8 * n)) as u8;
         let byte = &mut bytes[intid as usize & 31];
-        if mask >> (8 * n) & 0xff != 0 && *byte != new && intid < 1020 {
+        if mask >> (8 * n) & 0xff != 0 && *byte != new {
             *byte = new;
             changed |= bit(intid);
         }

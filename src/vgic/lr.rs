@@ -525,10 +525,9 @@ impl Vcpu {
     fn take_sgi(&mut self, id: usize, lr: u32) {
         let id = id & 15;
         let source = (lr >> ID_SHIFT & 7) as u8;
-        if lr & PENDING != 0 && self.sgi_clear[id] >> source & 1 == 0 {
+        if lr & PENDING != 0 {
             self.sgi[id] |= 1 << source;
         }
-        self.sgi_clear[id] = 0;
         if lr & ACTIVE != 0 {
             self.sgi_active[id] = source;
         }

@@ -179,8 +179,6 @@ struct Vcpu {
     apr: u32,
     /// Sources that each SGI is pending from, and not in a list register.
     sgi: [u8; 16],
-    /// Sources to be cleared from the list register.
-    sgi_clear: [u8; 16],
     /// The source that each active SGI came from.
     sgi_active: [u8; 16],
 }
@@ -196,7 +194,6 @@ impl Vcpu {
         vmcr: 0,
         apr: 0,
         sgi: [0; 16],
-        sgi_clear: [0; 16],
         sgi_active: [0; 16],
     };
 }
@@ -285,7 +282,7 @@ impl Vgic {
     pub fn link(&mut self, intid: u32, physical: u16) {
         let last = if intid < 32 { self.vcpus.len() } else { 1 };
         for vcpu in 0..last {
-            if let Some(k) = self.bank_of(vcpu, intid) {
+            if let Some(k) = self.line(vcpu, intid) {
                 self.banks[k].linked |= bit(intid);
                 self.banks[k].physical[intid as usize & 31] = physical;
                 self.banks[k].resense();

@@ -432,6 +432,38 @@ fn a_timer_interrupt_made_pending_while_active_comes_again() {
 }
 
 #[test]
+fn the_last_of_two_registers_decides_whether_a_remote_interrupt_is_active() {
+    for (first, last, active) in [(ICACTIVER, ISACTIVER, 1), (ISACTIVER, ICACTIVER, 0)] {
+        let mut machine = Machine::started(2, 64, 4);
+        enable_edges(&mut machine);
+        pulse(&mut machine, 32);
+        assert_eq!(machine.acknowledge(0), 32);
+        machine.write(1, first + 4, 4, 1);
+        machine.write(1, last + 4, 4, 1);
+        assert_eq!(machine.read(1, ISACTIVER + 4, 4), active);
+    }
+}
+
+#[test]
+fn clearing_a_linked_edge_releases_its_physical_interrupt() {
+    for listed in [false, true] {
+        let mut machine = Machine::started(2, 64, 4);
+        machine.vgic.link(40, 77);
+        enable_edges(&mut machine);
+        machine.line(0, 40, true);
+        if listed {
+            machine.rest();
+        }
+        machine.write(1, ICPENDR + 4, 4, 1 << 8);
+        assert_eq!(machine.acknowledge(0), SPURIOUS);
+        assert_eq!(machine.vgic.next_release(0), Some(77));
+        assert_eq!(machine.vgic.next_release(0), None);
+        machine.line(0, 40, true);
+        assert_eq!(machine.acknowledge(0), 40);
+    }
+}
+
+#[test]
 fn a_reset_forgets_all_but_lines_and_links() {
     let mut machine = with_timer(1, 4);
     machine.vgic.link(40, 77);
