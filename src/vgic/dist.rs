@@ -6,7 +6,7 @@
 //! effect. SGIR alone takes words only, as QEMU's does. What is reserved or not implemented reads
 //! as zero and ignores writes.
 
-use super::{Kick, Vgic, bit};
+use super::{Kick, Lrs, Vgic, bit};
 
 /// Cortex-A15's distributor: ARM, product and revision 0.
 const IIDR: u32 = 0x0000_043b;
@@ -16,6 +16,9 @@ const ID: [u8; 12] = [
     0x04, 0x00, 0x00, 0x00, 0x90, 0xb4, 0x2b, 0x00, 0x0d, 0xf0, 0x05, 0xb1,
 ];
 
+/// GICD_SGIR.
+const SGIR: u32 = 0xf00;
+
 /// The SGIs in a bank's words.
 const SGIS: u32 = 0xffff;
 
@@ -23,29 +26,52 @@ const SGIS: u32 = 0xffff;
 const PRIORITY: u32 = 0xf8;
 
 impl Vgic {
-    /// What `vcpu` reads at `offset` (below 0x1000) in `width` bytes (1, 2 or 4). Pending and
-    /// active state are as at the last sync of what [`stale`](Self::stale) names.
+    /// What `vcpu`, which is loaded on the CPU of `lrs`, reads at `offset` (below 0x1000) in `width`
+    /// bytes (1, 2 or 4). Pending and active state on other CPUs is as at the last sync there.
     #[inline]
     #[must_use]
-    pub fn read(&self, vcpu: usize, offset: u32, width: u32) -> u32 {
+    pub fn read(&mut self, vcpu: usize, offset: u32, width: u32, lrs: &mut impl Lrs) -> u32 {
+        if is_state(offset) && self.holders(vcpu, offset) >> vcpu & 1 != 0 {
+            let kick = self.sync(vcpu, lrs);
+            self.owe(vcpu, kick);
+        }
         self.read_word(vcpu, offset & 0xffc) >> (8 * (offset & 3)) & lanes(width)
     }
 
-    /// The loaded vCPUs, a bit each, whose list registers hold state that a read at `offset` by
+    /// The other vCPUs, a bit each, whose list registers hold state that a read at `offset` by
     /// `vcpu` shows.
     #[inline]
     #[must_use]
     pub fn stale(&self, vcpu: usize, offset: u32) -> u8 {
-        let k = match offset >> 7 {
-            4..=7 => self.bank_of(vcpu, (offset & 0x7c) << 3),
-            30 if offset >= 0xf10 => Some(vcpu),
-            _ => None,
-        };
-        k.map_or(0, |k| self.holders(k))
+        if is_state(offset) {
+            self.holders(vcpu, offset) & !(1 << vcpu)
+        } else {
+            0
+        }
     }
 
-    /// Writes the low `width` bytes (1, 2 or 4) of `value` at `offset` (below 0x1000) for `vcpu`.
-    pub fn write(&mut self, vcpu: usize, offset: u32, width: u32, value: u32) -> Kick {
+    /// Writes the low `width` bytes (1, 2 or 4) of `value` at `offset` (below 0x1000) for `vcpu`,
+    /// which is loaded on the CPU of `lrs`.
+    pub fn write(
+        &mut self,
+        vcpu: usize,
+        offset: u32,
+        width: u32,
+        value: u32,
+        lrs: &mut impl Lrs,
+    ) -> Kick {
+        if offset == SGIR && width == 4 {
+            return self.send(vcpu, value, lrs);
+        }
+        let mut kick = Kick(0);
+        if is_state(offset) && self.holders(vcpu, offset) >> vcpu & 1 != 0 {
+            kick = self.sync(vcpu, lrs);
+        }
+        kick |= self.write_lanes(vcpu, offset, width, value);
+        kick
+    }
+
+    fn write_lanes(&mut self, vcpu: usize, offset: u32, width: u32, value: u32) -> Kick {
         let shift = 8 * (offset & 3);
         let mask = lanes(width) << shift;
         let value = value << shift & mask;
@@ -62,7 +88,6 @@ impl Vgic {
             8..=15 => self.set_priorities(vcpu, offset, mask, value),
             16..=23 => self.set_targets(offset, mask, value),
             24 | 25 => self.set_config(vcpu, offset, mask, value),
-            30 if offset == 0xf00 && width == 4 => self.send(vcpu, value),
             30 if (0xf10..0xf20).contains(&offset) => self.clear_sgis(vcpu, offset, value),
             30 if (0xf20..0xf30).contains(&offset) => self.set_sgis(vcpu, offset, value),
             _ => Kick(0),
@@ -129,8 +154,17 @@ impl Vgic {
         })
     }
 
-    /// Where interrupts of bank `k` are listed, or active without a list register.
-    fn holders(&self, k: usize) -> u8 {
+    /// Where interrupts whose state is shown at `offset` are listed, or active without a list
+    /// register.
+    fn holders(&self, vcpu: usize, offset: u32) -> u8 {
+        let first = if offset < 0x400 {
+            (offset & 0x7c) << 3
+        } else {
+            0
+        };
+        let Some(k) = self.bank_of(vcpu, first) else {
+            return 0;
+        };
         let mut held = self.banks[k].listed | self.banks[k].active;
         let mut holders = 0;
         while held != 0 {
@@ -146,6 +180,7 @@ impl Vgic {
         let mut kick = Kick(0);
         if before != self.ctlr {
             for k in 0..self.banks.len() {
+                self.banks[k].reopen(value);
                 kick |= self.changed(k, u32::MAX);
             }
         }
@@ -159,6 +194,7 @@ impl Vgic {
         let bank = &mut self.banks[k];
         let changed = (bank.group ^ value) & mask;
         bank.group ^= changed;
+        bank.reopen(self.ctlr);
         self.reordered(k, changed)
     }
 
@@ -169,6 +205,7 @@ impl Vgic {
         let bank = &mut self.banks[k];
         let fresh = bits & !bank.enabled;
         bank.enabled |= fresh;
+        bank.reopen(self.ctlr);
         self.changed(k, fresh)
     }
 
@@ -179,6 +216,7 @@ impl Vgic {
         let bank = &mut self.banks[k];
         let gone = bits & bank.enabled;
         bank.enabled ^= gone;
+        bank.reopen(self.ctlr);
         self.changed(k, gone)
     }
 
@@ -201,6 +239,7 @@ impl Vgic {
         bank.level &= !latched;
         bank.unlatch |= bits & bank.listed;
         bank.lower |= latched & bank.listed;
+        bank.deferred |= bits & bank.listed;
         self.changed(k, bits)
     }
 
@@ -211,6 +250,7 @@ impl Vgic {
         let shared = k >= self.vcpus.len();
         let bank = &mut self.banks[k];
         bank.activate |= bits & bank.listed;
+        bank.deferred |= bits & bank.listed;
         bank.deactivate &= !bits;
         let fresh = bits & !(bank.listed | bank.active);
         bank.active |= fresh;
@@ -220,7 +260,7 @@ impl Vgic {
             let n = left.trailing_zeros() as usize;
             left &= left - 1;
             if shared {
-                self.banks[k].holder[n] = vcpu as u8;
+                self.banks[k].place[n] = vcpu as u8;
                 self.vcpus[vcpu].spi_active += 1;
             } else if let Some(source) = self.vcpus[vcpu].sgi_active.get_mut(n) {
                 *source = 0;
@@ -240,6 +280,7 @@ impl Vgic {
         };
         let bank = &mut self.banks[k];
         bank.deactivate |= bits & bank.listed;
+        bank.deferred |= bits & bank.listed;
         bank.activate &= !bits;
         let mut left = bits & bank.active & !bank.listed;
         while left != 0 {
@@ -292,11 +333,13 @@ impl Vgic {
             }
         }
         bank.edge ^= changed;
+        bank.resense();
         self.changed(k, changed)
     }
 
     /// GICD_SGIR (4.3.15).
-    fn send(&mut self, vcpu: usize, value: u32) -> Kick {
+    #[inline]
+    fn send(&mut self, vcpu: usize, value: u32, lrs: &mut impl Lrs) -> Kick {
         let own = 1 << vcpu;
         let all = (1 << self.vcpus.len()) - 1;
         let mut targets = match value >> 24 & 3 {
@@ -309,6 +352,9 @@ impl Vgic {
         while targets != 0 {
             let target = targets.trailing_zeros() as usize;
             targets &= targets - 1;
+            if target == vcpu && self.renew_sgi(vcpu, value & 15, lrs) {
+                continue;
+            }
             kick |= self.receive(target, value & 15, own as u8);
         }
         kick
@@ -317,41 +363,45 @@ impl Vgic {
     /// Makes SGI `id` pending at `vcpu` from `sources`.
     #[inline]
     fn receive(&mut self, vcpu: usize, id: u32, sources: u8) -> Kick {
-        if sources == 0 {
-            return Kick(0);
+        let b = bit(id);
+        let bank = &mut self.banks[vcpu];
+        let state = &mut self.vcpus[vcpu];
+        state.sgi[id as usize & 15] |= sources;
+        bank.latch |= b;
+        if bank.listed & b != 0 {
+            state.dirty |= 1 << (bank.place[id as usize & 15] >> 3);
+        } else {
+            let ready = bank.ready | b & bank.open & !bank.active;
+            if ready == bank.ready {
+                return Kick(0);
+            }
+            bank.ready = ready;
         }
-        self.vcpus[vcpu].sgi[id as usize & 15] |= sources;
-        self.banks[vcpu].latch |= bit(id);
-        self.changed(vcpu, bit(id))
+        self.work |= 1 << vcpu;
+        Kick(1 << vcpu)
     }
 
     fn set_sgis(&mut self, vcpu: usize, offset: u32, value: u32) -> Kick {
         let all = ((1u32 << self.vcpus.len()) - 1) as u8;
         let mut kick = Kick(0);
         for (id, sources) in (offset & 0xf..).zip(value.to_le_bytes()) {
-            kick |= self.receive(vcpu, id, sources & all);
+            if sources & all != 0 {
+                kick |= self.receive(vcpu, id, sources & all);
+            }
         }
         kick
     }
 
+    /// None of them is listed: the writer has been synced.
     fn clear_sgis(&mut self, vcpu: usize, offset: u32, value: u32) -> Kick {
-        let mut kick = Kick(0);
         for (id, sources) in (offset & 0xf..).zip(value.to_le_bytes()) {
-            if sources != 0 {
-                let state = &mut self.vcpus[vcpu];
-                let left = &mut state.sgi[id as usize & 15];
-                *left &= !sources;
-                let bank = &mut self.banks[vcpu];
-                if *left == 0 {
-                    bank.latch &= !bit(id);
-                }
-                if bank.listed & bit(id) != 0 {
-                    state.sgi_clear[id as usize & 15] |= sources;
-                }
-                kick |= self.changed(vcpu, bit(id));
+            let left = &mut self.vcpus[vcpu].sgi[id as usize & 15];
+            *left &= !sources;
+            if *left == 0 {
+                self.banks[vcpu].latch &= !bit(id);
             }
         }
-        kick
+        self.changed(vcpu, 0)
     }
 
     /// As [`changed`](Self::changed) where that may let an interrupt that is ready overtake others
@@ -373,6 +423,11 @@ impl Vgic {
         let sgis = if offset & 0x7c == 0 { SGIS } else { 0 };
         self.bits(vcpu, offset, bits & !sgis)
     }
+}
+
+/// Whether a register shows what list registers know better: pending and active state.
+const fn is_state(offset: u32) -> bool {
+    matches!(offset >> 7, 4..=7) || offset >= 0xf10 && offset < 0xf30
 }
 
 /// A mask of the low `width` bytes.
@@ -397,7 +452,7 @@ fn replace(bytes: &mut [u8; 32], first: u32, mask: u32, value: u32) -> u32 {
         let intid = first + n;
         let new = (value >> (8 * n)) as u8;
         let byte = &mut bytes[intid as usize & 31];
-        if mask >> (8 * n) & 0xff != 0 && *byte != new && intid < 1020 {
+        if mask >> (8 * n) & 0xff != 0 && *byte != new {
             *byte = new;
             changed |= bit(intid);
         }

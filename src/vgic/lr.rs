@@ -111,21 +111,141 @@ impl Vgic {
 
     /// Brings the list registers of `vcpu`, which is loaded, up to date. The kicks are for other
     /// vCPUs.
+    #[inline]
     pub fn flush(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> Kick {
+        let (private, shared) = self.banks.split_at_mut(self.vcpus.len());
+        let private = &mut private[vcpu];
+        let state = &mut self.vcpus[vcpu];
+        if state.hcr == EN {
+            // What mostly happens: interrupts that have ended since and are pending anew, or whose
+            // handler has quieted its device.
+            let mut dirty = state.dirty;
+            while dirty != 0 {
+                let i = dirty.trailing_zeros() as usize % MAX_LRS;
+                let intid = state.lr[i] & VIRTUAL_ID;
+                let bank = if intid < 32 {
+                    &mut *private
+                } else if let Some(bank) = shared.get_mut((intid >> 5) as usize - 1) {
+                    bank
+                } else {
+                    break;
+                };
+                let here = intid < 32 || bank.targets[intid as usize & 31] >> vcpu & 1 != 0;
+                if !here || !bank.renew(state, i, intid, lrs) {
+                    break;
+                }
+                dirty &= dirty - 1;
+            }
+            state.dirty = dirty;
+        }
+        let unlisted = private.ready | private.active & !private.listed | self.summary;
+        let owed = u32::from(state.dirty | state.stale | state.spi_active) | (state.hcr ^ EN);
+        self.work &= !(1 << vcpu);
+        if unlisted | owed | u32::from(self.owed) == 0 {
+            return Kick(0);
+        }
+        self.flush_rest(vcpu, lrs)
+    }
+
+    /// As [`set_level`](Self::set_level) with `true` for a linked private interrupt of `vcpu`, which
+    /// is loaded on the CPU of `lrs`: what a timer's interrupt handler calls. Mostly there is nothing
+    /// left to flush then.
+    #[inline]
+    pub fn raise(&mut self, vcpu: usize, intid: u32, lrs: &mut impl Lrs) -> Kick {
+        let bank = &mut self.banks[vcpu];
+        let state = &mut self.vcpus[vcpu];
+        let b = bit(intid);
+        if intid >= 32 || bank.linked & b == 0 {
+            return self.set_level(vcpu, intid, true);
+        }
+        bank.level |= b;
+        bank.held |= b;
+        let i = usize::from(bank.place[intid as usize] >> 3) % MAX_LRS;
+        if bank.listed & b != 0 && state.hcr == EN && bank.renew(state, i, intid, lrs) {
+            return Kick(0);
+        }
+        self.changed(vcpu, b)
+    }
+
+    /// Has SGI `id`, sent by `vcpu` to itself, listed at once where its list register is free again.
+    #[inline]
+    pub(super) fn renew_sgi(&mut self, vcpu: usize, id: u32, lrs: &mut impl Lrs) -> bool {
+        let bank = &mut self.banks[vcpu];
+        let state = &mut self.vcpus[vcpu];
+        let b = bit(id);
+        let i = usize::from(bank.place[id as usize & 31] >> 3) % MAX_LRS;
+        // Anything that is not the usual case is for the flush.
+        let usual = bank.listed & bank.open & !(bank.latch | bank.deferred) & b;
+        if usual == 0 || state.hcr != EN || lrs.read(i) & (PENDING | ACTIVE | EOI) != 0 {
+            return false;
+        }
+        bank.active &= !b;
+        bank.forced &= !b;
+        let lr = bank.compose(id, id as usize & 31) | PENDING | (vcpu as u32) << ID_SHIFT;
+        bank.listed_pending |= b;
+        state.lr[i] = lr;
+        state.dirty &= !(1 << i);
+        lrs.write(i, lr);
+        true
+    }
+
+    #[inline(never)]
+    fn flush_rest(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> Kick {
         let state = &self.vcpus[vcpu];
         let mut kick = 0;
-        if state.hcr & (NPIE | LRENPIE) != 0 {
+        if state.hcr == EN {
+            let mut dirty = state.dirty;
+            while dirty != 0 {
+                kick |= self.refresh(vcpu, dirty.trailing_zeros() as usize, lrs);
+                dirty &= dirty - 1;
+            }
+        } else {
             kick = self.sync(vcpu, lrs).0;
-        } else if state.dirty != 0 {
-            kick = self.take(vcpu, state.dirty, lrs);
         }
+        kick |= self.place(vcpu, lrs) | core::mem::take(&mut self.owed);
+        self.work &= !(1 << vcpu);
+        Kick(kick & !(1 << vcpu))
+    }
+
+    /// Whether there may be something for `vcpu` that is not listed.
+    fn waits(&self, vcpu: usize) -> bool {
+        let private = &self.banks[vcpu];
+        let unlisted = private.ready | private.active & !private.listed | self.summary;
+        unlisted | u32::from(self.vcpus[vcpu].spi_active) != 0
+    }
+
+    /// Takes back what the list register `i`, in use, holds, and lists it there again if it is
+    /// still for `vcpu`.
+    fn refresh(&mut self, vcpu: usize, i: usize, lrs: &mut impl Lrs) -> u8 {
+        let Some((k, n)) = self.take_one(vcpu, i, lrs) else {
+            return 0;
+        };
+        let bank = &self.banks[k];
+        let here = k < self.vcpus.len() || bank.targets[n] >> vcpu & 1 != 0;
+        let again = bank.active | if here { bank.pending() & bank.open } else { 0 };
+        if again >> n & 1 != 0 {
+            self.list(vcpu, i as u32, (k, n), true, lrs);
+            if self.banks[k].held == 0 {
+                return 0;
+            }
+        }
+        self.settle(k)
+    }
+
+    /// Lists all that `vcpu` has and that isn't listed, or as much as there are list registers, and
+    /// empties those that aren't in use.
+    fn place(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> u8 {
         let all = usable(lrs);
         let mut hcr = EN;
+        let mut kick = 0;
         while let Some(next) = self.best_active(vcpu, 0).or_else(|| self.best_ready(vcpu)) {
             let used = self.vcpus[vcpu].used;
             if used != all {
                 self.list(vcpu, (all & !used).trailing_zeros(), next, true, lrs);
-                continue;
+                if self.waits(vcpu) {
+                    continue;
+                }
+                break;
             }
             let empty = lrs.elrsr() as u16 & used;
             if empty != 0 {
@@ -136,7 +256,6 @@ impl Vgic {
                 break;
             }
         }
-        self.work &= !(1 << vcpu);
         let state = &mut self.vcpus[vcpu];
         if state.stale != 0 {
             state.clear_stale(lrs);
@@ -145,7 +264,7 @@ impl Vgic {
             state.hcr = hcr;
             lrs.set_hcr(hcr);
         }
-        Kick(kick & !(1 << vcpu))
+        kick
     }
 
     /// Whether an interrupt is signalled to `vcpu`, which is loaded and out of the guest: what ends
@@ -263,7 +382,7 @@ impl Vgic {
             while left != 0 {
                 let n = left.trailing_zeros();
                 left &= left - 1;
-                own |= u32::from(usize::from(bank.holder[n as usize]) == vcpu) << n;
+                own |= u32::from(usize::from(bank.place[n as usize] & 7) == vcpu) << n;
             }
             best.among(k, own, &bank.running);
         }
@@ -283,44 +402,30 @@ impl Vgic {
     ) {
         let intid = self.first(k) + n as u32;
         let b = 1 << n;
+        let n = n & 31;
+        let i = i as usize % MAX_LRS;
+        let shared = k >= self.vcpus.len();
         let bank = &mut self.banks[k];
+        let state = &mut self.vcpus[vcpu];
         let active = bank.active & b != 0;
-        let pending = bank.pending() & bank.forwarded(self.ctlr) & b != 0;
-        let here = k < self.vcpus.len() || bank.targets[n] >> vcpu & 1 != 0;
+        let pending = bank.pending() & bank.open & b != 0;
+        let here = !shared || bank.targets[n] >> vcpu & 1 != 0;
         let wait = active && pending && !(both && here);
         let pending = pending && !wait;
-        let mut lr = intid
-            | u32::from(bank.priority[n]) << PRIORITY_SHIFT
-            | (bank.group >> n & 1) << GROUP_SHIFT;
-        if active {
-            lr |= ACTIVE;
-        }
-        let state = &mut self.vcpus[vcpu];
-        if intid < 16 {
-            lr |= state.list_sgi(n, active, pending);
-            if wait {
-                lr |= EOI;
-            }
-            if state.sgi[n & 15] == 0 {
-                bank.latch &= !b;
-            }
-            if lr & PENDING != 0 {
-                bank.listed_pending |= b;
-            }
+        let lr = if active {
+            bank.compose_active(state, intid, n, pending, wait)
         } else {
-            lr |= list_line(bank, n, active, pending, wait);
-        }
+            bank.compose_pending(state, intid, n)
+        };
         bank.listed |= b;
         bank.ready &= !b;
-        if k >= self.vcpus.len() {
-            if self.banks[k].ready == 0 {
-                self.summary &= !(1 << (k - self.vcpus.len() + 1));
+        bank.place[n] = (i << 3 | vcpu) as u8;
+        if shared {
+            if bank.ready == 0 {
+                self.summary &= !(1 << (intid >> 5));
             }
-            self.banks[k].holder[n] = vcpu as u8;
-            self.vcpus[vcpu].spi_active -= u16::from(active);
+            state.spi_active -= u16::from(active);
         }
-        let state = &mut self.vcpus[vcpu];
-        let i = i as usize % MAX_LRS;
         state.lr[i] = lr;
         state.used |= 1 << i;
         state.stale &= !(1 << i);
@@ -331,27 +436,47 @@ impl Vgic {
     fn take(&mut self, vcpu: usize, mut which: u16, lrs: &mut impl Lrs) -> u8 {
         let mut kick = 0;
         while which != 0 {
-            let i = which.trailing_zeros() as usize % MAX_LRS;
-            which &= which - 1;
-            let lr = lrs.read(i);
-            let state = &mut self.vcpus[vcpu];
-            state.used &= !(1 << i);
-            state.dirty &= !(1 << i);
-            // An invalid one with EOI set keeps asking for maintenance.
-            if lr & (PENDING | ACTIVE | EOI) != 0 {
-                state.stale |= 1 << i;
-            }
-            let listed = state.lr[i];
-            if let Some(k) = self.bank_of(vcpu, listed & VIRTUAL_ID) {
-                self.take_back(vcpu, k, listed, lr);
+            if let Some((k, _)) = self.take_one(vcpu, which.trailing_zeros() as usize, lrs) {
                 kick |= self.settle(k);
             }
+            which &= which - 1;
         }
         kick
     }
 
+    /// Takes back what stands in the list register `i`, which is in use: an interrupt, by its bank
+    /// and number there, that is no longer settled.
+    #[inline]
+    fn take_one(&mut self, vcpu: usize, i: usize, lrs: &mut impl Lrs) -> Option<(usize, usize)> {
+        let i = i % MAX_LRS;
+        let lr = lrs.read(i);
+        let state = &mut self.vcpus[vcpu];
+        let listed = state.lr[i];
+        state.used &= !(1 << i);
+        state.dirty &= !(1 << i);
+        // An invalid one with EOI set keeps asking for maintenance.
+        if lr & (PENDING | ACTIVE | EOI) != 0 {
+            state.stale |= 1 << i;
+        }
+        let intid = listed & VIRTUAL_ID;
+        let k = self.bank_of(vcpu, intid)?;
+        let b = bit(intid);
+        let bank = &mut self.banks[k];
+        if lr & (PENDING | ACTIVE) | bank.deferred & b == 0 {
+            bank.active &= !b;
+            bank.forced &= !b;
+        } else {
+            self.fold(vcpu, k, listed, lr);
+        }
+        let bank = &mut self.banks[k];
+        bank.listed &= !b;
+        bank.listed_latch &= !b;
+        bank.listed_pending &= !b;
+        Some((k, intid as usize & 31))
+    }
+
     /// Folds the list register value `lr`, which was `listed` when written, into bank `k`.
-    fn take_back(&mut self, vcpu: usize, k: usize, listed: u32, lr: u32) {
+    fn fold(&mut self, vcpu: usize, k: usize, listed: u32, lr: u32) {
         let intid = listed & VIRTUAL_ID;
         let b = bit(intid);
         let shared = k >= self.vcpus.len();
@@ -373,10 +498,7 @@ impl Vgic {
                 }
             }
         }
-        if listed & !lr & PENDING != 0 {
-            bank.running[intid as usize & 31] = (lr >> (PRIORITY_SHIFT + 3) << 3) as u8;
-            bank.forced &= !b;
-        }
+        bank.acknowledged(listed, lr);
         let active = lr & ACTIVE != 0 && bank.deactivate & b == 0;
         if active || bank.activate & b != 0 {
             if !active {
@@ -391,52 +513,21 @@ impl Vgic {
             bank.active &= !b;
             bank.forced &= !b;
         }
-        for word in [
-            &mut bank.listed,
-            &mut bank.listed_latch,
-            &mut bank.listed_pending,
-            &mut bank.unlatch,
-            &mut bank.lower,
-            &mut bank.activate,
-            &mut bank.deactivate,
-        ] {
-            *word &= !b;
-        }
+        bank.deferred &= !b;
+        bank.unlatch &= !b;
+        bank.lower &= !b;
+        bank.activate &= !b;
+        bank.deactivate &= !b;
     }
 }
 
 impl Vcpu {
-    /// The part of a list register that is special to SGI `id`: one source at a time, and word of
-    /// its end where there are more.
-    #[inline]
-    fn list_sgi(&mut self, id: usize, active: bool, pending: bool) -> u32 {
-        let id = id & 15;
-        let sources = self.sgi[id];
-        let source = if active {
-            u32::from(self.sgi_active[id])
-        } else {
-            sources.trailing_zeros()
-        };
-        let mut lr = (source & 7) << ID_SHIFT;
-        if pending {
-            if sources >> (source & 7) & 1 != 0 {
-                self.sgi[id] &= !(1 << (source & 7));
-                lr |= PENDING;
-            }
-            if self.sgi[id] != 0 {
-                lr |= EOI;
-            }
-        }
-        lr
-    }
-
     fn take_sgi(&mut self, id: usize, lr: u32) {
         let id = id & 15;
         let source = (lr >> ID_SHIFT & 7) as u8;
-        if lr & PENDING != 0 && self.sgi_clear[id] >> source & 1 == 0 {
+        if lr & PENDING != 0 {
             self.sgi[id] |= 1 << source;
         }
-        self.sgi_clear[id] = 0;
         if lr & ACTIVE != 0 {
             self.sgi_active[id] = source;
         }
@@ -452,31 +543,154 @@ impl Vcpu {
     }
 }
 
-/// The part of a list register that is special to interrupt `n`, with a line, of `bank`.
-#[inline]
-fn list_line(bank: &mut Bank, n: usize, active: bool, pending: bool, wait: bool) -> u32 {
-    let b = 1 << n;
-    let held = bank.held & b != 0;
-    let mut lr = 0;
-    if pending {
-        lr |= PENDING;
-        bank.listed_latch |= bank.latch & b;
-        bank.listed_pending |= bank.latch & b;
-        bank.latch &= !b;
+impl Bank {
+    /// The fields of a list register that are the same whatever the state.
+    #[inline]
+    fn compose(&self, intid: u32, n: usize) -> u32 {
+        intid | u32::from(self.priority[n]) << PRIORITY_SHIFT | (self.group >> n & 1) << GROUP_SHIFT
     }
-    // The hardware keeps no linked interrupt that is both active and pending.
-    if held && !(active && pending || wait) && (active || bank.level & b != 0) {
-        bank.held &= !b;
-        bank.level &= !b;
-        if pending {
-            bank.listed_pending |= b;
+
+    /// Notes, where a list register written as `listed` is now `lr`, whether the guest has
+    /// acknowledged its interrupt, and with what priority.
+    #[inline]
+    fn acknowledged(&mut self, listed: u32, lr: u32) {
+        if listed & !lr & PENDING != 0 {
+            let n = lr & 31;
+            self.running[n as usize] = (lr >> (PRIORITY_SHIFT + 3) << 3) as u8;
+            self.forced &= !(1 << n);
         }
-        return lr | HW | u32::from(bank.physical[n]) << ID_SHIFT;
     }
-    if held || wait || pending && bank.level & !bank.edge & b != 0 {
-        lr |= EOI;
+
+    /// Brings list register `i`, which holds interrupt `intid`, up to date where that is simple: the
+    /// interrupt has ended and is pending anew, or is active and no longer pending.
+    #[inline]
+    fn renew(&mut self, state: &mut Vcpu, i: usize, intid: u32, lrs: &mut impl Lrs) -> bool {
+        let b = bit(intid);
+        let n = intid as usize & 31;
+        if self.deferred & b != 0 {
+            return false;
+        }
+        let pending = self.pending() & self.open & b != 0;
+        let old = lrs.read(i);
+        let lr = match old & (PENDING | ACTIVE | EOI) {
+            0 if pending => {
+                self.active &= !b;
+                self.forced &= !b;
+                self.listed_latch &= !b;
+                self.listed_pending &= !b;
+                self.compose_pending(state, intid, n)
+            }
+            now if now & !EOI == ACTIVE && !pending && old & HW == 0 && intid >= 16 => {
+                self.acknowledged(state.lr[i], old);
+                self.active |= b;
+                self.listed_latch &= !b;
+                self.listed_pending &= !b;
+                old & !EOI
+            }
+            _ => return false,
+        };
+        state.lr[i] = lr;
+        lrs.write(i, lr);
+        true
     }
-    lr
+
+    /// The value of a list register for interrupt `intid`, number `n` here, which is pending; it
+    /// takes what makes it so with it.
+    #[inline]
+    fn compose_pending(&mut self, state: &mut Vcpu, intid: u32, n: usize) -> u32 {
+        let b = 1 << n;
+        let mut lr = self.compose(intid, n) | PENDING;
+        if intid < 16 {
+            let sources = &mut state.sgi[n & 15];
+            lr |= (sources.trailing_zeros() & 7) << ID_SHIFT;
+            *sources &= sources.wrapping_sub(1);
+            if *sources == 0 {
+                self.latch &= !b;
+            } else {
+                lr |= EOI;
+            }
+            self.listed_pending |= b;
+            return lr;
+        }
+        lr |= self.list_held(n);
+        self.listed_latch |= self.latch & b;
+        self.listed_pending |= (self.latch | lr >> 31 << n) & b;
+        self.latch &= !b;
+        if self.level & !self.edge & b != 0 {
+            lr |= EOI;
+        }
+        lr
+    }
+
+    /// As [`compose_pending`](Self::compose_pending), active, and `pending` too or not. `wait`: it is
+    /// pending, but that is for when it has ended.
+    fn compose_active(
+        &mut self,
+        state: &mut Vcpu,
+        intid: u32,
+        n: usize,
+        pending: bool,
+        wait: bool,
+    ) -> u32 {
+        let b = 1 << n;
+        let mut lr = self.compose(intid, n) | ACTIVE;
+        if wait {
+            lr |= EOI;
+        }
+        if intid < 16 {
+            return lr | self.list_active_sgi(state, n, pending);
+        }
+        if self.held & b != 0 {
+            // The hardware keeps no linked interrupt that is both active and pending.
+            if !pending && !wait {
+                return lr | self.list_held(n);
+            }
+            lr |= EOI;
+        }
+        if pending {
+            lr |= PENDING;
+            self.listed_latch |= self.latch & b;
+            self.listed_pending |= self.latch & b;
+            self.latch &= !b;
+            if self.level & !self.edge & b != 0 {
+                lr |= EOI;
+            }
+        }
+        lr
+    }
+
+    /// Of an SGI that is active: it can be pending from the same source only, and its end is waited
+    /// for where there are others.
+    fn list_active_sgi(&mut self, state: &mut Vcpu, n: usize, pending: bool) -> u32 {
+        let source = u32::from(state.sgi_active[n & 15]) & 7;
+        let sources = &mut state.sgi[n & 15];
+        let mut lr = source << ID_SHIFT;
+        if pending {
+            if *sources >> source & 1 != 0 {
+                *sources &= !(1 << source);
+                self.listed_pending |= 1 << n;
+                lr |= PENDING;
+            }
+            if *sources == 0 {
+                self.latch &= !(1 << n);
+            } else {
+                lr |= EOI;
+            }
+        }
+        lr
+    }
+
+    /// Of a linked interrupt whose physical one waits: the hardware shall deactivate that.
+    #[inline]
+    fn list_held(&mut self, n: usize) -> u32 {
+        let b = 1 << n;
+        if self.held & b == 0 {
+            return 0;
+        }
+        self.held &= !b;
+        self.level &= !b;
+        HW | u32::from(self.physical[n]) << ID_SHIFT
+    }
 }
 
 /// The list registers that are used, a bit each.

@@ -14,9 +14,9 @@
 //!   flushed, or be woken where they wait. A change to an interrupt that is listed, here or on
 //!   another CPU, is noted and takes effect in that flush; no caller waits for it. To the guest this
 //!   is the time that a distributor takes to tell a CPU interface.
-//! - **A read of pending or active state** is exact after [`stale`](Vgic::stale) has named the
-//!   vCPUs whose list registers matter and each of them has been synced since: the caller's own by
-//!   the caller, another by kicking it and waiting until it has.
+//! - **A read of pending or active state** is exact if before it each vCPU that
+//!   [`stale`](Vgic::stale) names has been kicked and has synced. The reader's own list registers
+//!   are looked after.
 //! - **A maintenance interrupt** asks for [`sync`](Vgic::sync) and [`flush`](Vgic::flush).
 //! - A vCPU that is put has nothing listed; all its interrupts can then go elsewhere.
 //!
@@ -84,8 +84,9 @@ struct Bank {
     listed_latch: u32,
     /// Pending in the list register when last seen, and in neither `latch` nor `level`.
     listed_pending: u32,
-    /// To be done to listed interrupts when their list register is next in reach: clear the latch,
-    /// lower a linked line, activate, deactivate.
+    /// Listed interrupts to which something is to be done when their list register is in reach.
+    deferred: u32,
+    /// What that is: clear the latch, lower a linked line, activate, deactivate.
     unlatch: u32,
     lower: u32,
     activate: u32,
@@ -95,15 +96,20 @@ struct Bank {
     held: u32,
     /// Physical interrupts that are owed a deactivation.
     release: u32,
-    /// Enabled, pending, neither active nor listed: what a flush can list.
+    /// Enabled, and their group too.
+    open: u32,
+    /// Pending as long as `level` is set.
+    sensitive: u32,
+    /// Open and pending, neither active nor listed: what a flush can list.
     ready: u32,
     priority: [u8; 32],
     /// The priority that each active interrupt was acknowledged with.
     running: [u8; 32],
     /// GICD_ITARGETSR; of shared interrupts only.
     targets: [u8; 32],
-    /// The vCPU where a shared interrupt is listed or active.
-    holder: [u8; 32],
+    /// Where an interrupt is listed: the list register, times 8, and of shared interrupts, listed or
+    /// active, the vCPU.
+    place: [u8; 32],
     physical: [u16; 32],
 }
 
@@ -119,6 +125,7 @@ impl Bank {
         listed: 0,
         listed_latch: 0,
         listed_pending: 0,
+        deferred: 0,
         unlatch: 0,
         lower: 0,
         activate: 0,
@@ -126,25 +133,32 @@ impl Bank {
         linked: 0,
         held: 0,
         release: 0,
+        open: 0,
+        sensitive: u32::MAX,
         ready: 0,
         priority: [0; 32],
         running: [0; 32],
         targets: [0; 32],
-        holder: [0; 32],
+        place: [0; 32],
         physical: [0; 32],
     };
 
-    /// ARM IHI 0048B, 4.3.7: a latch, or a line that is level-sensitive. The level of a linked
-    /// interrupt is that of a latch, whatever the configuration.
+    /// ARM IHI 0048B, 4.3.7: a latch, or the line where it is level-sensitive.
     const fn pending(&self) -> u32 {
-        self.latch | (self.level & (!self.edge | self.linked))
+        self.latch | (self.level & self.sensitive)
     }
 
-    /// The interrupts that may be forwarded if they are pending.
-    const fn forwarded(&self, ctlr: u32) -> u32 {
+    /// Works out which interrupts are forwarded if they are pending.
+    const fn reopen(&mut self, ctlr: u32) {
         let group0 = if ctlr & 1 != 0 { !self.group } else { 0 };
         let group1 = if ctlr & 2 != 0 { self.group } else { 0 };
-        self.enabled & (group0 | group1)
+        self.open = self.enabled & (group0 | group1);
+    }
+
+    /// Works out which lines count by their level. That of a linked interrupt is a latch, whatever
+    /// the configuration.
+    const fn resense(&mut self) {
+        self.sensitive = !self.edge | self.linked;
     }
 }
 
@@ -165,8 +179,6 @@ struct Vcpu {
     apr: u32,
     /// Sources that each SGI is pending from, and not in a list register.
     sgi: [u8; 16],
-    /// Sources to be cleared from the list register.
-    sgi_clear: [u8; 16],
     /// The source that each active SGI came from.
     sgi_active: [u8; 16],
 }
@@ -182,7 +194,6 @@ impl Vcpu {
         vmcr: 0,
         apr: 0,
         sgi: [0; 16],
-        sgi_clear: [0; 16],
         sgi_active: [0; 16],
     };
 }
@@ -198,6 +209,8 @@ pub struct Vgic {
     loaded: u8,
     /// Which vCPUs have to be flushed.
     work: u8,
+    /// Kicks for the next flush to return.
+    owed: u8,
     /// Whether any bank may have something to release.
     releases: bool,
 }
@@ -216,6 +229,7 @@ impl Vgic {
             summary: 0,
             loaded: 0,
             work: 0,
+            owed: 0,
             releases: false,
         };
         vgic.reset();
@@ -244,12 +258,14 @@ impl Vgic {
             } else if count == 1 {
                 bank.targets = [1; 32];
             }
+            bank.resense();
         }
         self.vcpus.fill(Vcpu::EMPTY);
         self.ctlr = 0;
         self.summary = 0;
         self.loaded = 0;
         self.work = 0;
+        self.owed = 0;
         self.releases = true;
     }
 
@@ -266,9 +282,10 @@ impl Vgic {
     pub fn link(&mut self, intid: u32, physical: u16) {
         let last = if intid < 32 { self.vcpus.len() } else { 1 };
         for vcpu in 0..last {
-            if let Some(k) = self.bank_of(vcpu, intid) {
+            if let Some(k) = self.line(vcpu, intid) {
                 self.banks[k].linked |= bit(intid);
                 self.banks[k].physical[intid as usize & 31] = physical;
+                self.banks[k].resense();
             }
         }
     }
@@ -288,6 +305,7 @@ impl Vgic {
             } else {
                 bank.level &= !b;
                 bank.lower |= b & bank.listed;
+                bank.deferred |= b & bank.listed;
             }
         } else {
             if (bank.level & b != 0) == level {
@@ -357,6 +375,12 @@ impl Vgic {
         None
     }
 
+    /// Has the next flush of `vcpu` return `kick`.
+    fn owe(&mut self, vcpu: usize, kick: Kick) {
+        self.owed |= kick.0;
+        self.work |= 1 << vcpu;
+    }
+
     /// The index of the bank that holds `intid` as `vcpu` sees it, `None` where there is none.
     #[inline]
     fn bank_of(&self, vcpu: usize, intid: u32) -> Option<usize> {
@@ -393,7 +417,7 @@ impl Vgic {
         if k < self.vcpus.len() {
             k
         } else {
-            usize::from(self.banks[k].holder[n])
+            usize::from(self.banks[k].place[n] & 7)
         }
     }
 
@@ -412,32 +436,26 @@ impl Vgic {
     /// Something about the interrupts `bits` of bank `k` has changed.
     #[inline]
     fn changed(&mut self, k: usize, bits: u32) -> Kick {
-        let mut kick = 0;
-        if bits & self.banks[k].listed != 0 {
-            kick = self.touch(k, bits);
+        let listed = bits & self.banks[k].listed;
+        if listed == 0 {
+            return Kick(self.settle(k));
+        }
+        let kick = self.touch(k, listed);
+        if listed == bits {
+            return Kick(kick);
         }
         Kick(kick | self.settle(k))
     }
 
-    /// Has the list registers that hold interrupts among `bits` looked at again.
-    fn touch(&mut self, k: usize, bits: u32) -> u8 {
-        let mut hit = bits & self.banks[k].listed;
+    /// Has the list registers that hold the interrupts `hit` looked at again.
+    #[inline]
+    fn touch(&mut self, k: usize, mut hit: u32) -> u8 {
         let mut kick = 0;
         while hit != 0 {
-            let n = hit.trailing_zeros();
+            let n = hit.trailing_zeros() as usize;
             hit &= hit - 1;
-            let holder = self.holder(k, n as usize);
-            let intid = self.first(k) + n;
-            let vcpu = &mut self.vcpus[holder];
-            let mut used = vcpu.used;
-            while used != 0 {
-                let i = used.trailing_zeros() as usize;
-                used &= used - 1;
-                if vcpu.lr[i % MAX_LRS] & lr::VIRTUAL_ID == intid {
-                    vcpu.dirty |= 1 << i;
-                    break;
-                }
-            }
+            let holder = self.holder(k, n);
+            self.vcpus[holder].dirty |= 1 << (self.banks[k].place[n] >> 3);
             kick |= 1 << holder;
         }
         self.work |= kick;
@@ -459,7 +477,7 @@ impl Vgic {
                 self.releases |= idle != 0;
             }
         }
-        let ready = pending & bank.forwarded(self.ctlr) & !(bank.active | bank.listed);
+        let ready = pending & bank.open & !(bank.active | bank.listed);
         let fresh = ready & !bank.ready;
         bank.ready = ready;
         if k >= count {

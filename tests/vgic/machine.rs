@@ -10,6 +10,8 @@ pub(crate) struct Machine {
     pub(crate) on: Vec<Option<usize>>,
     /// Which are out of the guest.
     out: Vec<bool>,
+    /// Who was kicked and has not been flushed since, a bit each.
+    kicked: u8,
 }
 
 impl Machine {
@@ -19,6 +21,7 @@ impl Machine {
             cpus: vec![Gich::new(lrs); vcpus],
             on: vec![None; vcpus],
             out: vec![false; vcpus],
+            kicked: 0,
         }
     }
 
@@ -49,17 +52,22 @@ impl Machine {
         }
     }
 
-    /// Whoever is kicked has something to flush.
+    /// Whoever is kicked has something to flush, and who has is kicked if it runs.
     pub(crate) fn check(&mut self, kick: Kick) {
+        self.kicked |= kick.0;
         for vcpu in 0..self.on.len() {
-            assert!(kick.0 >> vcpu & 1 == 0 || self.vgic.needs_flush(vcpu));
+            let kicked = self.kicked >> vcpu & 1 != 0;
+            let flush = self.vgic.needs_flush(vcpu);
+            assert!(flush || kick.0 >> vcpu & 1 == 0, "kicked for nothing");
+            let told = kicked || self.out[vcpu] || self.on[vcpu].is_none();
+            assert!(told || !flush, "{vcpu} was not kicked");
         }
     }
 
     pub(crate) fn sync(&mut self, vcpu: usize) {
         if let Some(cpu) = self.on[vcpu] {
-            let kick = self.vgic.sync(vcpu, &mut self.cpus[cpu]);
             self.out[vcpu] = true;
+            let kick = self.vgic.sync(vcpu, &mut self.cpus[cpu]);
             self.check(kick);
         }
     }
@@ -80,6 +88,7 @@ impl Machine {
             }
             assert!(!self.vgic.needs_flush(vcpu));
             self.out[vcpu] = false;
+            self.kicked &= !(1 << vcpu);
         }
     }
 
@@ -108,20 +117,22 @@ impl Machine {
         for holder in 0..self.on.len() {
             if stale >> holder & 1 != 0 {
                 self.sync(holder);
-                if holder != vcpu {
-                    self.flush(holder);
-                }
+                self.flush(holder);
             }
         }
-        self.vgic.read(vcpu, offset, width)
+        let cpu = self.on[vcpu].expect("it runs");
+        self.out[vcpu] = true;
+        let value = self.vgic.read(vcpu, offset, width, &mut self.cpus[cpu]);
+        // Kicks that the read is due come with the flush.
+        self.flush(vcpu);
+        value
     }
 
     pub(crate) fn write(&mut self, vcpu: usize, offset: u32, width: u32, value: u32) {
-        if self.vgic.stale(vcpu, offset) >> vcpu & 1 != 0 {
-            self.sync(vcpu);
-        }
-        let kick = self.vgic.write(vcpu, offset, width, value);
+        let cpu = self.on[vcpu].expect("it runs");
         self.out[vcpu] = true;
+        let cpu = &mut self.cpus[cpu];
+        let kick = self.vgic.write(vcpu, offset, width, value, cpu);
         self.check(kick);
     }
 

@@ -397,7 +397,7 @@ fn single(int: &super::spec::Interrupt) -> bool {
     int.targets.count_ones() == 1
 }
 
-const SEEDS: u32 = 100;
+const SEEDS: u32 = 30;
 fn run(vcpus: usize, spis: usize, lrs: usize, seeds: u32) {
     let mut delivered = 0;
     for seed in 1..=seeds {
