@@ -824,6 +824,11 @@ fn targeted() -> Outcome {
             quiet()?;
             gic::set_targets(SPARE, 1);
             pend(SPARE);
+            // The end on the second CPU may take its time to be seen here.
+            check!(
+                timer::wait(SOON_US, || gic::next() == SPARE),
+                "the first CPU took nothing in round {round}"
+            );
             take_and_end(SPARE)?;
         }
         Ok(())
