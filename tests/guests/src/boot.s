@@ -25,7 +25,7 @@ _start:
     .global reset_state
     .balign 4
 reset_state:
-    .fill   28, 4, 0
+    .fill   27, 4, 0
 
 1:  adr     sp, reset_state         // the stack pointer is the one register without a value of interest yet
     stmia   sp!, {r0-r12}
@@ -44,6 +44,8 @@ reset_state:
     mrc     p15, 0, r10, c14, c2, 1 // CNTP_CTL
     mrc     p15, 0, r11, c14, c3, 1 // CNTV_CTL
     stmia   sp!, {r0, r1, r3-r11}
+    mrrc    p15, 0, r0, r1, c14     // CNTPCT
+    str     r0, [sp]
     cpsid   aif
 
     adr     r4, _start

@@ -37,6 +37,8 @@ pub struct Machine {
     pub uart_irq: Option<u32>,
     /// PL031, if there.
     pub rtc: Option<u32>,
+    /// PL031's interrupt number, if it has one.
+    pub rtc_irq: Option<u32>,
     /// GIC distributor.
     pub gicd: u32,
     /// GIC CPU interface.
@@ -47,6 +49,8 @@ pub struct Machine {
     pub vtimer_irq: u32,
     /// How PSCI is called, if there.
     pub psci: Option<Conduit>,
+    /// Whether the tree names Xen as the hypervisor.
+    pub xen: bool,
     /// MPIDR affinity of each CPU.
     pub cpus: [u32; MAX_CPUS],
     /// How many CPUs there are; at most eight are counted.
@@ -85,6 +89,8 @@ pub struct Reset {
     pub cntp_ctl: u32,
     /// CNTV_CTL.
     pub cntv_ctl: u32,
+    /// CNTPCT, bits 31:0.
+    pub cntpct: u32,
 }
 
 unsafe extern "C" {
@@ -171,6 +177,9 @@ fn read(tree: &Fdt<'_>, address: u32) -> Option<Machine> {
         uart: base(uart, 0)?,
         uart_irq: cell(uart, "interrupts", 1).map(|n| n + 32),
         rtc: find(&["arm,pl031"]).and_then(|node| base(node, 0)),
+        rtc_irq: find(&["arm,pl031"])
+            .and_then(|node| cell(node, "interrupts", 1))
+            .map(|n| n + 32),
         gicd: base(gic, 0)?,
         gicc: base(gic, 1)?,
         ptimer_irq: timer
@@ -185,6 +194,7 @@ fn read(tree: &Fdt<'_>, address: u32) -> Option<Machine> {
                 _ => Conduit::Hvc,
             },
         ),
+        xen: find(&["xen,xen"]).is_some(),
         cpus,
         cpu_count,
         bootargs: text(chosen, "bootargs"),

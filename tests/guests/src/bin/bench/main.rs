@@ -3,9 +3,12 @@
 //!
 //! CNTVCT advances by one for each 16 instructions, so a figure comes from enough repetitions to be exact to a tenth, or
 //! from PMCCNTR where the guest has it.
-//! Command line: `samples=N`, `only=WORD`, `no_pmu` (CNTVCT alone).
+//! Command line: `samples=N`, `only=WORD`, `no_pmu` (CNTVCT alone), `one_cpu` (the VM's two vCPUs share a CPU).
 #![no_std]
 #![no_main]
+
+mod latency;
+mod two;
 
 use bare::exception::catch;
 use bare::machine::{self, has, machine};
@@ -19,7 +22,18 @@ extern "C" fn main() -> ! {
         "bench: counted by {}",
         if clock.pmu { "PMCCNTR" } else { "CNTVCT" }
     );
+    if wanted("boot_to_guest") {
+        // The physical count starts at the machine's reset.
+        let ticks = i64::from(machine::reset().cntpct);
+        print_figure(
+            "boot_to_guest",
+            ticks * i64::from(clock.nanoseconds_per_tick) * 10,
+            1,
+        );
+    }
     loops(&clock);
+    latency::all(&clock);
+    two::all(&clock);
     println!("bench: done");
     psci::system_off();
 }
@@ -78,6 +92,15 @@ fn counts() -> bool {
     mrc!(15, 0, 9, 13, 0) != start
 }
 
+/// Why not, of a form that another form stands for.
+const OTHER_FORM: &str = "in another form";
+
+fn skip(name: &str, why: &str) {
+    if why != OTHER_FORM {
+        println!("SKIP {name} {why}");
+    }
+}
+
 /// Prints the samples of one figure in tenths: `sample` returns the instructions of `n` operations.
 fn report(name: &str, n: u32, mut sample: impl FnMut() -> i64) {
     for _ in 0..machine::number("samples", 5) {
@@ -96,23 +119,26 @@ fn print_figure(name: &str, tenths: i64, n: u32) {
     );
 }
 
+/// Whether the command line lets this figure be measured.
 fn wanted(name: &str) -> bool {
     name.contains(machine::argument("only").unwrap_or_default())
 }
 
-/// Operations that a loop repeats: name, repetitions, why not here (or empty), instructions and operands.
+/// Operations that a loop repeats: name, repetitions, why not here (or empty), instructions that prepare the operation and are
+/// not counted, the operation, and operands.
 macro_rules! loops {
-    ($clock:ident; $($name:ident $n:literal $absent:expr => [$($code:literal),*] ($($operands:tt)*))*) => {$(
+    ($clock:ident; $($name:ident $n:literal $absent:expr => [$($before:literal),*] [$($code:literal),*] ($($operands:tt)*))*) => {$(
         if wanted(stringify!($name)) {
             let absent: &str = $absent;
-            let run = |n: u32| around!(n, [$($code),*] $($operands)*);
+            let run = |n: u32| around!(n, [$($before,)* $($code),*] $($operands)*);
+            let prepare = |n: u32| around!(n, [$($before),*] out("r0") _, out("r12") _);
             if !absent.is_empty() {
-                println!("SKIP {} {absent}", stringify!($name));
+                skip(stringify!($name), absent);
             } else if let Err(fault) = catch(|| run(1)) {
                 println!("SKIP {} it ends in an exception: {:?}", stringify!($name), fault.kind);
             } else {
                 report(stringify!($name), $n, || {
-                    let empty = $clock.time(|| around!($n, []));
+                    let empty = $clock.time(|| prepare($n));
                     $clock.time(|| run($n)) as i64 - empty as i64
                 });
             }
@@ -132,25 +158,30 @@ macro_rules! around {
 fn loops(clock: &Clock) {
     let uart = machine().uart;
     let gicd = machine().gicd;
-    let alone = if armillary::present() {
-        ""
-    } else {
-        "no hypervisor of this kind"
+    let alone = match (armillary::present(), machine().xen) {
+        (true, _) => "",
+        (_, true) => OTHER_FORM,
+        _ => "no hypervisor with a null call",
     };
+    let xen = if machine().xen { "" } else { OTHER_FORM };
     let conduit = if machine().psci == Some(machine::Conduit::Hvc) {
         ""
     } else {
         "PSCI is not called by HVC"
     };
     loops! { clock;
-        null_hypercall 4096 alone => ["movw r0, #1", "movt r0, #0x8600", "hvc #0"] (out("r0") _, out("r1") _, out("r2") _, out("r3") _)
-        psci_version 4096 conduit => ["mov r0, #0x84000000", "hvc #0"] (out("r0") _, out("r1") _, out("r2") _, out("r3") _)
-        gicd_read 4096 "" => ["ldr {v}, [{a}]"] (a = in(reg) gicd + gic::gicd::TYPER, v = out(reg) _)
-        gicd_write 4096 "" => ["str {v}, [{a}]"] (a = in(reg) gicd + gic::gicd::ISENABLER, v = in(reg) 0)
-        uart_read 4096 "" => ["ldr {v}, [{a}]"] (a = in(reg) uart + console::FR, v = out(reg) _)
-        nosyndrome_store 4096 "" => ["str {v}, [{a}], #0"] (a = inout(reg) uart + 0x38 => _, v = in(reg) 0)
-        cp15_trap 4096 "" => ["mrc p15, 0, {v}, c1, c0, 1"] (v = out(reg) _)
-        cp15_timer_read 4096 "" => ["mrc p15, 0, {v}, c14, c2, 1"] (v = out(reg) _)
+        null_hypercall 4096 alone => ["movw r0, #1", "movt r0, #0x8600"] ["hvc #0"] (out("r0") _, out("r1") _, out("r2") _, out("r3") _)
+        null_hypercall 4096 xen => ["mov r0, #0", "mov r12, #17"] ["hvc #0xea1"] (out("r0") _, out("r1") _, out("r2") _, out("r3") _, out("r12") _)
+        psci_version 4096 conduit => ["mov r0, #0x84000000"] ["hvc #0"] (out("r0") _, out("r1") _, out("r2") _, out("r3") _)
+        gicd_read 4096 "" => [] ["ldr {v}, [{a}]"] (a = in(reg) gicd + gic::gicd::TYPER, v = out(reg) _)
+        gicd_write 4096 "" => [] ["str {v}, [{a}]"] (a = in(reg) gicd + gic::gicd::ISENABLER, v = in(reg) 0)
+        uart_read 4096 "" => [] ["ldr {v}, [{a}]"] (a = in(reg) uart + console::FR, v = out(reg) _)
+        nosyndrome_store 4096 "" => [] ["str {v}, [{a}], #0"] (a = inout(reg) uart + 0x38 => _, v = in(reg) 0)
+        cp15_trap 4096 "" => [] ["mrc p15, 0, {v}, c1, c0, 1"] (v = out(reg) _)
+        cp15_timer_read 4096 "" => [] ["mrc p15, 0, {v}, c14, c2, 1"] (v = out(reg) _)
+    }
+    if wanted("unmapped") {
+        unmapped(clock);
     }
     if wanted("uart_char") {
         uart_char(clock);
@@ -161,6 +192,22 @@ fn loops(clock: &Clock) {
     if wanted("plain") {
         plain(clock);
     }
+}
+
+/// A load from where nothing is, until the handler of the abort is back behind it.
+fn unmapped(clock: &Clock) {
+    const NOWHERE: u32 = 0x0c00_0000;
+    const N: u32 = 1024;
+    if catch(|| bare::mmio::read(NOWHERE)).is_ok() {
+        return println!("SKIP unmapped something is there");
+    }
+    let old = latency::install();
+    report("unmapped", N, || {
+        let empty = clock.time(|| around!(N, []));
+        clock.time(|| around!(N, ["ldr {v}, [{a}]"] a = in(reg) NOWHERE, v = out(reg) _)) as i64
+            - empty as i64
+    });
+    latency::restore(old);
 }
 
 /// Console output, as `print!` does it, for each character of full lines.
