@@ -164,30 +164,46 @@ impl Vcpu {
             store,
         } = access;
         let Some(value) = store else {
-            let state = self.vm.lock();
-            if state.gic.stale(self.index, offset) == 0 {
-                return state.gic.read(self.index, offset, width);
-            }
-            drop(state);
-            return self.gicd_exact(offset, width);
+            return self.gicd_read(offset, width);
         };
-        self.with_gic(|gic, vcpu, _| gic.write(vcpu, offset, width, value));
+        self.with_gic(|gic, vcpu, lrs| gic.write(vcpu, offset, width, value, lrs));
         0
     }
 
-    /// Reads a register of the distributor that shows what list registers hold, this CPU's or
-    /// others'.
-    #[cold]
-    fn gicd_exact(&mut self, offset: u32, width: u32) -> u32 {
-        let stale = self.vm.lock().gic.stale(self.index, offset);
-        let others = stale & !(1 << self.index);
-        for (index, link) in self.vm.links.iter().enumerate() {
-            if others & (1 << index) != 0 {
-                link.request(request::SYNC);
-            }
+    #[inline(always)]
+    fn gicd_read(&self, offset: u32, width: u32) -> u32 {
+        let Some(mut lrs) = machine::list_registers() else {
+            return 0;
+        };
+        let mut state = self.vm.lock();
+        let stale = state.gic.stale(self.index, offset);
+        if stale != 0 {
+            drop(state);
+            self.sync_others(stale);
+            state = self.vm.lock();
         }
-        for (index, link) in self.vm.links.iter().enumerate() {
-            while others & (1 << index) != 0 && link.is_requested(request::SYNC) {
+        let value = state.gic.read(self.index, offset, width, &mut lrs);
+        if state.gic.needs_flush(self.index) {
+            self.settle(&mut state, Kick(0));
+        }
+        value
+    }
+
+    /// Has the CPUs of the vCPUs `others` fold their list registers into the model, and waits until
+    /// they have.
+    #[cold]
+    fn sync_others(&self, others: u8) {
+        let of_others = || {
+            let links = self.vm.links.iter().enumerate();
+            links
+                .filter(move |(index, _)| others & (1 << index) != 0)
+                .map(|(_, link)| link)
+        };
+        for link in of_others() {
+            link.request(request::SYNC);
+        }
+        for link in of_others() {
+            while link.is_requested(request::SYNC) {
                 // Another vCPU of the VM may be waiting for this one in the same way.
                 if self.link().take_one(request::SYNC) {
                     self.sync();
@@ -195,8 +211,6 @@ impl Vcpu {
                 core::hint::spin_loop();
             }
         }
-        self.sync();
-        self.vm.lock().gic.read(self.index, offset, width)
     }
 
     fn uart(&mut self, access: Access) -> u32 {
@@ -304,7 +318,7 @@ impl Vcpu {
     /// The virtual timer has fired; its physical interrupt stays active until the guest
     /// deactivates it.
     pub fn virtual_timer_fired(&self) {
-        self.with_gic(|gic, vcpu, _| gic.set_level(vcpu, interrupt::VIRTUAL_TIMER, true));
+        self.with_gic(|gic, vcpu, lrs| gic.raise(vcpu, interrupt::VIRTUAL_TIMER, lrs));
     }
 
     /// Gives the line of the physical timer the level that it has now.
