@@ -2,9 +2,9 @@
 
 use crate::bus::{Access, Device, interrupt};
 use crate::line::Line;
-use crate::machine::{self, Context, ListRegisters, LiveBanks};
+use crate::machine::{self, Context, ListRegisters, Live, LiveBanks};
 use crate::regs::Gprs;
-use crate::vgic::Kick;
+use crate::vgic::{Kick, Vgic};
 use crate::vm::{Link, State as Shared, Vm, request};
 use crate::vtimer::{self, Timer};
 use alloc::sync::Arc;
@@ -182,6 +182,7 @@ impl Vcpu {
             self.sync_others(stale);
             state = self.vm.lock();
         }
+        self.sample_timer(&mut state.gic);
         let value = state.gic.read(self.index, offset, width, &mut lrs);
         if state.gic.needs_flush(self.index) {
             self.settle(&mut state, Kick(0));
@@ -272,7 +273,7 @@ impl Vcpu {
     #[inline(always)]
     fn with_gic(
         &self,
-        change: impl FnOnce(&mut crate::vgic::Vgic, usize, &mut ListRegisters) -> Kick,
+        change: impl FnOnce(&mut Vgic, usize, &mut ListRegisters) -> Kick,
     ) {
         let Some(mut lrs) = machine::list_registers() else {
             return;
@@ -285,6 +286,20 @@ impl Vcpu {
         }
         drop(state);
         self.vm.kick(kick, self.index);
+    }
+
+    /// Lets the virtual timer's interrupt go where the guest has quietened the timer without
+    /// acknowledging it.
+    ///
+    /// The hardware does not: a pending list register stays so, and no access to CNTV traps. So the
+    /// guest may see the interrupt until the next time that the hypervisor looks: when the
+    /// distributor is asked for pending or active state, and before WFI.
+    fn sample_timer(&self, gic: &mut Vgic) {
+        const ID: u32 = interrupt::VIRTUAL_TIMER;
+        if gic.outstanding(self.index, ID) && !Live::virtual_timer_line() {
+            let kick = gic.set_level(self.index, ID, false);
+            debug_assert!(kick.0 & !(1 << self.index) == 0, "a private interrupt is nobody else's");
+        }
     }
 
     /// After a change with the lock held already.
@@ -332,6 +347,7 @@ impl Vcpu {
     pub fn pending(&self) -> bool {
         let mut pending = true;
         self.with_gic(|gic, vcpu, lrs| {
+            self.sample_timer(gic);
             let (signalled, kick) = gic.pending_loaded(vcpu, lrs);
             pending = signalled;
             kick

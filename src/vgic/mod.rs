@@ -322,6 +322,15 @@ impl Vgic {
         self.changed(k, b)
     }
 
+    /// Whether the linked private interrupt `intid` of `vcpu`, which is loaded, has not been
+    /// deactivated as far as is known: its line may have fallen since.
+    #[inline]
+    #[must_use]
+    pub fn outstanding(&self, vcpu: usize, intid: u32) -> bool {
+        let bank = &self.banks[vcpu];
+        bank.linked & (bank.listed | bank.held) & bit(intid) != 0
+    }
+
     /// An edge on interrupt `intid` (16 to 1019), of `vcpu` where it is a private one. A
     /// level-sensitive interrupt does not keep it.
     pub fn pulse(&mut self, vcpu: usize, intid: u32) -> Kick {
