@@ -17,3 +17,4 @@ pub mod stage2;
 pub mod syndrome;
 pub mod vgic;
 pub mod vmid;
+pub mod vtimer;
