@@ -4,6 +4,7 @@
 
 /// A device that is emulated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
 pub enum Device {
     /// The interrupt controller's distributor.
     Gicd,
@@ -11,6 +12,8 @@ pub enum Device {
     Uart,
     /// The real-time clock, a PL031.
     Rtc,
+    /// The second page of the CPU interface, with GICC_DIR, once it has to be watched.
+    GiccDir,
 }
 
 /// A device's place.
@@ -23,8 +26,16 @@ pub struct Place {
     pub size: u32,
 }
 
-/// Every device, by slot.
-pub const PLACES: [Place; 3] = [
+impl Place {
+    /// Its stage-2 slot, by which [`PLACES`] finds it again.
+    #[must_use]
+    pub fn slot(&self) -> u32 {
+        self.device as u32
+    }
+}
+
+/// Every device, by slot: in the order of [`Device`].
+pub const PLACES: [Place; 4] = [
     Place {
         device: Device::Gicd,
         base: GIC,

@@ -1,7 +1,7 @@
 //! A VM's memory: RAM and devices in its stage 2, and its modules loaded.
 
 use crate::addr::{Ipa, PAGE, Pa};
-use crate::bus::{GICC, PLACES, RAM};
+use crate::bus::{Device, GICC, PLACES, RAM};
 use crate::fdt::{ConfigError, Guest, Range, VmConfig};
 use crate::image::{self, Image, ImageError, Source};
 use crate::machine::{self, Pool};
@@ -114,11 +114,12 @@ impl Memory {
             };
             owed = owed.and(space.map(piece.ipa, piece.pa, piece.size, attrs)?);
         }
-        for place in &PLACES {
+        // GICC_DIR is the hardware's until it has to be watched.
+        for place in PLACES.iter().filter(|place| place.device != Device::GiccDir) {
             owed = owed.and(space.set_slot(
                 Ipa(place.base.into()),
                 place.size.into(),
-                place.device as u32,
+                place.slot(),
             )?);
         }
         let gicv = machine::wiring().gicv.start;
@@ -127,6 +128,23 @@ impl Memory {
             space.tables_mut().flush();
         }
         Ok(space)
+    }
+
+    /// Traps the guest's accesses to `device` from now on.
+    ///
+    /// # Errors
+    /// Where there is no table left for it.
+    pub fn trap(&mut self, device: Device) -> Result<(), stage2::Error> {
+        for place in PLACES.iter().filter(|place| place.device == device) {
+            let (ipa, size) = (Ipa(place.base.into()), place.size.into());
+            if self.space.unmap(ipa, size)? == Flush::Vmid {
+                self.space.tables_mut().flush();
+            }
+            if self.space.set_slot(ipa, size, place.slot())? == Flush::Vmid {
+                self.space.tables_mut().flush();
+            }
+        }
+        Ok(())
     }
 
     /// Loads the modules of `config` into memory that holds zeroes; where the first vCPU begins.

@@ -112,7 +112,8 @@ pub fn init(board: &Board) -> Option<()> {
         let distributor = map(&gic.gicd, 0x1000)?;
         let cpu = map(&gic.gicc, 0x2000)?;
         let hypervisor = map(&gic.gich, 0x1000)?;
-        gic::init(distributor, cpu, hypervisor);
+        let virtual_cpu = map(&gic.gicv, 0x2000)?;
+        gic::init(distributor, cpu, hypervisor, virtual_cpu);
     }
     if let Some(psci) = board.psci {
         smc::init(psci);

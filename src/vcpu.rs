@@ -153,6 +153,7 @@ impl Vcpu {
             Device::Gicd => self.gicd(access),
             Device::Uart => self.uart(access),
             Device::Rtc => self.rtc(access),
+            Device::GiccDir => self.gicc_dir(access),
         }
     }
 
@@ -212,6 +213,21 @@ impl Vcpu {
                 core::hint::spin_loop();
             }
         }
+    }
+
+    /// GICC_DIR, trapped since more interrupts have been active than there are list registers.
+    #[cold]
+    fn gicc_dir(&mut self, access: Access) -> u32 {
+        if let (0, Some(value)) = (access.offset, access.store) {
+            self.with_gic(|gic, vcpu, lrs| {
+                if gic.traps_dir(vcpu) {
+                    return gic.deactivate(vcpu, value, lrs);
+                }
+                machine::deactivate_virtual(value);
+                Kick(0)
+            });
+        }
+        0
     }
 
     fn uart(&mut self, access: Access) -> u32 {
@@ -283,9 +299,24 @@ impl Vcpu {
         if state.gic.needs_flush(self.index) {
             kick |= state.gic.flush(self.index, &mut lrs);
             self.release(&mut state);
+            if state.gic.traps_dir(self.index) {
+                self.watch_dir(&mut state);
+            }
         }
         drop(state);
         self.vm.kick(kick, self.index);
+    }
+
+    /// From now on GICC_DIR traps, for the VM's whole life: the hardware does not tell which of
+    /// several interrupts that are active outside of list registers a write means.
+    #[cold]
+    fn watch_dir(&self, state: &mut Shared) {
+        if !state.dir_trapped {
+            state.dir_trapped = true;
+            if let Err(why) = state.memory.trap(Device::GiccDir) {
+                log::warn!("{}: GICC_DIR is not watched: {why}", self.vm.name());
+            }
+        }
     }
 
     /// Lets the virtual timer's interrupt go where the guest has quietened the timer without

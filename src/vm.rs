@@ -101,6 +101,8 @@ pub struct State {
     pub starts: Vec<Start>,
     /// The interrupt controller.
     pub gic: Vgic,
+    /// Whether the guest's writes to GICC_DIR trap.
+    pub dir_trapped: bool,
     /// The real-time clock.
     pub rtc: Pl031,
     /// Which vCPUs are on.
@@ -156,6 +158,7 @@ impl Vm {
             memory,
             uart: Pl011::new(),
             gic,
+            dir_trapped: false,
             rtc: Pl031::new(0),
             power: Power::new(homes.len()),
             starts,
