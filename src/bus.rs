@@ -51,6 +51,11 @@ pub const PLACES: [Place; 4] = [
         base: 0x0901_0000,
         size: 0x1000,
     },
+    Place {
+        device: Device::GiccDir,
+        base: GICC + 0x1000,
+        size: 0x1000,
+    },
 ];
 
 /// Interrupts of the devices, and of the timers.
