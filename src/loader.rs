@@ -115,7 +115,10 @@ impl Memory {
             owed = owed.and(space.map(piece.ipa, piece.pa, piece.size, attrs)?);
         }
         // GICC_DIR is the hardware's until it has to be watched.
-        for place in PLACES.iter().filter(|place| place.device != Device::GiccDir) {
+        for place in PLACES
+            .iter()
+            .filter(|place| place.device != Device::GiccDir)
+        {
             owed = owed.and(space.set_slot(
                 Ipa(place.base.into()),
                 place.size.into(),

@@ -287,10 +287,7 @@ impl Vcpu {
 impl Vcpu {
     /// Changes the interrupt controller, and lets everybody know what follows.
     #[inline(always)]
-    fn with_gic(
-        &self,
-        change: impl FnOnce(&mut Vgic, usize, &mut ListRegisters) -> Kick,
-    ) {
+    fn with_gic(&self, change: impl FnOnce(&mut Vgic, usize, &mut ListRegisters) -> Kick) {
         let Some(mut lrs) = machine::list_registers() else {
             return;
         };
@@ -329,7 +326,10 @@ impl Vcpu {
         const ID: u32 = interrupt::VIRTUAL_TIMER;
         if gic.outstanding(self.index, ID) && !Live::virtual_timer_line() {
             let kick = gic.set_level(self.index, ID, false);
-            debug_assert!(kick.0 & !(1 << self.index) == 0, "a private interrupt is nobody else's");
+            debug_assert!(
+                kick.0 & !(1 << self.index) == 0,
+                "a private interrupt is nobody else's"
+            );
         }
     }
 
