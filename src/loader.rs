@@ -206,6 +206,9 @@ impl Memory {
             (_, None) => Ok(()),
         }
         .map_err(|at| bad(outside(at)))?;
+        // The guest begins with its caches off.
+        self.ram.clean_all();
+        machine::forget_instructions();
         Ok(Start {
             entry: image.entry.0 as u32,
             thumb: image.thumb,
@@ -213,7 +216,7 @@ impl Memory {
         })
     }
 
-    /// Carries out the image's plan, and cleans the caches: the guest begins with its own off.
+    /// Carries out the image's plan.
     fn load_image(&mut self, image: &Image, source: &ModuleMemory) -> Result<(), ImageError> {
         if image.packed.is_some() {
             image.unpack(source, |at, bytes| {
@@ -226,7 +229,6 @@ impl Memory {
                     .map_err(outside)?;
             }
         }
-        machine::forget_instructions();
         Ok(())
     }
 }

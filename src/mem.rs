@@ -1,10 +1,10 @@
 //! RAM: the hypervisor's heap, the frames that are free, and guests' memory by the window.
 //!
 //! No guest memory is mapped in Hyp. It is reached through a window of 2 MiB that this CPU opens,
-//! uses and closes ([`window`](crate::machine::window)); [`Ram`] is what makes that safe: it holds frames
+//! uses and closes ([`window`]); [`Ram`] is what makes that safe: it holds frames
 //! that nothing else does, and looks up every address in them.
 
-use crate::addr::{BLOCK, Ipa, PAGE, PAGE_SHIFT, Pa};
+use crate::addr::{Ipa, PAGE, PAGE_SHIFT, Pa};
 use crate::fdt::Range;
 use crate::machine::window;
 use alloc::vec::Vec;
@@ -113,7 +113,7 @@ pub fn alloc(size: u64, align: u64) -> Option<Pa> {
     Some(Pa((frame as u64) << PAGE_SHIFT))
 }
 
-/// Gives back what [`alloc`] gave for the same size and alignment.
+/// Gives back what [`alloc()`] gave for the same size and alignment.
 pub fn free(pa: Pa, size: u64, align: u64) {
     let frames = (size / PAGE) as usize;
     if let Ok(layout) = Layout::from_size_align(frames, (align / PAGE) as usize) {
@@ -144,14 +144,14 @@ pub struct Extent {
     pub size: u64,
 }
 
-/// A guest's RAM: frames that are its own, from [`alloc`] until it is dropped.
+/// A guest's RAM: frames that are its own, from [`alloc()`] until it is dropped.
 #[derive(Debug, Default)]
 pub struct Ram {
     extents: Vec<Extent>,
 }
 
 impl Ram {
-    /// Adds `size` bytes at `ipa`, in as few pieces as the free frames allow.
+    /// Adds `size` bytes of zeroes at `ipa`, in as few pieces as the free frames allow.
     ///
     /// # Errors
     /// The bytes that could be had, where they are fewer; none are taken then.
@@ -183,6 +183,7 @@ impl Ram {
                 }
             }
         }
+        self.zero(before);
         Ok(())
     }
 
@@ -266,7 +267,11 @@ impl Ram {
 
     /// Zeroes everything.
     pub fn scrub(&mut self) {
-        for extent in &self.extents {
+        self.zero(0);
+    }
+
+    fn zero(&mut self, from: usize) {
+        for extent in &self.extents[from..] {
             // SAFETY: as for `read`.
             unsafe { window::zero(extent.pa, extent.size) };
         }
@@ -353,7 +358,7 @@ impl ModuleMemory {
 /// `Err` where there are no frames for it.
 #[cfg(target_os = "none")]
 pub fn reserve_heap(bytes: usize) -> Result<(), ()> {
-    use crate::arch::mmu;
+    use crate::{addr::BLOCK, arch::mmu};
     if heap::HEAP.free() >= bytes {
         return Ok(());
     }
