@@ -352,30 +352,53 @@ impl ModuleMemory {
     }
 }
 
-/// A heap of at least `bytes` free bytes.
+/// Makes the heap have at least `bytes` free bytes; whether it has.
 ///
-/// # Errors
-/// `Err` where there are no frames for it.
+/// It grows by 256 KiB while its first 2 MiB of addresses last, then by blocks of 2 MiB. Its frames
+/// lie below 4 GiB, where stage-2 tables have to be.
 #[cfg(target_os = "none")]
-pub fn reserve_heap(bytes: usize) -> Result<(), ()> {
+#[must_use]
+pub fn reserve_heap(bytes: usize) -> bool {
     use crate::{addr::BLOCK, arch::mmu};
-    if heap::HEAP.free() >= bytes {
-        return Ok(());
-    }
-    // The heap grows by blocks, but where there is little RAM, by pages while those last.
-    for size in [BLOCK, 512 << 10, 128 << 10] {
-        let Some(pa) = alloc(size, size) else {
-            continue;
-        };
-        // SAFETY: the frames are the heap's from now on.
-        if let Some(va) = unsafe { mmu::map_heap(pa, size) } {
-            // SAFETY: just mapped.
-            unsafe { heap::HEAP.add(va, size as usize) };
-            return Ok(());
+    while heap::HEAP.free() < bytes {
+        let grown = [BLOCK / 8, BLOCK].into_iter().any(|size| {
+            let Some(pa) = alloc(size, size) else {
+                return false;
+            };
+            // SAFETY: the frames are the heap's from now on.
+            let va = (pa.0 >> 32 == 0)
+                .then(|| unsafe { mmu::map_heap(pa, size) })
+                .flatten();
+            match va {
+                // SAFETY: just mapped.
+                Some(va) => unsafe { heap::HEAP.add(va, size as usize) },
+                None => free(pa, size, size),
+            }
+            *OWN.lock() += if va.is_some() { size } else { 0 };
+            va.is_some()
+        });
+        if !grown {
+            return false;
         }
-        free(pa, size, size);
     }
-    Err(())
+    true
+}
+
+/// Bytes of RAM that the hypervisor has taken for itself, beside its image.
+static OWN: Mutex<u64> = Mutex::new(0);
+
+/// As [`alloc`], for the hypervisor itself and for good.
+#[must_use]
+pub fn alloc_own(size: u64) -> Option<Pa> {
+    let pa = alloc(size, size)?;
+    *OWN.lock() += size;
+    Some(pa)
+}
+
+/// Bytes of RAM that the hypervisor has taken for itself, beside its image.
+#[must_use]
+pub fn own_bytes() -> u64 {
+    *OWN.lock()
 }
 
 /// Bytes that the heap has in all.
@@ -383,4 +406,11 @@ pub fn reserve_heap(bytes: usize) -> Result<(), ()> {
 #[must_use]
 pub fn heap_size() -> usize {
     heap::HEAP.total()
+}
+
+/// On the host the heap is the host's.
+#[cfg(not(target_os = "none"))]
+#[must_use]
+pub fn reserve_heap(_bytes: usize) -> bool {
+    true
 }
