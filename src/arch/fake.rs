@@ -294,6 +294,13 @@ impl Live {
         machine(|machine| (machine.translation)(va, privileged))
     }
 
+    /// Whether the virtual timer asserts its line.
+    #[must_use]
+    pub fn virtual_timer_line() -> bool {
+        let (now, system) = (now(), system(|system| *system));
+        Timer::new(system.cntv_ctl, system.cntv_cval).line(now.wrapping_sub(system.cntvoff))
+    }
+
     /// Makes an asynchronous abort pending in the guest.
     pub fn pend_async_abort() {
         system(|system| system.abort_pending = true);
@@ -425,6 +432,12 @@ pub mod vfp {
     pub fn take(owner: &mut State) {
         note(Event::Vfp { saved: true });
         cpu(|cpu| owner.d0 = cpu.vfp.d0);
+    }
+
+    /// The ID register of number `n`, as VMRS encodes it: a value that names it.
+    #[must_use]
+    pub fn id(n: u32) -> Option<u32> {
+        matches!(n, 0 | 6 | 7).then_some(0xf0 + n)
     }
 
     /// Whether guests can have VFP at all.
@@ -625,6 +638,19 @@ pub fn end(acknowledged: u32) {
 /// Deactivates what [`acknowledge`] gave.
 pub fn deactivate(acknowledged: u32) {
     set_private_active(acknowledged, false);
+}
+
+/// Deactivates a virtual interrupt of the guest that is live, as by its GICC_DIR.
+pub fn deactivate_virtual(value: u32) {
+    cpu(|cpu| {
+        let listed = |lr: &&mut u32| **lr & 0x3ff == value & 0x3ff && **lr >> 29 & 1 != 0;
+        if let Some(lr) = cpu.gich.lr.iter_mut().find(listed) {
+            *lr &= !(1 << 29);
+            if *lr >> 31 != 0 {
+                cpu.active.remove(&(*lr >> 10 & 0x3ff));
+            }
+        }
+    });
 }
 
 /// Makes the private interrupt `id` of this CPU active, or inactive.

@@ -185,7 +185,11 @@ pub(crate) fn the_virtual_timer_stays_active_until_its_guest_deactivates_it() {
     };
     store(0x000, 1);
     store(0x100, 1 << 27);
-    assert_eq!(board.run(null).lr, [0; 4]);
+    let guest = board.run(|guest| {
+        guest.system.cntv_ctl = 1;
+        null(guest)
+    });
+    assert_eq!(guest.lr, [0; 4]);
     test::interrupt(0, 27);
     let guest = board.run(null);
     // Hardware's, pending, of physical and virtual number 27.
