@@ -159,7 +159,11 @@ fn sleep(microseconds: u32, done: impl Fn() -> bool) -> bool {
     while !done() && guard.control() & timer::ISTATUS == 0 {
         cpu::wfi();
     }
+    // A timer that nobody quietened may still be pending.
     guard.set_control(0);
+    if gic::next() == guard.interrupt() {
+        gic::dismiss_one();
+    }
     gic::disable(guard.interrupt());
     timer::wait(1000, done)
 }
