@@ -142,6 +142,14 @@ pub fn spectre_bhb() -> Workaround {
     spectre_v2()
 }
 
+/// Whether the syndrome of a store in Thumb state may name the wrong register (Cortex-A15 r0p4,
+/// erratum 766422).
+#[inline(always)]
+#[must_use]
+pub fn thumb_stores_mislabelled() -> bool {
+    crate::arch::boot::midr() == 0x410f_c0f4
+}
+
 /// This core's `compatible` in device trees (MIDR, ARM DDI 0406C, B4.1.105).
 #[must_use]
 pub fn cpu_compatible() -> &'static str {

@@ -14,6 +14,7 @@ use crate::regs::{Banked, Banks, Regs, mode, psr};
 use crate::stage2::{Table, Tables};
 use crate::vgic::Lrs;
 use crate::vtimer::Timer;
+use crate::walk::Stage1;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use test::{Event, Guest};
@@ -42,7 +43,6 @@ const PAGE: u64 = crate::addr::PAGE;
 const RUBBISH: u8 = 0xa5;
 
 type Step = Box<dyn FnOnce(&mut Guest) -> Exit>;
-type Translation = Box<dyn Fn(u32, bool) -> u64>;
 
 struct Machine {
     cpus: [Cpu; CPUS],
@@ -58,7 +58,7 @@ struct Machine {
     pools: u32,
     script: VecDeque<Step>,
     found: Option<Guest>,
-    translation: Translation,
+    thumb_stores_mislabelled: bool,
     events: Vec<Event>,
     console: Vec<(u32, String, u8)>,
 }
@@ -107,7 +107,7 @@ thread_local! {
         pools: 0,
         script: VecDeque::new(),
         found: None,
-        translation: Box::new(|va, _| u64::from(va & !0xfff)),
+        thumb_stores_mislabelled: false,
         events: Vec::new(),
         console: Vec::new(),
     });
@@ -203,6 +203,11 @@ impl Context {
     pub fn regs_mut(&mut self) -> &mut Regs {
         &mut self.regs
     }
+
+    /// The same, and VFP's as [`vfp::spill`] has left them.
+    pub fn registers(&mut self) -> (&mut Regs, &mut vfp::State) {
+        (&mut self.regs, &mut self.vfp)
+    }
 }
 
 /// Makes `context` live on this CPU.
@@ -288,10 +293,23 @@ impl Live {
         cpu(|cpu| cpu.fault.hpfar)
     }
 
-    /// Translates `va` as [`test::translate_by`] says.
+    /// The registers that the guest's stage 1 follows; TEX remap has none.
     #[must_use]
-    pub fn translate(va: u32, privileged: bool) -> u64 {
-        machine(|machine| (machine.translation)(va, privileged))
+    pub fn stage1() -> Stage1 {
+        system(|system| Stage1 {
+            sctlr: system.sctlr,
+            ttbcr: system.ttbcr,
+            ttbr0: system.ttbr0,
+            ttbr1: system.ttbr1,
+            dacr: system.dacr,
+            ..Stage1::default()
+        })
+    }
+
+    /// Whether the guest's MMU and data cache are on.
+    #[must_use]
+    pub fn cached() -> bool {
+        system(|system| system.sctlr & 5 == 5)
     }
 
     /// Whether the virtual timer asserts its line.
@@ -428,6 +446,36 @@ pub mod vfp {
         });
     }
 
+    impl State {
+        /// Word `n`: that of the one register, whatever the number.
+        #[must_use]
+        pub fn word(&self, n: u32) -> u32 {
+            (self.d0 >> (32 * (n & 1))) as u32
+        }
+
+        /// Sets word `n`.
+        pub fn set_word(&mut self, n: u32, value: u32) {
+            let low = 32 * (n & 1);
+            self.d0 = self.d0 & !(0xffff_ffff << low) | u64::from(value) << low;
+        }
+    }
+
+    /// Whether the vCPU that is loaded holds the registers.
+    #[must_use]
+    pub fn usable(_privileged: bool) -> bool {
+        cpu(|cpu| cpu.vfp_open)
+    }
+
+    /// Copies the registers to the state of the vCPU that holds them.
+    pub fn spill(state: &mut State) {
+        cpu(|cpu| state.d0 = cpu.vfp.d0);
+    }
+
+    /// Copies them back.
+    pub fn reload(state: &State) {
+        cpu(|cpu| cpu.vfp.d0 = state.d0);
+    }
+
     /// Takes the registers of a vCPU that is not loaded from the hardware.
     pub fn take(owner: &mut State) {
         note(Event::Vfp { saved: true });
@@ -493,6 +541,39 @@ pub mod window {
                 machine.set_byte(at, byte);
             }
         });
+    }
+
+    /// Reads `size` bytes in one piece.
+    ///
+    /// # Safety
+    /// As for [`read`].
+    pub unsafe fn load(pa: Pa, size: u32) -> u32 {
+        assert!(pa.0.is_multiple_of(size.into()), "unaligned");
+        machine(|machine| {
+            let bytes = (0..size.into()).map(|n| u32::from(machine.byte(pa.0 + n)) << (8 * n));
+            bytes.sum()
+        })
+    }
+
+    /// The same for 8 bytes.
+    ///
+    /// # Safety
+    /// As for [`read`].
+    pub unsafe fn load_double(pa: Pa) -> u64 {
+        let mut bytes = [0; 8];
+        // SAFETY: none needed here.
+        unsafe { read(pa, &mut bytes) };
+        u64::from_le_bytes(bytes)
+    }
+
+    /// Writes `size` bytes in one piece.
+    ///
+    /// # Safety
+    /// As for [`read`].
+    pub unsafe fn store(pa: Pa, size: u32, value: u32) {
+        assert!(pa.0.is_multiple_of(size.into()), "unaligned");
+        // SAFETY: none needed here.
+        unsafe { write(pa, &value.to_le_bytes()[..size as usize]) };
     }
 
     /// Copies `size` bytes.
@@ -823,6 +904,12 @@ pub fn actlr() -> u32 {
     0x41
 }
 
+/// Whether the syndrome of a store in Thumb state may name the wrong register.
+#[must_use]
+pub fn thumb_stores_mislabelled() -> bool {
+    machine(|machine| machine.thumb_stores_mislabelled)
+}
+
 /// This core's `compatible` in device trees.
 #[must_use]
 pub fn cpu_compatible() -> &'static str {
@@ -1030,10 +1117,9 @@ pub mod test {
         machine(|machine| machine.now += ticks);
     }
 
-    /// Sets how guests' stage 1 translates: from an address, and whether PL1 asks, to PAR in the
-    /// long-descriptor format. At first all of it is flat.
-    pub fn translate_by(translation: impl Fn(u32, bool) -> u64 + 'static) {
-        machine(|machine| machine.translation = Box::new(translation));
+    /// Makes the core one that names wrong registers for stores in Thumb state.
+    pub fn mislabel_thumb_stores() {
+        machine(|machine| machine.thumb_stores_mislabelled = true);
     }
 
     /// What has been done since this was asked before.
