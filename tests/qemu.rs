@@ -491,13 +491,13 @@ impl Case {
             ..Board::named(board::DEFAULT)?
         };
         if let Some(guest) = self.native {
-            images.elf = build::guest_file(Path::new(&format!("guest:{guest}")));
+            images.elf = build::file(Path::new(&format!("guest:{guest}")));
         }
         let mut vms = Vec::new();
         for (index, vm) in self.vms.iter().enumerate() {
             vms.push(Vm::from_spec(&vm.parse()?, index, board.memory)?);
         }
-        let guests = build::guest_file(Path::new("guest:hello"));
+        let guests = build::file(Path::new("guest:hello"));
         let guests = guests
             .parent()
             .map(|path| path.display().to_string())
