@@ -4,6 +4,7 @@
 
 /// A device that is emulated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
 pub enum Device {
     /// The interrupt controller's distributor.
     Gicd,
@@ -11,6 +12,10 @@ pub enum Device {
     Uart,
     /// The real-time clock, a PL031.
     Rtc,
+    /// The second page of the CPU interface, with GICC_DIR, once it has to be watched.
+    GiccDir,
+    /// The two banks of flash, where nothing has been put into them.
+    Flash,
 }
 
 /// A device's place.
@@ -23,8 +28,16 @@ pub struct Place {
     pub size: u32,
 }
 
-/// Every device, by slot.
-pub const PLACES: [Place; 3] = [
+impl Place {
+    /// Its stage-2 slot, by which [`PLACES`] finds it again.
+    #[must_use]
+    pub fn slot(&self) -> u32 {
+        self.device as u32
+    }
+}
+
+/// Every device, by slot: in the order of [`Device`].
+pub const PLACES: [Place; 5] = [
     Place {
         device: Device::Gicd,
         base: GIC,
@@ -40,7 +53,20 @@ pub const PLACES: [Place; 3] = [
         base: 0x0901_0000,
         size: 0x1000,
     },
+    Place {
+        device: Device::GiccDir,
+        base: GICC + 0x1000,
+        size: 0x1000,
+    },
+    Place {
+        device: Device::Flash,
+        base: 0,
+        size: FLASH,
+    },
 ];
+
+/// End of the two banks of flash, which begin at 0.
+pub const FLASH: u32 = 0x0800_0000;
 
 /// Interrupts of the devices, and of the timers.
 pub mod interrupt {

@@ -27,29 +27,19 @@ pub mod arch;
 pub mod driver;
 #[cfg(target_os = "none")]
 pub mod console;
-#[cfg(target_os = "none")]
+#[cfg_attr(not(target_os = "none"), path = "arch/fake.rs")]
 pub mod machine;
-#[cfg(target_os = "none")]
 pub mod mem;
 #[cfg(target_os = "none")]
 pub mod platform;
 
 // 3. The hypervisor: no `unsafe` again.
-#[cfg(target_os = "none")]
 pub mod bus;
-#[cfg(target_os = "none")]
 pub mod loader;
-#[cfg(target_os = "none")]
 pub mod vm;
-#[cfg(target_os = "none")]
 pub mod vcpu;
-#[cfg(target_os = "none")]
 pub mod inject;
-#[cfg(target_os = "none")]
 pub mod exit;
-#[cfg(target_os = "none")]
 pub mod irq;
-#[cfg(target_os = "none")]
 pub mod monitor;
-#[cfg(target_os = "none")]
 pub mod run;

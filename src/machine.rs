@@ -41,6 +41,13 @@ pub fn deactivate(acknowledged: u32) {
     }
 }
 
+/// Deactivates a virtual interrupt of the guest that is live, as by its GICC_DIR.
+pub fn deactivate_virtual(value: u32) {
+    if let Some(gic) = gic::gic() {
+        gic.deactivate_virtual(value);
+    }
+}
+
 /// Interrupts CPU number `cpu`, after everything stored before.
 pub fn kick(cpu: usize) {
     if let Some(gic) = gic::gic() {

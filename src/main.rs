@@ -70,6 +70,8 @@ mod image {
             arch::smc::power_off();
         }
         arch::mmu::unmap_tree();
+        let own = handover.image_size + mem::own_bytes();
+        log::info!("own RAM: {own} bytes, of them {} heap", mem::heap_size());
         Cpu::new(0, platform::frequency(board)).run()
     }
 

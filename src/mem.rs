@@ -1,10 +1,10 @@
 //! RAM: the hypervisor's heap, the frames that are free, and guests' memory by the window.
 //!
 //! No guest memory is mapped in Hyp. It is reached through a window of 2 MiB that this CPU opens,
-//! uses and closes ([`window`](crate::machine::window)); [`Ram`] is what makes that safe: it holds frames
+//! uses and closes ([`window`]); [`Ram`] is what makes that safe: it holds frames
 //! that nothing else does, and looks up every address in them.
 
-use crate::addr::{BLOCK, Ipa, PAGE, PAGE_SHIFT, Pa};
+use crate::addr::{Ipa, PAGE, PAGE_SHIFT, Pa};
 use crate::fdt::Range;
 use crate::machine::window;
 use alloc::vec::Vec;
@@ -113,7 +113,7 @@ pub fn alloc(size: u64, align: u64) -> Option<Pa> {
     Some(Pa((frame as u64) << PAGE_SHIFT))
 }
 
-/// Gives back what [`alloc`] gave for the same size and alignment.
+/// Gives back what [`alloc()`] gave for the same size and alignment.
 pub fn free(pa: Pa, size: u64, align: u64) {
     let frames = (size / PAGE) as usize;
     if let Ok(layout) = Layout::from_size_align(frames, (align / PAGE) as usize) {
@@ -144,14 +144,15 @@ pub struct Extent {
     pub size: u64,
 }
 
-/// A guest's RAM: frames that are its own, from [`alloc`] until it is dropped.
+/// A guest's RAM: frames that are its own, from [`alloc()`] until it is dropped.
 #[derive(Debug, Default)]
 pub struct Ram {
     extents: Vec<Extent>,
 }
 
 impl Ram {
-    /// Adds `size` bytes at `ipa`, in as few pieces as the free frames allow.
+    /// Adds `size` bytes at `ipa`, in as few pieces as the free frames allow. They hold what they
+    /// held: zeroes where another guest had them, and after reset whatever the board left in them.
     ///
     /// # Errors
     /// The bytes that could be had, where they are fewer; none are taken then.
@@ -272,6 +273,21 @@ impl Ram {
         }
     }
 
+    /// Zeroes `size` bytes from `ipa` on.
+    ///
+    /// # Errors
+    /// The first address that is not RAM; what comes before it has been zeroed.
+    pub fn clear(&mut self, ipa: Ipa, size: u64) -> Result<(), NotRam> {
+        const ZEROES: [u8; 1024] = [0; 1024];
+        self.pieces(ipa, size, |pa, _, size| {
+            for at in (0..size).step_by(ZEROES.len()) {
+                let part = (size - at).min(ZEROES.len() as u64) as usize;
+                // SAFETY: as for `read`.
+                unsafe { window::write(Pa(pa.0 + at), &ZEROES[..part]) };
+            }
+        })
+    }
+
     /// Writes everything that caches hold of `size` bytes from `ipa` on to memory, for a guest
     /// whose caches are off.
     pub fn clean(&self, ipa: Ipa, size: u64) {
@@ -347,30 +363,53 @@ impl ModuleMemory {
     }
 }
 
-/// A heap of at least `bytes` free bytes.
+/// Makes the heap have at least `bytes` free bytes; whether it has.
 ///
-/// # Errors
-/// `Err` where there are no frames for it.
+/// It grows by 256 KiB while its first 2 MiB of addresses last, then by blocks of 2 MiB. Its frames
+/// lie below 4 GiB, where stage-2 tables have to be.
 #[cfg(target_os = "none")]
-pub fn reserve_heap(bytes: usize) -> Result<(), ()> {
-    use crate::arch::mmu;
-    if heap::HEAP.free() >= bytes {
-        return Ok(());
-    }
-    // The heap grows by blocks, but where there is little RAM, by pages while those last.
-    for size in [BLOCK, 512 << 10, 128 << 10] {
-        let Some(pa) = alloc(size, size) else {
-            continue;
-        };
-        // SAFETY: the frames are the heap's from now on.
-        if let Some(va) = unsafe { mmu::map_heap(pa, size) } {
-            // SAFETY: just mapped.
-            unsafe { heap::HEAP.add(va, size as usize) };
-            return Ok(());
+#[must_use]
+pub fn reserve_heap(bytes: usize) -> bool {
+    use crate::{addr::BLOCK, arch::mmu};
+    while heap::HEAP.free() < bytes {
+        let grown = [BLOCK / 8, BLOCK].into_iter().any(|size| {
+            let Some(pa) = alloc(size, size) else {
+                return false;
+            };
+            // SAFETY: the frames are the heap's from now on.
+            let va = (pa.0 >> 32 == 0)
+                .then(|| unsafe { mmu::map_heap(pa, size) })
+                .flatten();
+            match va {
+                // SAFETY: just mapped.
+                Some(va) => unsafe { heap::HEAP.add(va, size as usize) },
+                None => free(pa, size, size),
+            }
+            *OWN.lock() += if va.is_some() { size } else { 0 };
+            va.is_some()
+        });
+        if !grown {
+            return false;
         }
-        free(pa, size, size);
     }
-    Err(())
+    true
+}
+
+/// Bytes of RAM that the hypervisor has taken for itself, beside its image.
+static OWN: Mutex<u64> = Mutex::new(0);
+
+/// As [`alloc`], for the hypervisor itself and for good.
+#[must_use]
+pub fn alloc_own(size: u64) -> Option<Pa> {
+    let pa = alloc(size, size)?;
+    *OWN.lock() += size;
+    Some(pa)
+}
+
+/// Bytes of RAM that the hypervisor has taken for itself, beside its image.
+#[must_use]
+pub fn own_bytes() -> u64 {
+    *OWN.lock()
 }
 
 /// Bytes that the heap has in all.
@@ -378,4 +417,11 @@ pub fn reserve_heap(bytes: usize) -> Result<(), ()> {
 #[must_use]
 pub fn heap_size() -> usize {
     heap::HEAP.total()
+}
+
+/// On the host the heap is the host's.
+#[cfg(not(target_os = "none"))]
+#[must_use]
+pub fn reserve_heap(_bytes: usize) -> bool {
+    true
 }

@@ -252,7 +252,7 @@ impl Pl011 {
     }
 
     /// In how many nanoseconds after the last character [`time_out`](Self::time_out) is due: 32 bit
-    /// periods (ARM DDI 0183, 2.8.3), 0 where no baud rate is set; `None` where nothing waits.
+    /// periods (ARM DDI 0183, 2.8), 0 where no baud rate is set; `None` where nothing waits.
     #[must_use]
     pub const fn time_out_ns(&self) -> Option<u32> {
         if self.count == 0 || self.ris & int::RT != 0 {
@@ -369,7 +369,7 @@ impl Pl011 {
         Ok(self.update())
     }
 
-    /// Puts a character into the FIFO, or loses it (ARM DDI 0183, 2.4.2: the overrun is told with
+    /// Puts a character into the FIFO, or loses it (ARM DDI 0183, 2.4: the overrun is told with
     /// the next character that is stored).
     fn store(&mut self, mut character: u16) {
         if self.count as usize >= self.depth() {

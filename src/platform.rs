@@ -112,7 +112,8 @@ pub fn init(board: &Board) -> Option<()> {
         let distributor = map(&gic.gicd, 0x1000)?;
         let cpu = map(&gic.gicc, 0x2000)?;
         let hypervisor = map(&gic.gich, 0x1000)?;
-        gic::init(distributor, cpu, hypervisor);
+        let virtual_cpu = map(&gic.gicv, 0x2000)?;
+        gic::init(distributor, cpu, hypervisor, virtual_cpu);
     }
     if let Some(psci) = board.psci {
         smc::init(psci);
@@ -186,7 +187,7 @@ fn start_cpu(cpu: &fdt::Cpu, number: usize) -> Result<(), &'static str> {
         return Err("its enable-method is not psci");
     }
     let size = STACK_PAGES as u64 * PAGE;
-    let frames = mem::alloc(size, size).ok_or("no memory for its stack")?;
+    let frames = mem::alloc_own(size).ok_or("no memory for its stack")?;
     // SAFETY: the frames are this stack's alone.
     let stack = unsafe { mmu::map_stack(frames, STACK_PAGES) }.ok_or("no room for its stack")?;
     let (entry, argument) = boot::entry(stack, number);

@@ -9,6 +9,7 @@ use crate::fdt::VmConfig;
 use crate::irq::{self, Interrupt};
 use crate::loader::Start;
 use crate::machine::{self, Live, vfp};
+use crate::mem;
 use crate::monitor;
 use crate::regs::{mode, psr};
 use crate::vcpu::{State, Vcpu};
@@ -20,6 +21,9 @@ use spin::Mutex;
 
 /// A vCPU that others are ready beside runs this long, in 1/256 s: near 8 ms.
 const SLICE: u64 = 2;
+
+/// Heap that building a VM may take, bytes: its tables above all.
+const VM_HEAP: usize = 128 << 10;
 
 /// vCPUs on their way to each CPU.
 static INBOX: [Mutex<Vec<Box<Vcpu>>>; MAX_CPUS] = [const { Mutex::new(Vec::new()) }; MAX_CPUS];
@@ -43,6 +47,13 @@ pub fn build(configs: Vec<VmConfig>, cpus: usize) -> usize {
         let homes: Vec<usize> = (home..home + config.cpus as usize)
             .map(|n| n % cpus)
             .collect();
+        if !mem::reserve_heap(VM_HEAP) {
+            log::error!(
+                "{}: no memory left for what the hypervisor keeps of it",
+                config.node
+            );
+            continue;
+        }
         match Vm::build(config, &homes) {
             Ok(vm) => {
                 home += homes.len();

@@ -2,9 +2,9 @@
 
 use crate::bus::{Access, Device, interrupt};
 use crate::line::Line;
-use crate::machine::{self, Context, ListRegisters, LiveBanks};
+use crate::machine::{self, Context, ListRegisters, Live, LiveBanks};
 use crate::regs::Gprs;
-use crate::vgic::Kick;
+use crate::vgic::{Kick, Vgic};
 use crate::vm::{Link, State as Shared, Vm, request};
 use crate::vtimer::{self, Timer};
 use alloc::sync::Arc;
@@ -153,6 +153,9 @@ impl Vcpu {
             Device::Gicd => self.gicd(access),
             Device::Uart => self.uart(access),
             Device::Rtc => self.rtc(access),
+            Device::GiccDir => self.gicc_dir(access),
+            // As QEMU's without an image: it reads as zero, and its commands do nothing.
+            Device::Flash => 0,
         }
     }
 
@@ -182,6 +185,7 @@ impl Vcpu {
             self.sync_others(stale);
             state = self.vm.lock();
         }
+        self.sample_timer(&mut state.gic);
         let value = state.gic.read(self.index, offset, width, &mut lrs);
         if state.gic.needs_flush(self.index) {
             self.settle(&mut state, Kick(0));
@@ -211,6 +215,21 @@ impl Vcpu {
                 core::hint::spin_loop();
             }
         }
+    }
+
+    /// GICC_DIR, trapped since more interrupts have been active than there are list registers.
+    #[cold]
+    fn gicc_dir(&mut self, access: Access) -> u32 {
+        if let (0, Some(value)) = (access.offset, access.store) {
+            self.with_gic(|gic, vcpu, lrs| {
+                if gic.traps_dir(vcpu) {
+                    return gic.deactivate(vcpu, value, lrs);
+                }
+                machine::deactivate_virtual(value);
+                Kick(0)
+            });
+        }
+        0
     }
 
     fn uart(&mut self, access: Access) -> u32 {
@@ -270,10 +289,7 @@ impl Vcpu {
 impl Vcpu {
     /// Changes the interrupt controller, and lets everybody know what follows.
     #[inline(always)]
-    fn with_gic(
-        &self,
-        change: impl FnOnce(&mut crate::vgic::Vgic, usize, &mut ListRegisters) -> Kick,
-    ) {
+    fn with_gic(&self, change: impl FnOnce(&mut Vgic, usize, &mut ListRegisters) -> Kick) {
         let Some(mut lrs) = machine::list_registers() else {
             return;
         };
@@ -282,9 +298,41 @@ impl Vcpu {
         if state.gic.needs_flush(self.index) {
             kick |= state.gic.flush(self.index, &mut lrs);
             self.release(&mut state);
+            if state.gic.traps_dir(self.index) {
+                self.watch_dir(&mut state);
+            }
         }
         drop(state);
         self.vm.kick(kick, self.index);
+    }
+
+    /// From now on GICC_DIR traps, for the VM's whole life: the hardware does not tell which of
+    /// several interrupts that are active outside of list registers a write means.
+    #[cold]
+    fn watch_dir(&self, state: &mut Shared) {
+        if !state.dir_trapped {
+            state.dir_trapped = true;
+            if let Err(why) = state.memory.trap(Device::GiccDir) {
+                log::warn!("{}: GICC_DIR is not watched: {why}", self.vm.name());
+            }
+        }
+    }
+
+    /// Lets the virtual timer's interrupt go where the guest has quietened the timer without
+    /// acknowledging it.
+    ///
+    /// The hardware does not: a pending list register stays so, and no access to CNTV traps. So the
+    /// guest may see the interrupt until the next time that the hypervisor looks: when the
+    /// distributor is asked for pending or active state, and before WFI.
+    fn sample_timer(&self, gic: &mut Vgic) {
+        const ID: u32 = interrupt::VIRTUAL_TIMER;
+        if gic.outstanding(self.index, ID) && !Live::virtual_timer_line() {
+            let kick = gic.set_level(self.index, ID, false);
+            debug_assert!(
+                kick.0 & !(1 << self.index) == 0,
+                "a private interrupt is nobody else's"
+            );
+        }
     }
 
     /// After a change with the lock held already.
@@ -332,6 +380,7 @@ impl Vcpu {
     pub fn pending(&self) -> bool {
         let mut pending = true;
         self.with_gic(|gic, vcpu, lrs| {
+            self.sample_timer(gic);
             let (signalled, kick) = gic.pending_loaded(vcpu, lrs);
             pending = signalled;
             kick

@@ -101,6 +101,8 @@ pub struct State {
     pub starts: Vec<Start>,
     /// The interrupt controller.
     pub gic: Vgic,
+    /// Whether the guest's writes to GICC_DIR trap.
+    pub dir_trapped: bool,
     /// The real-time clock.
     pub rtc: Pl031,
     /// Which vCPUs are on.
@@ -147,15 +149,12 @@ impl Vm {
         let start = memory.load(&config)?;
         let mut starts = vec![Start::default(); homes.len()];
         starts[0] = start;
-        let mut gic = Vgic::new(homes.len(), interrupt::SHARED);
-        gic.link(
-            interrupt::VIRTUAL_TIMER,
-            machine::wiring().virtual_timer as u16,
-        );
+        let gic = interrupt_controller(homes.len());
         let state = State {
             memory,
             uart: Pl011::new(),
             gic,
+            dir_trapped: false,
             rtc: Pl031::new(0),
             power: Power::new(homes.len()),
             starts,
@@ -305,6 +304,8 @@ impl Vm {
             let mut state = self.lock();
             state.memory.ram.scrub();
             state.uart = Pl011::new();
+            state.rtc = Pl031::new(0);
+            state.gic = interrupt_controller(self.links.len());
             state
                 .memory
                 .load(&self.config)
@@ -328,4 +329,14 @@ impl Vm {
         };
         machine::console_put(self.id, prefix, byte);
     }
+}
+
+/// A VM's interrupt controller at reset, for `vcpus` vCPUs.
+fn interrupt_controller(vcpus: usize) -> Vgic {
+    let mut gic = Vgic::new(vcpus, interrupt::SHARED);
+    gic.link(
+        interrupt::VIRTUAL_TIMER,
+        machine::wiring().virtual_timer as u16,
+    );
+    gic
 }

@@ -40,9 +40,35 @@ primary:
 
     bl      caches_off
 
+    @ A loader may have put the device tree right behind the file, where the image has its
+    @ zeroes: it moves behind them.
+    ldr     r5, =__image_end
+    add     r5, r5, r11
+    cmp     r9, r8
+    cmphs   r5, r9
+    bls     2f
+    ldr     r0, [r9, #4]            @ size, big-endian
+    rev     r0, r0
+    add     r0, r0, #15
+    bic     r0, r0, #15
+    cmp     r0, #0x200000           @ as large as a tree may be
+    bhi     2f
+    add     r4, r5, r0
+    add     r6, r9, r0
+    mov     r9, r5
+1:  ldmdb   r6!, {{r0-r3}}
+    stmdb   r4!, {{r0-r3}}
+    cmp     r4, r5
+    bhi     1b
+    ldr     r1, [r9, #4]
+    rev     r1, r1
+    mov     r0, r9
+    add     r1, r0, r1
+    bl      forget
+
     @ The tables: lines left by the loader must not cover what is written here uncached, before
     @ and after.
-    bl      forget_tables
+2:  bl      forget_tables
     ldr     r0, =__tables_start
     add     r0, r0, r11
     ldr     r1, =__tables_end
@@ -164,16 +190,17 @@ map_pages:
     blo     map_pages
     bx      lr
 
-@ Invalidates the tables' lines to the point of coherency. r0-r3 lost.
+@ Invalidates the tables' lines to the point of coherency, or those from r0 up to r1. r0-r3 lost.
 forget_tables:
-    mrc     p15, 0, r2, c0, c0, 1   @ CTR.DminLine: log2 of the words in the smallest line
-    ubfx    r2, r2, #16, #4
-    mov     r3, #4
-    lsl     r3, r3, r2
     ldr     r0, =__tables_start
     add     r0, r0, r11
     ldr     r1, =__tables_end
     add     r1, r1, r11
+forget:
+    mrc     p15, 0, r2, c0, c0, 1   @ CTR.DminLine: log2 of the words in the smallest line
+    ubfx    r2, r2, #16, #4
+    mov     r3, #4
+    lsl     r3, r3, r2
     dsb
 7:  mcr     p15, 0, r0, c7, c6, 1   @ DCIMVAC
     add     r0, r0, r3

@@ -435,6 +435,13 @@ impl Live {
         }
     }
 
+    /// Whether the virtual timer asserts its line: enabled, not masked, and due (CNTV_CTL).
+    #[inline(always)]
+    #[must_use]
+    pub fn virtual_timer_line() -> bool {
+        CNTV_CTL::read() & 0b111 == 0b101
+    }
+
     /// Makes an asynchronous abort pending in the guest (HCR.VA).
     pub fn pend_async_abort() {
         // SAFETY: concerns the guest alone.

@@ -7,7 +7,7 @@
 use super::sysreg::HCPTR;
 use aarch32_cpu::asm::isb;
 use core::arch::{asm, global_asm};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// HCPTR with CP10 and CP11 trapped, and trace, and the bits that are one (B4.1.63).
 pub(super) const CLOSED: u32 = OPEN | (1 << 10) | (1 << 11);
@@ -55,6 +55,8 @@ unsafe extern "C" {
     fn vfp_restore(state: *const State, all: bool);
 }
 
+/// FPSID, MVFR1 and MVFR0, which trap: read once, since Hyp can't read them while HCPTR is closed.
+static IDS: [AtomicU32; 3] = [const { AtomicU32::new(0) }; 3];
 static PRESENT: AtomicBool = AtomicBool::new(false);
 static ALL_32: AtomicBool = AtomicBool::new(false);
 
@@ -85,11 +87,16 @@ pub(super) fn init() {
     write_hcptr(OPEN);
     isb();
     if is_open() {
-        let mvfr0: u32;
+        let (fpsid, mvfr1, mvfr0): (u32, u32, u32);
         // SAFETY: HCPTR is open.
         unsafe {
-            asm!(".fpu neon-vfpv4", "vmrs {}, mvfr0", out(reg) mvfr0, options(nomem, nostack, preserves_flags))
-        };
+            asm!(".fpu neon-vfpv4", "vmrs {}, fpsid", "vmrs {}, mvfr1", "vmrs {}, mvfr0",
+                out(reg) fpsid, out(reg) mvfr1, out(reg) mvfr0,
+                options(nomem, nostack, preserves_flags));
+        }
+        for (id, value) in IDS.iter().zip([fpsid, mvfr1, mvfr0]) {
+            id.store(value, Ordering::Relaxed);
+        }
         PRESENT.store(true, Ordering::Relaxed);
         ALL_32.store(mvfr0 & 0xf == 2, Ordering::Relaxed);
         write_fpexc(ENABLED);
@@ -102,6 +109,18 @@ pub(super) fn init() {
 #[must_use]
 pub fn present() -> bool {
     PRESENT.load(Ordering::Relaxed)
+}
+
+/// The ID register of number `n`, as VMRS encodes it: FPSID 0, MVFR1 6, MVFR0 7.
+#[must_use]
+pub fn id(n: u32) -> Option<u32> {
+    let index = match n {
+        0 => 0,
+        6 => 1,
+        7 => 2,
+        _ => return None,
+    };
+    present().then(|| IDS[index].load(Ordering::Relaxed))
 }
 
 /// Whether the vCPU that is loaded holds the registers.

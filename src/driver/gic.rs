@@ -75,6 +75,7 @@ pub struct Gic {
     distributor: &'static Distributor,
     cpu: &'static CpuInterface,
     hypervisor: &'static Hypervisor,
+    virtual_cpu: &'static CpuInterface,
     /// How many list registers each CPU has (GICH_VTR.ListRegs).
     list_registers: usize,
     /// By CPU number, the CPU interface that SGIs and SPIs reach it by.
@@ -99,8 +100,13 @@ pub fn gic() -> Option<&'static Gic> {
 /// to the boot CPU.
 ///
 /// # Safety
-/// The addresses must be where the three register blocks are mapped, for good.
-pub unsafe fn init(distributor: usize, cpu: usize, hypervisor: usize) -> &'static Gic {
+/// The addresses must be where the four register blocks are mapped, for good.
+pub unsafe fn init(
+    distributor: usize,
+    cpu: usize,
+    hypervisor: usize,
+    virtual_cpu: usize,
+) -> &'static Gic {
     GIC.call_once(|| {
         // SAFETY: the caller's word.
         let hypervisor = unsafe { &*(hypervisor as *const Hypervisor) };
@@ -111,6 +117,7 @@ pub unsafe fn init(distributor: usize, cpu: usize, hypervisor: usize) -> &'stati
                 distributor: &*(distributor as *const Distributor),
                 cpu: &*(cpu as *const CpuInterface),
                 hypervisor,
+                virtual_cpu: &*(virtual_cpu as *const CpuInterface),
                 masks: [const { AtomicU8::new(1) }; CPUS],
             }
         };
@@ -179,6 +186,11 @@ impl Gic {
     #[inline(always)]
     pub fn deactivate(&self, acknowledged: u32) {
         self.cpu.dir.set(acknowledged);
+    }
+
+    /// Deactivates a virtual interrupt, as the guest on this CPU by its GICC_DIR.
+    pub fn deactivate_virtual(&self, value: u32) {
+        self.virtual_cpu.dir.set(value);
     }
 
     /// Sends [`KICK`] to CPU number `cpu`, after everything stored before.

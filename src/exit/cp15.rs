@@ -5,7 +5,7 @@
 
 use super::{Next, skip};
 use crate::inject;
-use crate::machine::{self, Live};
+use crate::machine::{self, Live, vfp};
 use crate::syndrome::{Hsr, Transfer, TransferDouble, register};
 use crate::vcpu::{Reason, Vcpu};
 
@@ -65,6 +65,17 @@ pub(super) fn cp14(vcpu: &mut Vcpu, transfer: Transfer, hsr: Hsr) -> Next {
         _ if transfer.opc1() == 0 => Some(()),
         _ => None,
     };
+    finish(vcpu, hsr, done)
+}
+
+/// VMRS of an ID register; a write to FPSID is ignored (B4.1.58).
+pub(super) fn vfp_id(vcpu: &mut Vcpu, transfer: Transfer, hsr: Hsr) -> Next {
+    vcpu.count(Reason::Cp15);
+    let done = vfp::id(transfer.crn()).map(|value| {
+        if transfer.read() {
+            vcpu.set_gpr(transfer.rt(), value);
+        }
+    });
     finish(vcpu, hsr, done)
 }
 

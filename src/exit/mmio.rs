@@ -44,7 +44,11 @@ pub(super) fn data_abort(vcpu: &mut Vcpu, abort: DataAbort, hsr: Hsr) -> Next {
         Leaf::Slot(slot) if abort.isv() => device(vcpu, abort, hsr, slot, ipa),
         Leaf::Slot(_) => no_syndrome(vcpu, abort, far),
         Leaf::Ram { attrs, .. } if attrs.perms.write || !abort.write() => Next::Resume,
-        // Read-only memory: nothing answers a write.
+        // Flash takes no writes but commands, which do nothing.
+        Leaf::Ram { .. } if abort.isv() => {
+            skip(vcpu, hsr);
+            Next::Resume
+        }
         Leaf::Ram { .. } | Leaf::Nothing => external_abort(vcpu, far, abort.write()),
     }
 }

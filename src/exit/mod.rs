@@ -80,6 +80,7 @@ fn rare(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
         }
         Syndrome::Cp15(transfer) => cp15::cp15(vcpu, transfer, hsr),
         Syndrome::Cp15Double(transfer) => cp15::cp15_double(vcpu, transfer, hsr),
+        Syndrome::VfpId(transfer) => cp15::vfp_id(vcpu, transfer, hsr),
         Syndrome::Cp14(transfer) => cp15::cp14(vcpu, transfer, hsr),
         Syndrome::PrefetchAbort(abort) => mmio::prefetch_abort(vcpu, abort),
         Syndrome::Bxj(bxj) => {
@@ -87,10 +88,7 @@ fn rare(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
             jump(vcpu, bxj.rm());
             Next::Resume
         }
-        Syndrome::Cp14Memory(_)
-        | Syndrome::Cp14Double(_)
-        | Syndrome::VfpId(_)
-        | Syndrome::Coprocessor(_) => {
+        Syndrome::Cp14Memory(_) | Syndrome::Cp14Double(_) | Syndrome::Coprocessor(_) => {
             vcpu.count(Reason::Cp15);
             inject::undefined(&mut vcpu.context);
             Next::Resume

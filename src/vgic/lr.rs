@@ -37,7 +37,7 @@ pub trait Lrs {
     fn set_apr(&mut self, value: u32);
 }
 
-/// Fields of GICH_LR (5.3.9).
+/// Fields of GICH_LR (5.3.8).
 pub(super) const VIRTUAL_ID: u32 = 0x3ff;
 const ID_SHIFT: u32 = 10;
 const EOI: u32 = 1 << 19;
@@ -202,7 +202,7 @@ impl Vgic {
         } else {
             kick = self.sync(vcpu, lrs).0;
         }
-        kick |= self.place(vcpu, lrs) | core::mem::take(&mut self.owed);
+        kick |= self.list_waiting(vcpu, lrs) | core::mem::take(&mut self.owed);
         self.work &= !(1 << vcpu);
         Kick(kick & !(1 << vcpu))
     }
@@ -234,7 +234,7 @@ impl Vgic {
 
     /// Lists all that `vcpu` has and that isn't listed, or as much as there are list registers, and
     /// empties those that aren't in use.
-    fn place(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> u8 {
+    fn list_waiting(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> u8 {
         let all = usable(lrs);
         let mut hcr = EN;
         let mut kick = 0;

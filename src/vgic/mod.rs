@@ -18,11 +18,15 @@
 //!   [`stale`](Vgic::stale) names has been kicked and has synced. The reader's own list registers
 //!   are looked after.
 //! - **A maintenance interrupt** asks for [`sync`](Vgic::sync) and [`flush`](Vgic::flush).
+//! - **GICV_DIR**, alone in the interface's second page, is trapped while
+//!   [`traps_dir`](Vgic::traps_dir) says so, and goes to [`deactivate`](Vgic::deactivate): only where
+//!   a guest has more interrupts active at once than there are list registers.
 //! - A vCPU that is put has nothing listed; all its interrupts can then go elsewhere.
 //!
 //! A **linked** interrupt stands for a physical one. [`set_level`](Vgic::set_level) with `true`
 //! says that the owner has acknowledged the physical interrupt and dropped its priority, without
-//! deactivating it; the hardware does that when the guest deactivates the virtual one. Where the
+//! deactivating it; the hardware does that when the guest deactivates the virtual one
+//! ([`raise`](Vgic::raise) is the short way for the vCPU that is loaded here). Where the
 //! virtual interrupt vanishes in another way, [`next_release`](Vgic::next_release) names the
 //! physical one to deactivate. Physical PPIs are the CPU's, not the vCPU's: after a put, those in
 //! [`held`](Vgic::held) must be made inactive, and active again before the next load.
@@ -34,7 +38,8 @@
 //! kept, as many as a list register has.
 //!
 //! Left to the implementation, and chosen here: of interrupts of equal priority the lowest number
-//! is delivered first; a shared interrupt with several targets goes to the first of them that is
+//! is delivered first; a shared interrupt is deactivated by the vCPU that acknowledged it or through
+//! GICD_ICACTIVER; a shared interrupt with several targets goes to the first of them that is
 //! flushed and stays with it while that one is loaded; an SGI pending from several sources is
 //! presented one source at a time, and not while active from another.
 
@@ -322,6 +327,15 @@ impl Vgic {
         self.changed(k, b)
     }
 
+    /// Whether the linked private interrupt `intid` of `vcpu`, which is loaded, has not been
+    /// deactivated as far as is known: its line may have fallen since.
+    #[inline]
+    #[must_use]
+    pub fn outstanding(&self, vcpu: usize, intid: u32) -> bool {
+        let bank = &self.banks[vcpu];
+        bank.linked & (bank.listed | bank.held) & bit(intid) != 0
+    }
+
     /// An edge on interrupt `intid` (16 to 1019), of `vcpu` where it is a private one. A
     /// level-sensitive interrupt does not keep it.
     pub fn pulse(&mut self, vcpu: usize, intid: u32) -> Kick {
@@ -341,7 +355,7 @@ impl Vgic {
     }
 
     /// Whether an interrupt would be signalled to `vcpu`, which is put: what ends a WFI, whatever
-    /// CPSR masks (ARM DDI 0406C, B1.8.13). The CPU interface's enables, mask and running priority
+    /// CPSR masks (ARM DDI 0406C, B1.8.14). The CPU interface's enables, mask and running priority
     /// count as they were, and are asked about the highest pending interrupt alone.
     #[must_use]
     pub fn pending_for(&self, vcpu: usize) -> bool {

@@ -112,6 +112,20 @@ fn an_sgi_to_self_costs_one_list_register_write_and_no_flush() {
 }
 
 #[test]
+fn an_sgi_to_self_waits_while_the_distributor_is_off() {
+    let mut machine = Machine::started(1, 64, 4);
+    machine.write(0, SGIR, 4, 2 << 24 | 3);
+    assert_eq!(machine.acknowledge(0), 3);
+    machine.write(0, 0, 4, 0);
+    machine.rest();
+    machine.end(0, 3);
+    machine.write(0, SGIR, 4, 2 << 24 | 3);
+    assert_eq!(machine.acknowledge(0), SPURIOUS);
+    machine.write(0, 0, 4, 3);
+    assert_eq!(machine.acknowledge(0), 3);
+}
+
+#[test]
 fn an_sgi_from_two_cpus_arrives_twice() {
     let mut machine = Machine::started(3, 32, 4);
     machine.write(1, SGIR, 4, 1 << 16 | 5);
@@ -222,6 +236,39 @@ fn nesting_deeper_than_the_list_registers_loses_no_active_interrupt() {
 }
 
 #[test]
+fn ends_that_are_counted_follow_the_priorities_at_acknowledge_time() {
+    let mut machine = Machine::started(1, 64, 2);
+    machine.write(0, ISENABLER + 4, 4, u32::MAX);
+    let take = |machine: &mut Machine, id: u32, priority: u32| {
+        machine.write(0, IPRIORITYR + id, 1, priority);
+        machine.line(0, id, true);
+        assert_eq!(machine.acknowledge(0), id);
+    };
+    let quiet = |machine: &mut Machine, id: u32| {
+        machine.line(0, id, false);
+        machine.rest();
+    };
+    // 33 is seen active with a low priority once, and has a higher one the next time.
+    for (id, priority) in [(33, 0xe8), (32, 0x80)] {
+        take(&mut machine, id, priority);
+        machine.put(0);
+        machine.load(0, 0);
+        quiet(&mut machine, id);
+        if id == 33 {
+            machine.end(0, id);
+        }
+    }
+    for (id, priority) in [(33, 0x40), (34, 0x10), (35, 0x08)] {
+        take(&mut machine, id, priority);
+        quiet(&mut machine, id);
+    }
+    for id in [35, 34, 33] {
+        machine.end(0, id);
+    }
+    assert_eq!(machine.read(0, ISACTIVER + 4, 4), 1);
+}
+
+#[test]
 fn dropped_interrupts_can_be_deactivated_in_any_order() {
     for lrs in 1..5 {
         let mut machine = Machine::started(1, 64, lrs);
@@ -257,6 +304,19 @@ fn an_active_interrupt_follows_its_vcpu_to_another_cpu() {
     assert_eq!(machine.read(0, ISACTIVER + 4, 4), 1 << 18);
     machine.end(0, 50);
     assert_eq!(machine.read(0, ISACTIVER + 4, 4), 0);
+}
+
+#[test]
+fn a_shared_interrupt_goes_to_its_new_target() {
+    let mut machine = Machine::started(2, 64, 4);
+    enable_edges(&mut machine);
+    pulse(&mut machine, 40);
+    assert_eq!(machine.acknowledge(0), 40);
+    machine.end(0, 40);
+    machine.write(0, ITARGETSR + 40, 1, 2);
+    pulse(&mut machine, 40);
+    assert_eq!(machine.acknowledge(0), SPURIOUS);
+    assert_eq!(machine.acknowledge(1), 40);
 }
 
 #[test]

@@ -77,8 +77,9 @@ impl Gich {
 
     /// GICV_EOIR.
     pub(crate) fn end(&mut self, iar: u32) {
+        let dropped = self.apr != 0;
         self.apr &= self.apr.wrapping_sub(1);
-        if self.vmcr & EOI_MODE == 0 {
+        if dropped && self.vmcr & EOI_MODE == 0 {
             self.deactivate(iar);
         }
     }

@@ -191,6 +191,11 @@ pub fn next() -> u32 {
 
 /// An IRQ handler that only acknowledges and ends: to be woken by an interrupt is all that is wanted.
 pub fn dismiss(_: &mut Frame) {
+    dismiss_one();
+}
+
+/// Acknowledges and ends what is pending, if anything is.
+pub fn dismiss_one() {
     let iar = acknowledge();
     if iar & 0x3ff != SPURIOUS {
         end(iar);

@@ -29,6 +29,17 @@ pub fn physical_now() -> u64 {
     mrrc!(0, 14)
 }
 
+/// Virtual and physical count of one moment: the closest of many readings, as another may run between two.
+#[must_use]
+pub fn both_now() -> (u64, u64) {
+    let reading = || {
+        let (before, physical, after) = (now(), physical_now(), now());
+        (after - before, before, physical)
+    };
+    let (_, v, p) = (0..100).map(|_| reading()).min().unwrap_or_default();
+    (v, p)
+}
+
 /// That many microseconds in ticks.
 #[must_use]
 pub fn ticks(microseconds: u32) -> u64 {

@@ -215,7 +215,9 @@ fn suspend() -> Outcome {
             "no interrupt"
         );
         check!(timer::now() >= deadline, "an interrupt before its time");
+        let iar = gic::acknowledge();
         Timer::Virtual.set_control(0);
+        gic::end(iar);
     }
     gic::disable(Timer::Virtual.interrupt());
     Ok(())

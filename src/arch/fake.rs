@@ -1,0 +1,1066 @@
+//! The machine of tests on the host: the names of `machine.rs`, with scripts for guests.
+//!
+//! Each thread has a machine of its own. What the hardware does by itself is modelled: a vCPU's
+//! registers are live between [`load`] and [`put`], a pending interrupt comes before the guest's
+//! next instruction, VFP traps while it is closed, RAM holds rubbish until it is written, and what
+//! is written stays in the caches until it is cleaned. What a guest does is a queue of steps, one
+//! for each entry. With no step left, the guest is noted as it was found ([`test::found`]) and the
+//! run ends by unwinding to [`test::run`].
+
+use crate::addr::Pa;
+use crate::fdt::Range;
+use crate::psci::Workaround;
+use crate::regs::{Banked, Banks, Regs, mode, psr};
+use crate::stage2::{Table, Tables};
+use crate::vgic::Lrs;
+use crate::vtimer::Timer;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use test::{Event, Guest};
+
+/// What [`enter`] came back by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Exit {
+    /// A trapped instruction, hypercall or stage-2 abort: HSR says which.
+    Trap,
+    /// A physical interrupt.
+    Irq,
+    /// A physical fast interrupt.
+    Fiq,
+    /// An asynchronous external abort that the guest caused.
+    AsyncAbort,
+}
+
+/// The interrupt that one CPU sends another.
+pub const KICK: u32 = 0;
+/// What [`acknowledge`] gives from here on is no interrupt.
+pub const SPURIOUS: u32 = 1020;
+
+const CPUS: usize = 8;
+const PAGE: u64 = crate::addr::PAGE;
+/// What every byte of RAM is before anybody has written it.
+const RUBBISH: u8 = 0xa5;
+
+type Step = Box<dyn FnOnce(&mut Guest) -> Exit>;
+type Translation = Box<dyn Fn(u32, bool) -> u64>;
+
+struct Machine {
+    cpus: [Cpu; CPUS],
+    /// The CPU that this runs on.
+    here: usize,
+    /// Pages that have been written; `None` is one of zeroes.
+    memory: BTreeMap<u64, Option<Box<[u8; PAGE as usize]>>>,
+    /// Pages that caches hold newer than memory.
+    cached: BTreeSet<u64>,
+    now: u64,
+    wiring: &'static Wiring,
+    contexts: u32,
+    pools: u32,
+    script: VecDeque<Step>,
+    found: Option<Guest>,
+    translation: Translation,
+    events: Vec<Event>,
+    console: Vec<(u32, String, u8)>,
+}
+
+/// The GIC's virtual interface control registers.
+#[derive(Default)]
+struct Gich {
+    lr: [u32; 4],
+    hcr: u32,
+    vmcr: u32,
+    apr: u32,
+}
+
+#[derive(Default)]
+struct Cpu {
+    /// The context whose registers are live, by number.
+    live: Option<(u32, Registers)>,
+    vttbr: u64,
+    fault: test::FaultRegisters,
+    vfp: vfp::State,
+    vfp_open: bool,
+    pending: VecDeque<u32>,
+    /// What has been acknowledged and its priority not dropped.
+    running: Option<u32>,
+    active: BTreeSet<u32>,
+    gich: Gich,
+    deadline: Option<u64>,
+}
+
+/// What [`load`] brings and [`put`] takes.
+#[derive(Clone, Default)]
+struct Registers {
+    system: test::System,
+    banks: [u32; 21],
+}
+
+thread_local! {
+    static MACHINE: RefCell<Machine> = RefCell::new(Machine {
+        cpus: Default::default(),
+        here: 0,
+        memory: BTreeMap::new(),
+        cached: BTreeSet::new(),
+        now: 0,
+        wiring: &QEMU,
+        contexts: 0,
+        pools: 0,
+        script: VecDeque::new(),
+        found: None,
+        translation: Box::new(|va, _| u64::from(va & !0xfff)),
+        events: Vec::new(),
+        console: Vec::new(),
+    });
+}
+
+fn machine<R>(with: impl FnOnce(&mut Machine) -> R) -> R {
+    MACHINE.with_borrow_mut(with)
+}
+
+/// The CPU that this runs on.
+fn cpu<R>(with: impl FnOnce(&mut Cpu) -> R) -> R {
+    machine(|machine| with(&mut machine.cpus[machine.here]))
+}
+
+fn note(event: Event) {
+    machine(|machine| machine.events.push(event));
+}
+
+fn live<R>(with: impl FnOnce(&mut Registers) -> R) -> R {
+    cpu(|cpu| match &mut cpu.live {
+        Some((_, live)) => with(live),
+        None => panic!("no vCPU is live"),
+    })
+}
+
+fn system<R>(with: impl FnOnce(&mut test::System) -> R) -> R {
+    live(|live| with(&mut live.system))
+}
+
+/// Everything of a vCPU that is not live.
+pub struct Context {
+    number: u32,
+    regs: Regs,
+    kept: Registers,
+    /// VFP and NEON.
+    pub vfp: vfp::State,
+}
+
+impl Context {
+    /// A vCPU at reset, as the machine's own.
+    #[must_use]
+    pub fn new(vmpidr: u32, cntvoff: u64) -> Self {
+        let number = machine(|machine| {
+            machine.contexts += 1;
+            machine.contexts
+        });
+        let regs = Regs {
+            cpsr: mode::SVC | psr::A | psr::I | psr::F,
+            ..Regs::default()
+        };
+        let system = test::System {
+            sctlr: 0x00c5_0078,
+            vmpidr,
+            cntvoff,
+            wfi_traps: true,
+            ..Default::default()
+        };
+        Self {
+            number,
+            regs,
+            kept: Registers {
+                system,
+                banks: [0; 21],
+            },
+            vfp: vfp::State::default(),
+        }
+    }
+
+    /// Lets the guest, which is live, have ThumbEE's registers.
+    pub fn use_thumbee(&mut self) {
+        system(|system| system.thumbee = true);
+    }
+
+    /// The virtual timer as it was put.
+    #[must_use]
+    pub fn virtual_timer(&self) -> Timer {
+        Timer::new(self.kept.system.cntv_ctl, self.kept.system.cntv_cval)
+    }
+
+    /// What the virtual counter lags behind the physical one, ticks.
+    #[must_use]
+    pub fn cntvoff(&self) -> u64 {
+        self.kept.system.cntvoff
+    }
+
+    /// The registers that the last trap saved.
+    #[must_use]
+    pub fn regs(&self) -> &Regs {
+        &self.regs
+    }
+
+    /// The registers that the next entry loads.
+    pub fn regs_mut(&mut self) -> &mut Regs {
+        &mut self.regs
+    }
+}
+
+/// Makes `context` live on this CPU.
+pub fn load(context: &Context, vttbr: u64, vfp_live: bool) {
+    note(Event::Load {
+        vttbr,
+        vmpidr: context.kept.system.vmpidr,
+    });
+    cpu(|cpu| {
+        assert!(cpu.live.is_none(), "another vCPU is live");
+        cpu.live = Some((context.number, context.kept.clone()));
+        cpu.vttbr = vttbr;
+        if vfp_live {
+            cpu.vfp_open = true;
+            cpu.vfp.fpexc = context.vfp.fpexc;
+        }
+    });
+}
+
+/// Takes `context` from this CPU.
+pub fn put(context: &mut Context) {
+    note(Event::Put);
+    cpu(|cpu| {
+        let (number, live) = cpu.live.take().unwrap_or_default();
+        assert_eq!(number, context.number, "another vCPU is live");
+        context.kept = live;
+        if std::mem::take(&mut cpu.vfp_open) {
+            context.vfp.fpexc = cpu.vfp.fpexc;
+        }
+    });
+}
+
+/// Lets an interrupt come, or runs the next step of the script.
+pub fn enter(context: &mut Context) -> Exit {
+    let number = cpu(|cpu| cpu.live.as_ref().map(|(number, _)| *number));
+    assert_eq!(number, Some(context.number), "another vCPU is live");
+    let interrupted = machine(|machine| {
+        let (now, timer) = (machine.now, machine.wiring.hyp_timer);
+        let cpu = &mut machine.cpus[machine.here];
+        if cpu.deadline.is_some_and(|deadline| deadline <= now) && !cpu.pending.contains(&timer) {
+            cpu.pending.push_back(timer);
+        }
+        cpu.signalled().is_some()
+    });
+    if interrupted {
+        return Exit::Irq;
+    }
+    let mut guest = Guest::entered(context.regs);
+    let Some(step) = machine(|machine| machine.script.pop_front()) else {
+        machine(|machine| machine.found = Some(guest));
+        std::panic::resume_unwind(Box::new(test::End::Entered));
+    };
+    let exit = step(&mut guest);
+    context.regs = guest.leave();
+    exit
+}
+
+/// Registers of the vCPU that is live.
+pub struct Live;
+
+impl Live {
+    /// HSR.
+    #[must_use]
+    pub fn hsr() -> u32 {
+        cpu(|cpu| cpu.fault.hsr)
+    }
+
+    /// HDFAR.
+    #[must_use]
+    pub fn hdfar() -> u32 {
+        cpu(|cpu| cpu.fault.hdfar)
+    }
+
+    /// HIFAR.
+    #[must_use]
+    pub fn hifar() -> u32 {
+        cpu(|cpu| cpu.fault.hifar)
+    }
+
+    /// HPFAR.
+    #[must_use]
+    pub fn hpfar() -> u32 {
+        cpu(|cpu| cpu.fault.hpfar)
+    }
+
+    /// Translates `va` as [`test::translate_by`] says.
+    #[must_use]
+    pub fn translate(va: u32, privileged: bool) -> u64 {
+        machine(|machine| (machine.translation)(va, privileged))
+    }
+
+    /// Whether the virtual timer asserts its line.
+    #[must_use]
+    pub fn virtual_timer_line() -> bool {
+        let (now, system) = (now(), system(|system| *system));
+        Timer::new(system.cntv_ctl, system.cntv_cval).line(now.wrapping_sub(system.cntvoff))
+    }
+
+    /// Makes an asynchronous abort pending in the guest.
+    pub fn pend_async_abort() {
+        system(|system| system.abort_pending = true);
+    }
+
+    /// Sets the guest's TTBR0 or TTBR1.
+    pub fn set_ttbr(n: u32, value: u64) {
+        system(|system| match n {
+            0 => system.ttbr0 = value,
+            _ => system.ttbr1 = value,
+        });
+    }
+
+    /// Whether the guest's data cache is on.
+    #[must_use]
+    pub fn caches_on() -> bool {
+        system(|system| system.sctlr & 1 << 2 != 0)
+    }
+
+    /// Whether writes to the guest's MMU registers trap.
+    #[must_use]
+    pub fn watches_caches() -> bool {
+        system(|system| system.mmu_traps)
+    }
+
+    /// Makes writes to the guest's MMU registers trap, or not.
+    pub fn watch_caches(on: bool) {
+        system(|system| system.mmu_traps = on);
+    }
+
+    /// Writes one of the guest's MMU registers; `None` for another.
+    #[must_use]
+    pub fn write_vm_register(crn: u32, crm: u32, opc2: u32, value: u32) -> Option<()> {
+        system(|system| {
+            match (crn, crm, opc2) {
+                (1, 0, 0) => system.sctlr = value,
+                (2, 0, 0) => system.ttbr0 = value.into(),
+                (2, 0, 1) => system.ttbr1 = value.into(),
+                (2, 0, 2) => system.ttbcr = value,
+                (3, 0, 0) => system.dacr = value,
+                (5, 0, 0) => system.dfsr = value,
+                (5, 0, 1) => system.ifsr = value,
+                (6, 0, 0) => system.dfar = value,
+                (6, 0, 2) => system.ifar = value,
+                (13, 0, 1) => system.contextidr = value,
+                // ADFSR, AIFSR, PRRR, NMRR, AMAIR0 and AMAIR1, which nobody looks at here.
+                (5, 1, 0 | 1) | (10, 2 | 3, 0 | 1) => {}
+                _ => return None,
+            }
+            Some(())
+        })
+    }
+
+    /// Traps WFI, or not.
+    pub fn trap_wfi(on: bool) {
+        system(|system| system.wfi_traps = on);
+    }
+}
+
+macro_rules! live {
+    ($($get:ident, $set:ident;)*) => {
+        #[expect(missing_docs, reason = "the guest's register of that name, as in the machine's own")]
+        impl Live {
+            $(
+                #[must_use]
+                pub fn $get() -> u32 {
+                    system(|system| system.$get)
+                }
+
+                pub fn $set(value: u32) {
+                    system(|system| system.$get = value);
+                }
+            )*
+        }
+    };
+}
+
+live! {
+    sctlr, set_sctlr;
+    vbar, set_vbar;
+    ttbcr, set_ttbcr;
+    dfsr, set_dfsr;
+    ifsr, set_ifsr;
+    dfar, set_dfar;
+    ifar, set_ifar;
+    cntv_ctl, set_cntv_ctl;
+}
+
+/// The banked registers of the vCPU that is live.
+pub struct LiveBanks;
+
+impl Banks for LiveBanks {
+    fn read(&self, register: Banked) -> u32 {
+        live(|live| live.banks[register as usize])
+    }
+
+    fn write(&mut self, register: Banked, value: u32) {
+        live(|live| live.banks[register as usize] = value);
+    }
+}
+
+/// VFP and NEON.
+pub mod vfp {
+    use super::{cpu, note, test::Event};
+
+    /// VFP registers that are not in the hardware; one stands for all but FPEXC.
+    #[derive(Clone, Default)]
+    pub struct State {
+        pub(super) d0: u64,
+        pub(super) fpexc: u32,
+    }
+
+    /// Gives the registers to the vCPU that is loaded: those in the hardware go to `owner`, if they
+    /// are anyone's, and `state` comes.
+    pub fn switch(owner: Option<&mut State>, state: &State) {
+        note(Event::Vfp {
+            saved: owner.is_some(),
+        });
+        cpu(|cpu| {
+            if let Some(owner) = owner {
+                owner.d0 = cpu.vfp.d0;
+            }
+            cpu.vfp = state.clone();
+            cpu.vfp_open = true;
+        });
+    }
+
+    /// Takes the registers of a vCPU that is not loaded from the hardware.
+    pub fn take(owner: &mut State) {
+        note(Event::Vfp { saved: true });
+        cpu(|cpu| owner.d0 = cpu.vfp.d0);
+    }
+
+    /// The ID register of number `n`, as VMRS encodes it: a value that names it.
+    #[must_use]
+    pub fn id(n: u32) -> Option<u32> {
+        matches!(n, 0 | 6 | 7).then_some(0xf0 + n)
+    }
+
+    /// Whether guests can have VFP at all.
+    #[must_use]
+    pub fn present() -> bool {
+        true
+    }
+}
+
+/// Physical memory.
+pub mod window {
+    use super::{Event, Machine, PAGE, RUBBISH, machine, note};
+    use crate::addr::Pa;
+
+    impl Machine {
+        fn byte(&self, at: u64) -> u8 {
+            match self.memory.get(&(at / PAGE)) {
+                None => RUBBISH,
+                Some(None) => 0,
+                Some(Some(page)) => page[(at % PAGE) as usize],
+            }
+        }
+
+        fn set_byte(&mut self, at: u64, value: u8) {
+            let old = self
+                .memory
+                .entry(at / PAGE)
+                .or_insert_with(|| Some(Box::new([RUBBISH; PAGE as usize])));
+            old.get_or_insert_with(|| Box::new([0; PAGE as usize]))[(at % PAGE) as usize] = value;
+            self.cached.insert(at / PAGE);
+        }
+    }
+
+    /// Reads from `pa` on.
+    ///
+    /// # Safety
+    /// None needed here: the machine's own asks for it.
+    pub unsafe fn read(pa: Pa, buffer: &mut [u8]) {
+        machine(|machine| {
+            for (at, byte) in (pa.0..).zip(buffer) {
+                *byte = machine.byte(at);
+            }
+        });
+    }
+
+    /// Writes `bytes` to `pa`.
+    ///
+    /// # Safety
+    /// As for [`read`].
+    pub unsafe fn write(pa: Pa, bytes: &[u8]) {
+        machine(|machine| {
+            for (at, &byte) in (pa.0..).zip(bytes) {
+                machine.set_byte(at, byte);
+            }
+        });
+    }
+
+    /// Copies `size` bytes.
+    ///
+    /// # Safety
+    /// As for [`read`].
+    pub unsafe fn copy(to: Pa, from: Pa, size: u64) {
+        machine(|machine| {
+            for at in 0..size {
+                machine.set_byte(to.0 + at, machine.byte(from.0 + at));
+            }
+        });
+    }
+
+    /// Zeroes `size` bytes, a multiple of 64 from a multiple of 64; whole pages here.
+    ///
+    /// # Safety
+    /// As for [`read`].
+    pub unsafe fn zero(pa: Pa, size: u64) {
+        assert!((pa.0 | size).is_multiple_of(PAGE), "zeroes parts of pages");
+        note(Event::Zero { pa, size });
+        machine(|machine| {
+            for page in pa.0 / PAGE..(pa.0 + size) / PAGE {
+                machine.memory.insert(page, None);
+                machine.cached.insert(page);
+            }
+        });
+    }
+
+    /// Writes what caches hold of `size` bytes to memory.
+    ///
+    /// # Safety
+    /// As for [`read`].
+    pub unsafe fn clean(pa: Pa, size: u64) {
+        note(Event::Clean { pa, size });
+        machine(|machine| {
+            for page in pa.0 / PAGE..(pa.0 + size).div_ceil(PAGE) {
+                machine.cached.remove(&page);
+            }
+        });
+    }
+}
+
+/// A VM's stage-2 tables.
+#[derive(Debug)]
+pub struct Pool {
+    base: u32,
+    pages: Vec<[u64; 512]>,
+    free: u64,
+    /// The VTTBR under which the TLBs may know entries; 0 where there is none.
+    pub vttbr: u64,
+}
+
+impl Pool {
+    /// A pool of `pages` pages, 1 to 64.
+    #[must_use]
+    pub fn new(pages: u32) -> Option<Self> {
+        let pages = pages.clamp(1, 64);
+        let number = machine(|machine| {
+            machine.pools += 1;
+            machine.pools
+        });
+        Some(Self {
+            base: 0x1000_0000 + number * (64 << 12),
+            pages: vec![[u64::MAX; 512]; pages as usize],
+            free: u64::MAX >> (64 - pages),
+            vttbr: 0,
+        })
+    }
+
+    fn page(&self, table: Table) -> usize {
+        ((table.0 - self.base) >> 12) as usize
+    }
+}
+
+impl Tables for Pool {
+    fn alloc(&mut self, pages: u32) -> Option<Table> {
+        let fits = |page: &u32| {
+            let mask = ((1 << pages) - 1) << page;
+            page.is_multiple_of(pages) && self.free & mask == mask
+        };
+        let first = (0..=64 - pages).find(fits)?;
+        for page in first..first + pages {
+            self.free &= !(1 << page);
+            self.pages[page as usize] = [0; 512];
+        }
+        Some(Table(self.base + (first << 12)))
+    }
+
+    fn free(&mut self, table: Table, pages: u32) {
+        self.free |= ((1 << pages) - 1) << self.page(table);
+    }
+
+    fn read(&self, table: Table, index: u32) -> u64 {
+        self.pages[self.page(table) + index as usize / 512][index as usize % 512]
+    }
+
+    fn write(&mut self, table: Table, index: u32, entry: u64) {
+        let page = self.page(table);
+        self.pages[page + index as usize / 512][index as usize % 512] = entry;
+    }
+
+    fn flush(&mut self) {
+        if self.vttbr != 0 {
+            note(Event::FlushVmid(self.vttbr));
+        }
+    }
+}
+
+/// Forgets every guest's translations and instructions, on all CPUs.
+pub fn flush_all_vmids() {
+    note(Event::FlushAll);
+}
+
+/// Forgets every CPU's instructions.
+pub fn forget_instructions() {
+    note(Event::ForgetInstructions);
+}
+
+impl Cpu {
+    /// The place in the queue of the first interrupt that is not active too.
+    fn signalled(&self) -> Option<usize> {
+        self.pending.iter().position(|id| !self.active.contains(id))
+    }
+}
+
+/// Takes the interrupt that came first.
+#[must_use]
+pub fn acknowledge() -> u32 {
+    cpu(|cpu| {
+        assert_eq!(cpu.running, None, "its priority is not dropped");
+        cpu.running = cpu.signalled().and_then(|place| cpu.pending.remove(place));
+        cpu.active.extend(cpu.running);
+        cpu.running.unwrap_or(1023)
+    })
+}
+
+/// Drops the priority of what [`acknowledge`] gave.
+pub fn end(acknowledged: u32) {
+    cpu(|cpu| assert_eq!(cpu.running.take(), Some(acknowledged), "ended out of turn"));
+}
+
+/// Deactivates what [`acknowledge`] gave.
+pub fn deactivate(acknowledged: u32) {
+    set_private_active(acknowledged, false);
+}
+
+/// Deactivates a virtual interrupt of the guest that is live, as by its GICC_DIR.
+pub fn deactivate_virtual(value: u32) {
+    cpu(|cpu| {
+        let listed = |lr: &&mut u32| **lr & 0x3ff == value & 0x3ff && **lr >> 29 & 1 != 0;
+        if let Some(lr) = cpu.gich.lr.iter_mut().find(listed) {
+            *lr &= !(1 << 29);
+            if *lr >> 31 != 0 {
+                cpu.active.remove(&(*lr >> 10 & 0x3ff));
+            }
+        }
+    });
+}
+
+/// Makes the private interrupt `id` of this CPU active, or inactive.
+pub fn set_private_active(id: u32, on: bool) {
+    cpu(|cpu| match on {
+        true => cpu.active.insert(id),
+        false => cpu.active.remove(&id),
+    });
+}
+
+/// This CPU's list registers.
+pub struct ListRegisters;
+
+/// This CPU's list registers.
+#[must_use]
+pub fn list_registers() -> Option<ListRegisters> {
+    Some(ListRegisters)
+}
+
+impl Lrs for ListRegisters {
+    fn count(&self) -> usize {
+        cpu(|cpu| cpu.gich.lr.len())
+    }
+
+    fn read(&self, n: usize) -> u32 {
+        cpu(|cpu| cpu.gich.lr[n])
+    }
+
+    fn write(&mut self, n: usize, value: u32) {
+        cpu(|cpu| cpu.gich.lr[n] = value);
+    }
+
+    /// Neither pending nor active: bits 29:28.
+    fn elrsr(&self) -> u32 {
+        cpu(|cpu| {
+            let empty = |n: &usize| cpu.gich.lr[*n] >> 28 & 3 == 0;
+            let bits = (0..cpu.gich.lr.len()).filter(empty);
+            bits.map(|n| 1 << n).sum()
+        })
+    }
+
+    fn hcr(&self) -> u32 {
+        cpu(|cpu| cpu.gich.hcr)
+    }
+
+    fn set_hcr(&mut self, value: u32) {
+        cpu(|cpu| cpu.gich.hcr = value);
+    }
+
+    fn vmcr(&self) -> u32 {
+        cpu(|cpu| cpu.gich.vmcr)
+    }
+
+    fn set_vmcr(&mut self, value: u32) {
+        cpu(|cpu| cpu.gich.vmcr = value);
+    }
+
+    fn apr(&self) -> u32 {
+        cpu(|cpu| cpu.gich.apr)
+    }
+
+    fn set_apr(&mut self, value: u32) {
+        cpu(|cpu| cpu.gich.apr = value);
+    }
+}
+
+/// Interrupts CPU number `cpu`.
+pub fn kick(cpu: usize) {
+    note(Event::Kick(cpu));
+    test::interrupt(cpu, KICK);
+}
+
+/// Waits for an interrupt; WFI may end at any time (ARM DDI 0406C, B1.8.14), and here it does at once.
+pub fn wait() {
+    note(Event::Wait);
+}
+
+/// Where the machine's interrupts and the guests' CPU interface are.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "as in the machine's own")]
+pub struct Wiring {
+    pub hyp_timer: u32,
+    pub virtual_timer: u32,
+    pub maintenance: u32,
+    pub console: Option<u32>,
+    pub gicv: Range,
+    pub frequency: u32,
+}
+
+const QEMU: Wiring = Wiring {
+    hyp_timer: 26,
+    virtual_timer: 27,
+    maintenance: 25,
+    console: None,
+    gicv: Range {
+        start: Pa(0x0804_0000),
+        size: 0x2000,
+    },
+    frequency: 62_500_000,
+};
+
+/// Sets what [`wiring`] answers.
+pub fn set_wiring(wiring: Wiring) {
+    machine(|machine| machine.wiring = Box::leak(Box::new(wiring)));
+}
+
+/// Where the machine's interrupts are.
+#[must_use]
+pub fn wiring() -> &'static Wiring {
+    machine(|machine| machine.wiring)
+}
+
+/// Forgets this CPU's branch predictions.
+pub fn forget_branches() {
+    note(Event::ForgetBranches);
+}
+
+/// Whether guests have to mitigate branch target injection.
+#[must_use]
+pub fn spectre_v2() -> Workaround {
+    Workaround::Required
+}
+
+/// The same for branch history injection.
+#[must_use]
+pub fn spectre_bhb() -> Workaround {
+    Workaround::Required
+}
+
+/// Ticks of the counter, which [`test::advance`] moves.
+#[must_use]
+pub fn now() -> u64 {
+    machine(|machine| machine.now)
+}
+
+/// Makes the Hyp timer interrupt this CPU at `deadline`, ticks.
+pub fn set_deadline(deadline: u64) {
+    note(Event::Deadline(Some(deadline)));
+    cpu(|cpu| cpu.deadline = Some(deadline));
+}
+
+/// Stops this CPU's Hyp timer.
+pub fn clear_deadline() {
+    note(Event::Deadline(None));
+    cpu(|cpu| cpu.deadline = None);
+}
+
+/// Writes one byte of `writer`, whose lines begin with `prefix`.
+pub fn console_put(writer: u32, prefix: &str, byte: u8) {
+    machine(|machine| machine.console.push((writer, prefix.into(), byte)));
+}
+
+/// Ends the run: [`test::run`] says so.
+pub fn power_off() -> ! {
+    std::panic::resume_unwind(Box::new(test::End::PoweredOff))
+}
+
+/// The ID registers: a value that names the register.
+#[must_use]
+pub fn id_register(crm: u32, opc2: u32) -> u32 {
+    0x1d00_0000 | crm << 8 | opc2
+}
+
+/// ACTLR.
+#[must_use]
+pub fn actlr() -> u32 {
+    0x41
+}
+
+/// This core's `compatible` in device trees.
+#[must_use]
+pub fn cpu_compatible() -> &'static str {
+    "arm,cortex-a15"
+}
+
+/// The test's side of the machine.
+pub mod test {
+    use super::{Exit, KICK, LiveBanks, PAGE, cpu, live, machine};
+    use crate::addr::Pa;
+    use crate::regs::{Banked, Banks, Regs};
+    use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+    /// What the hypervisor did to the machine.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    #[expect(missing_docs, reason = "named as the calls")]
+    pub enum Event {
+        Load { vttbr: u64, vmpidr: u32 },
+        Put,
+        Kick(usize),
+        Wait,
+        FlushAll,
+        FlushVmid(u64),
+        ForgetInstructions,
+        ForgetBranches,
+        Deadline(Option<u64>),
+        Vfp { saved: bool },
+        Zero { pa: Pa, size: u64 },
+        Clean { pa: Pa, size: u64 },
+    }
+
+    /// What a trap leaves for Hyp.
+    #[derive(Clone, Copy, Default, Debug)]
+    #[expect(missing_docs, reason = "the architecture's names")]
+    pub struct FaultRegisters {
+        pub hsr: u32,
+        pub hdfar: u32,
+        pub hifar: u32,
+        pub hpfar: u32,
+    }
+
+    /// System registers of a guest, and what of it traps.
+    #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+    #[expect(missing_docs, reason = "the architecture's names")]
+    pub struct System {
+        pub sctlr: u32,
+        pub vbar: u32,
+        pub ttbr0: u64,
+        pub ttbr1: u64,
+        pub ttbcr: u32,
+        pub dacr: u32,
+        pub dfsr: u32,
+        pub ifsr: u32,
+        pub dfar: u32,
+        pub ifar: u32,
+        pub contextidr: u32,
+        pub cntv_ctl: u32,
+        pub cntv_cval: u64,
+        pub cntvoff: u64,
+        pub vmpidr: u32,
+        /// HCR.TWI.
+        pub wfi_traps: bool,
+        /// HCR.TVM.
+        pub mmu_traps: bool,
+        /// HCR.VA.
+        pub abort_pending: bool,
+        /// HSTR.TTEE is clear.
+        pub thumbee: bool,
+    }
+
+    /// A guest as it runs: what a step finds, and may change.
+    #[derive(Clone, Debug)]
+    pub struct Guest {
+        /// The general registers, pc and CPSR.
+        pub regs: Regs,
+        /// Its system registers.
+        pub system: System,
+        /// What its exit leaves.
+        pub fault: FaultRegisters,
+        /// One VFP register for all; `None` while VFP traps.
+        pub vfp: Option<u64>,
+        /// VTTBR: the VM that runs.
+        pub vttbr: u64,
+        /// What the Hyp timer is set to.
+        pub deadline: Option<u64>,
+        /// Its list registers.
+        pub lr: [u32; 4],
+    }
+
+    impl Guest {
+        pub(super) fn entered(regs: Regs) -> Self {
+            let system = live(|live| live.system);
+            cpu(|cpu| Self {
+                regs,
+                system,
+                fault: cpu.fault,
+                vfp: cpu.vfp_open.then_some(cpu.vfp.d0),
+                vttbr: cpu.vttbr,
+                deadline: cpu.deadline,
+                lr: cpu.gich.lr,
+            })
+        }
+
+        pub(super) fn leave(self) -> Regs {
+            live(|live| live.system = self.system);
+            cpu(|cpu| {
+                cpu.fault = self.fault;
+                cpu.gich.lr = self.lr;
+                if let (Some(value), true) = (self.vfp, cpu.vfp_open) {
+                    cpu.vfp.d0 = value;
+                }
+            });
+            self.regs
+        }
+
+        /// A banked register, of the vCPU that is live.
+        #[must_use]
+        pub fn banked(&self, register: Banked) -> u32 {
+            LiveBanks.read(register)
+        }
+
+        /// Sets a banked register.
+        pub fn set_banked(&mut self, register: Banked, value: u32) {
+            LiveBanks.write(register, value);
+        }
+
+        /// Its number in its VM.
+        #[must_use]
+        pub fn index(&self) -> u32 {
+            self.system.vmpidr & 0xff
+        }
+
+        /// Its VMID.
+        #[must_use]
+        pub fn vmid(&self) -> u8 {
+            (self.vttbr >> 48) as u8
+        }
+
+        /// Traps with HSR `hsr`.
+        pub fn trap(&mut self, hsr: u32) -> Exit {
+            self.fault.hsr = hsr;
+            Exit::Trap
+        }
+    }
+
+    /// How a run ended.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub enum End {
+        /// It came to its own end.
+        Returned,
+        /// A guest was entered with no step left: [`found`] has it.
+        Entered,
+        /// The machine was powered off.
+        PoweredOff,
+    }
+
+    /// Runs the hypervisor until one of these ends. No lock of its own is held at any of them.
+    pub fn run(what: impl FnOnce()) -> End {
+        match catch_unwind(AssertUnwindSafe(what)).map_err(|end| end.downcast()) {
+            Ok(()) => End::Returned,
+            Err(Ok(end)) => *end,
+            Err(Err(panic)) => resume_unwind(panic),
+        }
+    }
+
+    /// Appends what a guest does once it is entered.
+    pub fn push(step: impl FnOnce(&mut Guest) -> Exit + 'static) {
+        machine(|machine| machine.script.push_back(Box::new(step)));
+    }
+
+    /// Steps that no guest has come to.
+    #[must_use]
+    pub fn steps_left() -> usize {
+        machine(|machine| machine.script.len())
+    }
+
+    /// The guest that was entered last with no step left, since this was asked before.
+    pub fn found() -> Option<Guest> {
+        machine(|machine| machine.found.take())
+    }
+
+    /// Goes on as CPU number `cpu`.
+    pub fn on_cpu(cpu: usize) {
+        machine(|machine| machine.here = cpu);
+    }
+
+    /// Makes interrupt `id` pending at CPU number `cpu`.
+    pub fn interrupt(cpu: usize, id: u32) {
+        machine(|machine| {
+            let pending = &mut machine.cpus[cpu].pending;
+            if id != KICK || !pending.contains(&KICK) {
+                pending.push_back(id);
+            }
+        });
+    }
+
+    /// Interrupts that are active at CPU number `cpu`.
+    #[must_use]
+    pub fn active(cpu: usize) -> Vec<u32> {
+        machine(|machine| machine.cpus[cpu].active.iter().copied().collect())
+    }
+
+    /// Lets `ticks` pass.
+    pub fn advance(ticks: u64) {
+        machine(|machine| machine.now += ticks);
+    }
+
+    /// Sets how guests' stage 1 translates: from an address, and whether PL1 asks, to PAR in the
+    /// long-descriptor format. At first all of it is flat.
+    pub fn translate_by(translation: impl Fn(u32, bool) -> u64 + 'static) {
+        machine(|machine| machine.translation = Box::new(translation));
+    }
+
+    /// What has been done since this was asked before.
+    pub fn events() -> Vec<Event> {
+        machine(|machine| std::mem::take(&mut machine.events))
+    }
+
+    /// What has been written to the console since this was asked before: writer, prefix and byte.
+    pub fn console() -> Vec<(u32, String, u8)> {
+        machine(|machine| std::mem::take(&mut machine.console))
+    }
+
+    /// Reads physical memory, through the caches.
+    pub fn read(pa: Pa, buffer: &mut [u8]) {
+        // SAFETY: there is nothing to keep.
+        unsafe { super::window::read(pa, buffer) };
+    }
+
+    /// Puts `bytes` into physical memory, as a boot loader does.
+    pub fn store(pa: Pa, bytes: &[u8]) {
+        // SAFETY: there is nothing to keep.
+        unsafe { super::window::write(pa, bytes) };
+        let pages = pa.0 / PAGE..=(pa.0 + bytes.len() as u64) / PAGE;
+        machine(|machine| machine.cached.retain(|page| !pages.contains(page)));
+    }
+
+    /// Whether caches hold anything newer than memory in `size` bytes from `pa` on.
+    #[must_use]
+    pub fn is_cached(pa: Pa, size: u64) -> bool {
+        let pages = pa.0 / PAGE..(pa.0 + size).div_ceil(PAGE);
+        machine(|machine| machine.cached.range(pages).next().is_some())
+    }
+}

@@ -1,0 +1,359 @@
+//! A VM from its description to its end.
+
+use crate::board::{
+    Board, ENTRY, MIB, RAM, WRITE, access, build, config, count, data_abort, hsr, hvc, kernel,
+    log_lines, memory, power_on,
+};
+use armillary::addr::{Ipa, Pa};
+use armillary::fdt::Range;
+use armillary::machine::Exit;
+use armillary::machine::test::{self, End, Event, Guest};
+use armillary::mem;
+use armillary::regs::{mode, psr};
+use armillary::vm::Vm;
+use std::collections::BTreeMap;
+
+const UART: u32 = 0x0900_0000;
+const IBRD: u32 = UART + 0x24;
+const CPU_OFF: u32 = 0x8400_0002;
+const OFF: u32 = 0x8400_0008;
+const RESET: u32 = 0x8400_0009;
+/// Where guests' RAM begins.
+const START: Ipa = Ipa(0x4000_0000);
+
+fn two() -> Board {
+    power_on(64 * MIB);
+    let mut board = Board::of(1);
+    board.add(config("a", 4 * MIB), &[0]);
+    board.add(config("b", 4 * MIB), &[0]);
+    board.settle();
+    board
+}
+
+fn is_off(vm: &Vm) -> bool {
+    vm.lock().power.all_off()
+}
+
+/// Whether the guest is as its kernel wants it at the start.
+fn assert_started(vm: &Vm, guest: &Guest) {
+    assert_eq!(u64::from(guest.regs.pc), ENTRY.0);
+    assert_eq!(guest.regs.cpsr, mode::SVC | psr::A | psr::I | psr::F);
+    assert_eq!(guest.regs.r[..2], [0, u32::MAX]);
+    assert_eq!(guest.regs.r[3..], [0; 10]);
+    assert_eq!(guest.system.sctlr & 5, 0, "MMU and caches are off");
+    let tree = memory(vm, Ipa(guest.regs.r[2].into()), 4);
+    assert_eq!(tree, [0xd0, 0x0d, 0xfe, 0xed]);
+    assert_eq!(memory(vm, ENTRY, kernel().len()), kernel());
+}
+
+fn extents(vm: &Vm) -> Vec<(Pa, u64)> {
+    let state = vm.lock();
+    let pieces = state.memory.ram.extents().iter();
+    pieces.map(|piece| (piece.pa, piece.size)).collect()
+}
+
+fn all_zero(pieces: &[(Pa, u64)]) -> bool {
+    pieces.iter().all(|&(pa, size)| {
+        let mut bytes = vec![1; size as usize];
+        test::read(pa, &mut bytes);
+        bytes.iter().all(|&byte| byte == 0)
+    })
+}
+
+fn nothing_cached(vm: &Vm) -> bool {
+    extents(vm)
+        .iter()
+        .all(|&(pa, size)| !test::is_cached(pa, size))
+}
+
+pub(crate) fn a_vm_starts_as_its_kernel_wants() {
+    power_on(64 * MIB);
+    let mut board = Board::of(1);
+    let vm = board.add(config("guest", 4 * MIB), &[0]);
+    let guest = board.soon().expect("the guest");
+    assert_started(&vm, &guest);
+}
+
+pub(crate) fn a_new_vm_finds_nothing_of_what_memory_held() {
+    power_on(64 * MIB);
+    let vm = Vm::build(config("guest", 4 * MIB), &[0]).unwrap();
+    let end = ENTRY.0 + kernel().len() as u64;
+    let last = START.0 + 4 * MIB - 0x1000;
+    for (at, size) in [(START.0, 0x1_0000), (end, 0x1000), (last, 0x1000)] {
+        let bytes = memory(&vm, Ipa(at), size);
+        assert!(bytes.iter().all(|&byte| byte == 0), "{at:#x}");
+    }
+}
+
+pub(crate) fn what_is_loaded_can_be_seen_with_caches_off() {
+    let mut board = Board::one();
+    assert!(nothing_cached(&board.vms[0]));
+    board.run_if(|guest| hvc(guest, RESET));
+    board.soon().expect("the guest, anew");
+    assert!(nothing_cached(&board.vms[0]));
+}
+
+pub(crate) fn a_vm_that_resets_begins_anew() {
+    let mut board = Board::one();
+    let vm = board.vms[0].clone();
+    board.run(|guest| {
+        guest.system.sctlr |= 5;
+        guest.system.vbar = 0x4100_0000;
+        guest.system.abort_pending = true;
+        guest.regs.r = [9; 13];
+        data_abort(guest, IBRD, IBRD, access(1, 1) | WRITE)
+    });
+    let at = Ipa(START.0 + 3 * MIB + 0x123);
+    vm.lock().memory.ram.write(at, b"secret").unwrap();
+    vm.lock().memory.ram.write(ENTRY, b"gone").unwrap();
+    assert!(board.run_if(|guest| hvc(guest, RESET)).is_none());
+    let guest = board.soon().expect("the guest, anew");
+    assert_started(&vm, &guest);
+    assert_eq!(guest.system.vbar, 0);
+    assert!(!guest.system.abort_pending);
+    assert_eq!(memory(&vm, at, 6), [0; 6]);
+    let divisor = board.run(|guest| data_abort(guest, IBRD, IBRD, access(1, 1)));
+    assert_eq!(divisor.regs.r[1], 0, "the UART is new too");
+    assert_eq!(log_lines(), ["[INFO] guest: reset"]);
+}
+
+pub(crate) fn a_vm_that_resets_has_a_new_interrupt_controller() {
+    const GICD_ISENABLER1: u32 = 0x0800_0104;
+    let mut board = Board::one();
+    let mut enabled = |value: u32| {
+        let after = board.run(move |guest| {
+            guest.regs.r[1] = value;
+            let write = if value != 0 { WRITE } else { 0 };
+            let at = GICD_ISENABLER1;
+            data_abort(guest, at, at, access(2, 1) | write)
+        });
+        after.regs.r[1]
+    };
+    enabled(0b110);
+    assert_eq!(enabled(0), 0b110);
+    board.run_if(|guest| hvc(guest, RESET));
+    board.soon().expect("the guest, anew");
+    let after =
+        board.run(|guest| data_abort(guest, GICD_ISENABLER1, GICD_ISENABLER1, access(2, 1)));
+    assert_eq!(after.regs.r[1], 0);
+}
+
+pub(crate) fn a_vcpu_starts_by_cpu_on_and_stops_by_cpu_off() {
+    const CPU_ON: u32 = 0x8400_0003;
+    const ALREADY_ON: u32 = -4i32 as u32;
+    power_on(64 * MIB);
+    let mut board = Board::of(2);
+    board.add(config("guest", 4 * MIB), &[0, 1]);
+    board.settle();
+    let cpu_on = |board: &mut Board| {
+        let after = board.run(|guest| {
+            guest.regs.r[1..4].copy_from_slice(&[1, 0x4001_0101, 0x77]);
+            hvc(guest, CPU_ON)
+        });
+        after.regs.r[0]
+    };
+    assert_eq!(cpu_on(&mut board), 0);
+    let second = board.next(1).expect("the second vCPU");
+    assert_eq!((second.regs.pc, second.regs.r[0]), (0x4001_0100, 0x77));
+    assert!(second.regs.thumb());
+    assert_eq!(cpu_on(&mut board), ALREADY_ON);
+    test::push(|guest| hvc(guest, CPU_OFF));
+    assert_eq!(board.step(1), End::Returned);
+    assert!(board.next(1).is_none());
+    assert!(board.next(0).is_some(), "the first goes on");
+    assert_eq!(cpu_on(&mut board), 0);
+    assert!(board.next(1).is_some());
+}
+
+pub(crate) fn the_last_vm_off_powers_the_machine_off() {
+    let mut board = two();
+    let vms = board.vms.clone();
+    test::push(|guest| hvc(guest, OFF));
+    while test::steps_left() > 0 {
+        assert_ne!(board.step(0), End::PoweredOff);
+    }
+    let off: Vec<bool> = vms.iter().map(|vm| is_off(vm)).collect();
+    assert_eq!(off.iter().filter(|&&off| off).count(), 1);
+    let left = board.soon().expect("the VM that is left");
+    assert!(
+        vms.iter()
+            .any(|vm| !is_off(vm) && vm.vttbr(0) == left.vttbr)
+    );
+    test::push(|guest| hvc(guest, OFF));
+    assert_eq!(board.step(0), End::PoweredOff);
+    assert!(vms.iter().all(|vm| all_zero(&extents(vm))), "scrubbed");
+    let lines = log_lines();
+    assert_eq!(lines.len(), 3);
+    assert_eq!(lines[2], "[INFO] every VM is off");
+}
+
+pub(crate) fn cpu_off_of_the_only_vcpu_ends_the_vm() {
+    let mut board = Board::one();
+    test::push(|guest| hvc(guest, CPU_OFF));
+    assert_eq!(board.step(0), End::PoweredOff);
+    assert_eq!(log_lines(), ["[INFO] guest: off", "[INFO] every VM is off"]);
+}
+
+pub(crate) fn a_vm_that_crashes_leaves_the_others_running() {
+    let mut board = two();
+    let crashed = board.soon().expect("a guest");
+    board.soon().expect("the other guest");
+    assert!(
+        board
+            .run_if(|guest| {
+                guest.regs.pc = 0x4001_0770;
+                // A class that is reserved.
+                guest.trap(hsr(0x3e, 0))
+            })
+            .is_none()
+    );
+    for _ in 0..4 {
+        let next = board.soon().expect("the other guest");
+        assert_ne!(next.vttbr, crashed.vttbr);
+        let answer = board.run(|guest| hvc(guest, 0x8600_0001));
+        assert_eq!(answer.regs.r[0], 0);
+    }
+    let lines = log_lines();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[0].contains("vCPU 0 stopped at 0x40010770: reserved exception class 0x3e"));
+    assert!(lines[1].ends_with(": off"));
+    let gone = board.vms.iter().filter(|vm| is_off(vm)).count();
+    assert_eq!(gone, 1);
+}
+
+pub(crate) fn console_lines_carry_the_name_while_there_are_several_vms() {
+    let mut board = two();
+    let put = |guest: &mut Guest| -> Exit {
+        guest.regs.r[1] = u32::from(b'x');
+        data_abort(guest, UART, UART, access(0, 1) | WRITE)
+    };
+    board.run(put);
+    board.run(put);
+    let written = test::console();
+    let ids: Vec<u32> = board.vms.iter().map(|vm| vm.id).collect();
+    for (writer, prefix, byte) in &written {
+        let place = ids.iter().position(|id| id == writer).unwrap();
+        assert!(prefix.contains(["a:", "b:"][place]), "{prefix:?}");
+        assert_eq!(*byte, b'x');
+    }
+    assert_eq!(written.len(), 2);
+    assert_ne!(written[0].0, written[1].0);
+    // With one of them off, the other has the console to itself.
+    board.run_if(|guest| hvc(guest, OFF));
+    board.soon();
+    board.run(put);
+    assert_eq!(test::console()[0].1, "");
+}
+
+pub(crate) fn vmids_that_run_out_begin_anew_with_one_flush() {
+    power_on(256 * MIB);
+    let mut board = Board::of(1);
+    for n in 0..300 {
+        board.add(config(&format!("vm{n}"), 256 << 10), &[0]);
+    }
+    test::events();
+    for _ in 0..700 {
+        board.step(0);
+    }
+    let mut known: BTreeMap<u64, u64> = BTreeMap::new();
+    let (mut loads, mut flushes) = (0, 0);
+    for event in test::events() {
+        match event {
+            Event::FlushAll => {
+                flushes += 1;
+                known.clear();
+            }
+            Event::Load { vttbr, .. } => {
+                loads += 1;
+                let (vmid, root) = (vttbr >> 48, vttbr & 0xffff_ffff);
+                assert_ne!(vmid, 0);
+                assert_eq!(*known.entry(vmid).or_insert(root), root, "VMID {vmid}");
+            }
+            _ => {}
+        }
+    }
+    assert!(loads >= 600);
+    // 255 at first, then 254 at a time: one stays with the VM that was loaded.
+    assert_eq!(flushes, (loads - 255usize).div_ceil(254));
+}
+
+pub(crate) fn a_vm_that_wants_too_much_memory_is_refused_by_name_and_nothing_is_lost() {
+    power_on(64 * MIB);
+    let free = mem::free_bytes();
+    assert_eq!(free, 64 * MIB);
+    let refused = |config| match Vm::build(config, &[0]) {
+        Ok(_) => panic!("there is no such memory"),
+        Err(why) => why.to_string(),
+    };
+    let why = refused(config("big", 65 * MIB));
+    assert_eq!(
+        why,
+        "/chosen/big: memory is 66560 KiB, of which the board has only 65536 KiB left; \
+         give this VM or one before it less"
+    );
+    assert_eq!(mem::free_bytes(), free);
+    let why = refused(config("huge", 4096 * MIB));
+    assert!(
+        why.starts_with("/chosen/huge: memory is 4194304 KiB"),
+        "{why}"
+    );
+    // There is room for RAM, but not for what lies beside it.
+    let mut firmware = config("firmware", 64 * MIB);
+    firmware.firmware = firmware.kernel.take();
+    let why = refused(firmware);
+    assert!(
+        why.starts_with("/chosen/firmware: memory is 65544 KiB"),
+        "{why}"
+    );
+    assert_eq!(mem::free_bytes(), free);
+    // And for a kernel that is none.
+    let mut absent = config("absent", 4 * MIB);
+    absent.kernel.as_mut().unwrap().range = Range {
+        start: Pa(0x7100_0000),
+        size: 0x1000,
+    };
+    let why = refused(absent);
+    assert!(why.starts_with("/chosen/absent/kernel: kernel is"), "{why}");
+    assert_eq!(mem::free_bytes(), free);
+    // All of it is still in one piece.
+    let all = Vm::build(config("all", 64 * MIB), &[0]).unwrap();
+    assert_eq!(extents(&all), [(RAM, 64 * MIB)]);
+}
+
+pub(crate) fn what_cant_be_built_is_logged_and_the_others_start() {
+    power_on(64 * MIB);
+    let configs = vec![
+        config("first", 4 * MIB),
+        config("big", 1024 * MIB),
+        config("second", 4 * MIB),
+    ];
+    let (mut board, built) = build(configs, 2);
+    assert_eq!(built, 2);
+    let lines = log_lines();
+    assert_eq!(lines.len(), 1);
+    assert!(lines[0].starts_with("[ERROR] /chosen/big: memory is 1048576 KiB"));
+    let kicks = test::events();
+    for cpu in 0..2 {
+        assert!(kicks.contains(&Event::Kick(cpu)));
+        board.step(cpu);
+        let guest = board.next(cpu).expect("a VM on each CPU");
+        assert_eq!(u64::from(guest.regs.pc), ENTRY.0);
+    }
+}
+
+pub(crate) fn a_vm_that_is_dropped_scrubs_its_memory_and_gives_it_back() {
+    power_on(64 * MIB);
+    let vm = Vm::build(config("guest", 5 * MIB), &[0]).unwrap();
+    let pieces = extents(&vm);
+    assert_eq!(pieces.iter().map(|(_, size)| size).sum::<u64>(), 5 * MIB);
+    assert_eq!(mem::free_bytes(), 59 * MIB);
+    assert!(!all_zero(&pieces));
+    test::events();
+    drop(vm);
+    assert!(all_zero(&pieces));
+    assert_eq!(mem::free_bytes(), 64 * MIB);
+    assert_eq!(
+        count(&test::events(), |event| matches!(event, Event::Zero { .. })),
+        pieces.len()
+    );
+}

@@ -1,0 +1,117 @@
+//! The run loop and the exits over the machine for tests, each test in a process of its own: VMs,
+//! VMIDs and free frames are the machine's, of which a process has one.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
+mod aborts;
+mod board;
+mod calls;
+mod life;
+mod schedule;
+mod system;
+
+use libtest_mimic::{Arguments, Trial};
+use std::process::{Command, ExitCode};
+
+/// A test by its name.
+type Test = (&'static str, fn());
+
+macro_rules! tests {
+    ($($module:ident: $($name:ident)*;)*) => {
+        &[$($((concat!(stringify!($module), "::", stringify!($name)), crate::$module::$name as fn())),*),*]
+    };
+}
+const TESTS: &[Test] = tests! {
+    calls:
+        a_null_hypercall_answers_zero_and_leaves_the_pc
+        an_unknown_hypercall_is_not_supported_and_keeps_all_other_registers
+        a_hypercall_with_an_immediate_is_not_supported
+        an_smc_is_skipped_in_arm_and_thumb_state
+        an_smc_from_user_mode_is_undefined
+        exits_are_counted_by_reason
+        an_instruction_whose_condition_failed_is_skipped_and_itstate_advances;
+    aborts:
+        a_store_reaches_the_uart_in_its_width
+        a_load_gets_the_register_in_its_width
+        a_load_extends_the_sign_where_it_says
+        big_endian_guests_see_bytes_swapped
+        the_banked_register_is_that_of_the_mode
+        an_access_in_thumb_state_is_skipped_by_its_length_and_advances_itstate
+        a_permission_fault_takes_the_address_by_translation
+        a_permission_fault_that_translates_no_more_is_tried_again
+        a_store_to_read_only_memory_aborts
+        an_access_to_ram_that_is_there_by_now_is_tried_again
+        an_access_where_nothing_is_aborts_as_the_processor_would
+        a_data_abort_says_what_it_was_in_both_formats
+        an_exception_is_taken_in_the_state_that_sctlr_says
+        high_vectors_go_before_vbar
+        an_abort_in_an_it_block_begins_outside_of_it
+        an_undefined_instruction_returns_behind_it
+        a_fetch_where_nothing_is_aborts
+        a_walk_through_a_device_is_an_external_abort_on_the_walk
+        a_walk_through_ram_that_is_there_by_now_is_tried_again;
+    system:
+        set_way_operations_clean_memory_once_and_watch_until_the_caches_turn
+        jazelle_branches_as_bx_does
+        thumbee_is_given_once_used
+        registers_that_are_not_there_are_undefined
+        id_registers_are_the_machines
+        the_physical_timer_counts
+        an_asynchronous_abort_is_pended_in_the_guest_that_caused_it;
+    schedule:
+        a_vcpu_alone_has_no_slice_and_waits_by_itself
+        two_vcpus_alternate_at_the_ends_of_slices
+        yield_and_wfe_let_the_other_run
+        a_waiting_vcpu_runs_again_when_woken
+        an_idle_cpu_waits_without_a_deadline
+        every_interrupt_is_ended_and_deactivated
+        the_virtual_timer_stays_active_until_its_guest_deactivates_it
+        vfp_moves_at_the_first_use_after_a_switch
+        a_vcpu_without_vfp_moves_none
+        registers_come_back_after_another_vcpu_ran
+        vcpus_of_one_vm_on_two_cpus_stop_together;
+    life:
+        a_vm_starts_as_its_kernel_wants
+        a_new_vm_finds_nothing_of_what_memory_held
+        what_is_loaded_can_be_seen_with_caches_off
+        a_vm_that_resets_begins_anew
+        a_vm_that_resets_has_a_new_interrupt_controller
+        a_vcpu_starts_by_cpu_on_and_stops_by_cpu_off
+        the_last_vm_off_powers_the_machine_off
+        cpu_off_of_the_only_vcpu_ends_the_vm
+        a_vm_that_crashes_leaves_the_others_running
+        console_lines_carry_the_name_while_there_are_several_vms
+        vmids_that_run_out_begin_anew_with_one_flush
+        a_vm_that_wants_too_much_memory_is_refused_by_name_and_nothing_is_lost
+        what_cant_be_built_is_logged_and_the_others_start
+        a_vm_that_is_dropped_scrubs_its_memory_and_gives_it_back;
+};
+
+/// Names the test that this process is for.
+const ONE: &str = "ARMILLARY_RUN_TEST";
+
+fn main() -> ExitCode {
+    if let Ok(wanted) = std::env::var(ONE) {
+        let test = TESTS.iter().find(|(name, _)| *name == wanted);
+        test.expect("a test of that name").1();
+        return ExitCode::SUCCESS;
+    }
+    let trials = TESTS
+        .iter()
+        .map(|&(name, _)| Trial::test(name, move || alone(name)));
+    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
+}
+
+/// Runs a test in a process of its own.
+fn alone(name: &str) -> Result<(), libtest_mimic::Failed> {
+    let output = Command::new(std::env::current_exe()?)
+        .env(ONE, name)
+        .output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(String::from_utf8_lossy(&output.stderr).into_owned().into())
+}

@@ -1,0 +1,325 @@
+//! Which vCPU runs when, and what moves with it.
+
+use crate::board::{
+    Board, ENTRY, MIB, SLICE, WRITE, access, config, count, data_abort, hsr, hvc, power_on,
+};
+use armillary::loader::Start;
+use armillary::machine::test::{self, Event, Guest};
+use armillary::machine::{self, Exit};
+use armillary::regs::Banked;
+use armillary::vm::request;
+use std::cell::RefCell;
+use std::rc::Rc;
+
+const NULL: u32 = 0x8600_0001;
+const YIELD: u32 = 0x8600_0002;
+const RESET: u32 = 0x8400_0009;
+const HYP_TIMER: u32 = 26;
+
+fn null(guest: &mut Guest) -> Exit {
+    hvc(guest, NULL)
+}
+
+/// HSR of WFI and WFE.
+const WFI: u32 = hsr(0x01, 0);
+const WFE: u32 = hsr(0x01, 1);
+/// HSR of a VFP instruction.
+const VFP: u32 = hsr(0x07, 10);
+
+/// Two VMs of one vCPU on one CPU.
+fn two() -> Board {
+    power_on(64 * MIB);
+    let mut board = Board::of(1);
+    board.add(config("a", 4 * MIB), &[0]);
+    board.add(config("b", 4 * MIB), &[0]);
+    board.settle();
+    board
+}
+
+/// The VMs that `steps` ran in, each a step.
+fn order<const N: usize>(board: &mut Board, steps: [fn(&mut Guest) -> Exit; N]) -> Vec<u64> {
+    let order = Rc::new(RefCell::new(Vec::new()));
+    for step in steps {
+        let order = order.clone();
+        board.run_if(move |guest| {
+            order.borrow_mut().push(guest.vttbr);
+            step(guest)
+        });
+    }
+    order.take()
+}
+
+pub(crate) fn a_vcpu_alone_has_no_slice_and_waits_by_itself() {
+    let mut board = Board::one();
+    let guest = board.run(null);
+    assert_eq!(guest.deadline, None);
+    assert!(!guest.system.wfi_traps);
+    board.add(config("other", 4 * MIB), &[0]);
+    board.settle();
+    let guest = board.run(null);
+    assert_eq!(guest.deadline, Some(machine::now() + SLICE));
+    assert!(guest.system.wfi_traps);
+}
+
+pub(crate) fn two_vcpus_alternate_at_the_ends_of_slices() {
+    let mut board = two();
+    // Each does a hypercall, lets most of its slice pass, and then the rest.
+    for _ in 0..6 {
+        test::push(null);
+        test::push(|guest| {
+            test::advance(SLICE - 1);
+            null(guest)
+        });
+        test::push(|guest| {
+            test::advance(1);
+            null(guest)
+        });
+    }
+    test::events();
+    let mut turns = Vec::new();
+    while test::steps_left() > 0 {
+        let left = test::steps_left();
+        board.step(0);
+        turns.push(left - test::steps_left());
+    }
+    assert_eq!(turns, [3; 6], "a slice each");
+    let loads = test::events();
+    let loads: Vec<u64> = loads
+        .iter()
+        .filter_map(|event| match event {
+            Event::Load { vttbr, .. } => Some(*vttbr),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(loads.len(), 6);
+    assert!(
+        loads
+            .windows(3)
+            .all(|three| three[0] == three[2] && three[0] != three[1])
+    );
+}
+
+pub(crate) fn yield_and_wfe_let_the_other_run() {
+    let mut board = two();
+    fn give(guest: &mut Guest) -> Exit {
+        hvc(guest, YIELD)
+    }
+    fn event(guest: &mut Guest) -> Exit {
+        guest.regs.r[0] = 0;
+        guest.regs.pc = 0x4001_0800;
+        guest.trap(WFE)
+    }
+    for (step, pc) in [
+        (give as fn(&mut Guest) -> Exit, ENTRY.0 as u32),
+        (event, 0x4001_0804),
+    ] {
+        let ran = order(&mut board, [step; 4]);
+        assert_eq!((ran[0], ran[1]), (ran[2], ran[3]));
+        assert_ne!(ran[0], ran[1]);
+        for _ in 0..2 {
+            let guest = board.soon().expect("a guest");
+            assert_eq!((guest.regs.r[0], guest.regs.pc), (0, pc));
+        }
+    }
+}
+
+pub(crate) fn a_waiting_vcpu_runs_again_when_woken() {
+    let mut board = two();
+    let asleep = order(&mut board, [|guest: &mut Guest| guest.trap(WFI)])[0];
+    for _ in 0..4 {
+        let next = board.next(0).expect("the guest that does not wait");
+        assert_ne!(next.vttbr, asleep);
+        assert!(next.system.wfi_traps, "the other may wake");
+    }
+    let sleeper = board.vms.iter().find(|vm| vm.vttbr(0) == asleep);
+    test::events();
+    sleeper.expect("its VM").links[0].request(request::WAKE);
+    assert_eq!(test::events(), [Event::Kick(0)]);
+    let seen = (0..4).filter_map(|_| board.next(0));
+    assert!(seen.into_iter().any(|guest| guest.vttbr == asleep));
+}
+
+pub(crate) fn an_idle_cpu_waits_without_a_deadline() {
+    let mut board = Board::one();
+    assert!(board.run_if(|guest| guest.trap(WFI)).is_none());
+    test::events();
+    board.step(0);
+    assert_eq!(test::events(), [Event::Deadline(None), Event::Wait]);
+    // A kick alone wakes nobody.
+    test::interrupt(0, machine::KICK);
+    assert!(board.next(0).is_none());
+    assert!(board.next(0).is_none());
+    board.vms[0].links[0].request(request::WAKE);
+    assert!(board.next(0).is_some());
+}
+
+pub(crate) fn every_interrupt_is_ended_and_deactivated() {
+    let mut board = Board::one();
+    let first = board.run(null);
+    // The machine panics where one is taken before the other's priority has been dropped.
+    for id in [machine::KICK, 25, HYP_TIMER, 40, 1019] {
+        for _ in 0..2 {
+            test::interrupt(0, id);
+            test::push(null);
+            test::events();
+            while test::steps_left() > 0 {
+                board.step(0);
+            }
+            assert_eq!(board.soon().map(|guest| guest.vttbr), Some(first.vttbr));
+            assert_eq!(test::active(0), []);
+        }
+    }
+    // One that is gone by the time it is taken.
+    let after = board.run(|_| Exit::Irq);
+    assert_eq!(after.vttbr, first.vttbr);
+}
+
+pub(crate) fn the_virtual_timer_stays_active_until_its_guest_deactivates_it() {
+    const GICD: u32 = 0x0800_0000;
+    let mut board = Board::one();
+    let mut store = |offset: u32, value: u32| {
+        board.run(move |guest| {
+            guest.regs.r[1] = value;
+            data_abort(guest, GICD + offset, GICD + offset, access(2, 1) | WRITE)
+        })
+    };
+    store(0x000, 1);
+    store(0x100, 1 << 27);
+    let guest = board.run(|guest| {
+        guest.system.cntv_ctl = 1;
+        null(guest)
+    });
+    assert_eq!(guest.lr, [0; 4]);
+    test::interrupt(0, 27);
+    let guest = board.run(null);
+    // Hardware's, pending, of physical and virtual number 27.
+    let pending = guest.lr.iter().filter(|&&lr| lr >> 28 != 0);
+    let fields: Vec<[u32; 4]> = pending
+        .map(|lr| [lr >> 31, lr >> 28 & 3, lr >> 10 & 0x3ff, lr & 0x3ff])
+        .collect();
+    assert_eq!(fields, [[1, 1, 27, 27]]);
+    assert_eq!(test::active(0), [27]);
+}
+
+pub(crate) fn vfp_moves_at_the_first_use_after_a_switch() {
+    let mut board = two();
+    let moves = || -> Vec<bool> {
+        let saved = test::events().into_iter().filter_map(|event| match event {
+            Event::Vfp { saved } => Some(saved),
+            _ => None,
+        });
+        saved.collect()
+    };
+    let a = board.run(|guest| guest.trap(VFP));
+    assert_eq!(moves(), [false], "nobody's were in the hardware");
+    assert_eq!(a.vfp, Some(0));
+    let a_is_next = |board: &mut Board, wanted: bool| {
+        for _ in 0..3 {
+            let next = board.next(0).expect("a guest");
+            if (next.vttbr == a.vttbr) == wanted {
+                return next;
+            }
+        }
+        panic!("a guest does not run");
+    };
+    // Steps belong to whoever runs next: the one after the last that was seen.
+    a_is_next(&mut board, false);
+    board.run(|guest| {
+        guest.vfp = Some(0xaaaa);
+        null(guest)
+    });
+    assert_eq!(a_is_next(&mut board, false).vfp, None, "the other's trap");
+    assert_eq!(a_is_next(&mut board, true).vfp, Some(0xaaaa));
+    assert_eq!(moves(), [], "the other did not use them");
+    // The other does: what was there goes to its owner.
+    let b = board.run(|guest| guest.trap(VFP));
+    assert_ne!(b.vttbr, a.vttbr);
+    assert_eq!((moves().as_slice(), b.vfp), (&[true][..], Some(0)));
+    a_is_next(&mut board, true);
+    board.run(|guest| {
+        guest.vfp = Some(0xbbbb);
+        null(guest)
+    });
+    assert_eq!(a_is_next(&mut board, true).vfp, None);
+    a_is_next(&mut board, false);
+    let a = board.run(|guest| guest.trap(VFP));
+    assert_eq!((moves().as_slice(), a.vfp), (&[true][..], Some(0xaaaa)));
+    let b = board.run(|guest| guest.trap(VFP));
+    assert_eq!((moves().as_slice(), b.vfp), (&[true][..], Some(0xbbbb)));
+}
+
+pub(crate) fn a_vcpu_without_vfp_moves_none() {
+    let mut board = two();
+    for _ in 0..6 {
+        assert_eq!(board.soon().expect("a guest").vfp, None);
+    }
+    assert_eq!(
+        count(&test::events(), |event| matches!(event, Event::Vfp { .. })),
+        0
+    );
+}
+
+pub(crate) fn registers_come_back_after_another_vcpu_ran() {
+    let mut board = two();
+    let mut seen = Vec::new();
+    for value in [0x1111_1111, 0x2222_2222] {
+        board.run_if(move |guest| {
+            guest.regs.r = [value; 13];
+            guest.regs.lr_usr = value;
+            guest.system.vbar = value & !31;
+            guest.system.ttbr1 = u64::from(value) << 8;
+            guest.set_banked(Banked::SpsrIrq, value);
+            guest.trap(WFE)
+        });
+    }
+    for _ in 0..2 {
+        let guest = board.soon().expect("a guest");
+        let value = guest.regs.lr_usr;
+        assert_eq!(guest.regs.r, [value; 13]);
+        assert_eq!(guest.system.vbar, value & !31);
+        assert_eq!(guest.system.ttbr1, u64::from(value) << 8);
+        assert_eq!(guest.banked(Banked::SpsrIrq), value);
+        seen.push(value);
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, [0x1111_1111, 0x2222_2222]);
+}
+
+pub(crate) fn vcpus_of_one_vm_on_two_cpus_stop_together() {
+    power_on(64 * MIB);
+    let mut board = Board::of(2);
+    let vm = board.add(config("guest", 4 * MIB), &[0, 1]);
+    board.settle();
+    assert!(board.next(1).is_none(), "the second is off");
+    test::events();
+    let start = Start {
+        entry: 0x4002_0000,
+        thumb: true,
+        registers: [1, 2, 3],
+    };
+    vm.start_vcpu(1, start);
+    assert_eq!(test::events(), [Event::Kick(1)]);
+    board.step(1);
+    let second = board.next(1).expect("the second vCPU");
+    assert_eq!(
+        (second.regs.pc, second.regs.r[..3].to_vec()),
+        (0x4002_0000, vec![1, 2, 3])
+    );
+    assert!(second.regs.thumb());
+    assert_eq!(second.index(), 1);
+    assert_eq!(board.next(0).expect("the first vCPU").index(), 0);
+    test::events();
+    assert!(board.run_if(|guest| hvc(guest, RESET)).is_none());
+    let kicks = count(&test::events(), |event| *event == Event::Kick(1));
+    assert_eq!(kicks, 1);
+    assert!(board.soon().is_none(), "waits for the second");
+    assert_eq!(
+        count(&test::events(), |event| matches!(event, Event::Zero { .. })),
+        0
+    );
+    board.step(1);
+    assert!(count(&test::events(), |event| matches!(event, Event::Zero { .. })) > 0);
+    let first = board.soon().expect("the first vCPU, anew");
+    assert_eq!(u64::from(first.regs.pc), ENTRY.0);
+    assert!(board.next(1).is_none(), "the second is off again");
+}
