@@ -81,6 +81,8 @@ pub struct Wiring {
     pub gicv: Range,
     /// Counter ticks per second.
     pub frequency: u32,
+    /// Seconds of the machine's clock at counter value 0; 0 where it has no clock.
+    pub seconds_at_zero: u32,
 }
 
 static WIRING: Once<Wiring> = Once::new();
@@ -104,6 +106,7 @@ pub fn wiring() -> &'static Wiring {
             size: 0x2000,
         },
         frequency: 62_500_000,
+        seconds_at_zero: 0,
     };
     WIRING.get().unwrap_or(&QEMU)
 }
@@ -142,6 +145,14 @@ pub fn spectre_v2() -> Workaround {
 #[must_use]
 pub fn spectre_bhb() -> Workaround {
     spectre_v2()
+}
+
+/// Whether the syndrome of a store in Thumb state may name the wrong register (Cortex-A15 r0p4,
+/// erratum 766422).
+#[inline(always)]
+#[must_use]
+pub fn thumb_stores_mislabelled() -> bool {
+    crate::arch::boot::midr() == 0x410f_c0f4
 }
 
 /// This core's `compatible` in device trees (MIDR, ARM DDI 0406C, B4.1.105).

@@ -247,6 +247,37 @@ impl Ram {
         })
     }
 
+    /// Reads `size` bytes, 1, 2 or 4, in one piece from `ipa`, which counts as aligned to that.
+    ///
+    /// # Errors
+    /// Where it is not RAM.
+    pub fn load_word(&self, ipa: Ipa, size: u32) -> Result<u32, NotRam> {
+        let (pa, _) = self.find(ipa.align_down(size.into()))?;
+        // SAFETY: as for `read`; no piece ends inside an aligned word.
+        Ok(unsafe { window::load(pa, size) })
+    }
+
+    /// The same for 8 bytes.
+    ///
+    /// # Errors
+    /// Where it is not RAM.
+    pub fn load_double(&self, ipa: Ipa) -> Result<u64, NotRam> {
+        let (pa, _) = self.find(ipa.align_down(8))?;
+        // SAFETY: as for `load_word`.
+        Ok(unsafe { window::load_double(pa) })
+    }
+
+    /// Writes `size` bytes, 1, 2 or 4, in one piece to `ipa`, which counts as aligned to that.
+    ///
+    /// # Errors
+    /// Where it is not RAM.
+    pub fn store_word(&mut self, ipa: Ipa, size: u32, value: u32) -> Result<(), NotRam> {
+        let (pa, _) = self.find(ipa.align_down(size.into()))?;
+        // SAFETY: as for `load_word`.
+        unsafe { window::store(pa, size, value) };
+        Ok(())
+    }
+
     /// Copies `size` bytes of a module to `ipa`.
     ///
     /// # Errors

@@ -377,7 +377,7 @@ impl Screen {
         };
         let first = (0..=self.vms.len()).filter_map(when).min()?;
         let own = match self.stream(self.owner) {
-            Some(own) if self.unfinished => own.last + self.patience,
+            Some(own) if self.unfinished && self.length < LINE => own.last + self.patience,
             _ => 0,
         };
         Some(first.max(own))

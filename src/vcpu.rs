@@ -8,6 +8,7 @@ use crate::vgic::{Kick, Vgic};
 use crate::vm::{Figures, Link, REASONS, State as Shared, Vm, request};
 use crate::vtimer::{self, Timer};
 use alloc::sync::Arc;
+use spin::MutexGuard;
 
 /// What a vCPU is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,6 +20,9 @@ pub enum State {
     /// In WFI, until something is pending or the counter reaches the deadline, ticks.
     Waiting(Option<u64>),
 }
+
+/// The VM's lock, taken.
+type Locked<'a> = MutexGuard<'a, Shared>;
 
 impl State {
     /// The same, but waiting no longer than `deadline`, ticks.
@@ -73,6 +77,8 @@ pub struct Vcpu {
     pub state: State,
     /// Its physical timer, which is emulated.
     pub timer: Timer,
+    /// Loads and stores that could not be performed, UNPREDICTABLE ones among them.
+    pub refused: u32,
     banks: LiveBanks,
     exits: [u64; REASONS],
     /// How long it has had a CPU, and since when it has it now, ticks.
@@ -92,6 +98,7 @@ impl Vcpu {
             context,
             state: State::Off,
             timer,
+            refused: 0,
             banks: LiveBanks,
             exits,
             ran: 0,
@@ -186,39 +193,41 @@ impl Vcpu {
 
 /// Devices.
 impl Vcpu {
-    /// Performs a load or store of the guest at `device`; what a load gets.
+    /// Performs a load or store of the guest at `device`, with the VM's lock taken; what a load
+    /// gets.
     #[inline(always)]
-    pub fn access(&mut self, device: Device, access: Access) -> u32 {
+    pub fn access(&self, state: Locked<'_>, device: Device, access: Access) -> u32 {
         match device {
-            Device::Gicd => self.gicd(access),
-            Device::Uart => self.uart(access),
-            Device::Rtc => self.rtc(access),
-            Device::GiccDir => self.gicc_dir(access),
+            Device::Gicd => self.gicd(state, access),
+            Device::Uart => self.uart(state, access),
+            Device::Rtc => self.rtc(state, access),
+            Device::GiccDir => self.gicc_dir(state, access),
             // As QEMU's without an image: it reads as zero, and its commands do nothing.
             Device::Flash => 0,
         }
     }
 
     #[inline(always)]
-    fn gicd(&mut self, access: Access) -> u32 {
+    fn gicd<'a>(&'a self, state: Locked<'a>, access: Access) -> u32 {
         let Access {
             offset,
             width,
             store,
         } = access;
         let Some(value) = store else {
-            return self.gicd_read(offset, width);
+            return self.gicd_read(state, offset, width);
         };
-        self.with_gic(|gic, vcpu, lrs| gic.write(vcpu, offset, width, value, lrs));
+        self.change_gic(state, |gic, vcpu, lrs| {
+            gic.write(vcpu, offset, width, value, lrs)
+        });
         0
     }
 
     #[inline(always)]
-    fn gicd_read(&self, offset: u32, width: u32) -> u32 {
+    fn gicd_read<'a>(&'a self, mut state: Locked<'a>, offset: u32, width: u32) -> u32 {
         let Some(mut lrs) = machine::list_registers() else {
             return 0;
         };
-        let mut state = self.vm.lock();
         let stale = state.gic.stale(self.index, offset);
         if stale != 0 {
             drop(state);
@@ -259,9 +268,9 @@ impl Vcpu {
 
     /// GICC_DIR, trapped since more interrupts have been active than there are list registers.
     #[cold]
-    fn gicc_dir(&mut self, access: Access) -> u32 {
+    fn gicc_dir(&self, state: Locked<'_>, access: Access) -> u32 {
         if let (0, Some(value)) = (access.offset, access.store) {
-            self.with_gic(|gic, vcpu, lrs| {
+            self.change_gic(state, |gic, vcpu, lrs| {
                 if gic.traps_dir(vcpu) {
                     return gic.deactivate(vcpu, value, lrs);
                 }
@@ -272,13 +281,12 @@ impl Vcpu {
         0
     }
 
-    fn uart(&mut self, access: Access) -> u32 {
+    fn uart(&self, mut state: Locked<'_>, access: Access) -> u32 {
         let Access {
             offset,
             width,
             store,
         } = access;
-        let mut state = self.vm.lock();
         let (value, sent, line) = match store {
             None => {
                 let (value, line) = state.uart.read(offset, width);
@@ -306,18 +314,18 @@ impl Vcpu {
     }
 
     #[inline(never)]
-    fn rtc(&mut self, access: Access) -> u32 {
+    fn rtc(&self, mut state: Locked<'_>, access: Access) -> u32 {
         let Access {
             offset,
             width,
             store,
         } = access;
         let now = self.vm.seconds();
-        let mut state = self.vm.lock();
         let (value, line) = match store {
             None => state.rtc.read(offset, width, now),
             Some(value) => (0, state.rtc.write(offset, width, value, now)),
         };
+        self.vm.note_alarm(&state);
         if line != Line::Same {
             self.set_line(&mut state, interrupt::RTC, line == Line::Raised);
         }
@@ -336,10 +344,19 @@ impl Vcpu {
     /// Changes the interrupt controller, and lets everybody know what follows.
     #[inline(always)]
     fn with_gic(&self, change: impl FnOnce(&mut Vgic, usize, &mut ListRegisters) -> Kick) {
+        self.change_gic(self.vm.lock(), change);
+    }
+
+    /// So, with the VM's lock taken.
+    #[inline(always)]
+    fn change_gic(
+        &self,
+        mut state: Locked<'_>,
+        change: impl FnOnce(&mut Vgic, usize, &mut ListRegisters) -> Kick,
+    ) {
         let Some(mut lrs) = machine::list_registers() else {
             return;
         };
-        let mut state = self.vm.lock();
         let mut kick = change(&mut state.gic, self.index, &mut lrs);
         if state.gic.needs_flush(self.index) {
             kick |= state.gic.flush(self.index, &mut lrs);

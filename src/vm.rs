@@ -9,8 +9,10 @@
 
 use crate::bus::interrupt;
 use crate::fdt::{ConfigError, VmConfig};
+use crate::line::Line;
 use crate::loader::{Memory, Start};
 use crate::machine::{self, Context, console};
+use crate::mem;
 use crate::pl011::Pl011;
 use crate::pl031::Pl031;
 use crate::psci::{CpuPower, Power};
@@ -18,7 +20,7 @@ use crate::tty::{FULL, Ring};
 use crate::vgic::{Kick, Vgic};
 use crate::vmid::{self, Vmid, Vmids};
 use alloc::boxed::Box;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::num::NonZeroU32;
@@ -143,9 +145,11 @@ pub struct Vm {
     /// Its description.
     pub config: VmConfig,
     /// What writes its lines.
-    writer: console::Writer,
+    pub writer: console::Writer,
     /// Its vCPUs as other CPUs see them.
     pub links: Vec<Link>,
+    /// When the real-time clock's alarm is due, in its seconds; [`NO_ALARM`]: never.
+    alarm: AtomicU32,
     vmid: Vmid,
     /// VTTBR without a VMID.
     root: u64,
@@ -160,12 +164,15 @@ pub const REASONS: usize = 10;
 /// CPUs that run vCPUs.
 pub const MAX_CPUS: usize = 8;
 
-/// VMs that are not destroyed, the oldest first. Its lock is taken with no other held.
-static VMS: Mutex<Vec<Arc<Vm>>> = Mutex::new(Vec::new());
+/// Every VM that there still is, the oldest first. Its lock is taken with no other held.
+static VMS: Mutex<Vec<Weak<Vm>>> = Mutex::new(Vec::new());
 /// The VM that is typed to.
 static FOCUS: AtomicU32 = AtomicU32::new(0);
 /// After what time a guest that reads nothing is taken not to hear, s.
 const HEARING: u64 = 5;
+/// What [`Vm::alarm`] holds where there is none.
+const NO_ALARM: u32 = u32::MAX;
+
 /// VMs that are up.
 static UP: AtomicUsize = AtomicUsize::new(0);
 /// VMs that have been built.
@@ -215,11 +222,12 @@ impl Vm {
             config,
             writer,
             links,
+            alarm: AtomicU32::new(NO_ALARM),
             vmid,
             root,
             state: Mutex::new(state),
         });
-        VMS.lock().push(vm.clone());
+        VMS.lock().push(Arc::downgrade(&vm));
         let up = UP.fetch_add(1, Ordering::Relaxed) + 1;
         console::set_named(up > 1);
         if up == 1 {
@@ -309,10 +317,48 @@ impl Vm {
         }
     }
 
-    /// Seconds of the VM's clock.
+    /// Seconds of the machine's clock.
     #[must_use]
     pub fn seconds(&self) -> u32 {
-        (machine::now() / u64::from(machine::wiring().frequency)) as u32
+        let wiring = machine::wiring();
+        let up = machine::now() / u64::from(wiring.frequency);
+        wiring.seconds_at_zero.wrapping_add(up as u32)
+    }
+
+    /// Notes when the alarm is due, after the real-time clock has been written: the first vCPU's CPU
+    /// looks after it.
+    pub fn note_alarm(&self, state: &State) {
+        let due = state.rtc.deadline().unwrap_or(NO_ALARM);
+        if self.alarm.swap(due, Ordering::Relaxed) != due {
+            self.wake(1);
+        }
+    }
+
+    /// When the real-time clock's alarm is due, ticks.
+    #[must_use]
+    pub fn alarm_ticks(&self) -> Option<u64> {
+        let wiring = machine::wiring();
+        match self.alarm.load(Ordering::Relaxed) {
+            NO_ALARM => None,
+            due => {
+                let up = due.wrapping_sub(wiring.seconds_at_zero);
+                Some(u64::from(up) * u64::from(wiring.frequency))
+            }
+        }
+    }
+
+    /// Lets the real-time clock look whether its alarm is due.
+    pub fn ring(&self) {
+        let now = self.seconds();
+        let mut state = self.lock();
+        let line = state.rtc.advance(now);
+        let kick = match line {
+            Line::Same => Kick(0),
+            _ => state.gic.set_level(0, interrupt::RTC, line == Line::Raised),
+        };
+        self.note_alarm(&state);
+        drop(state);
+        self.wake(kick.0);
     }
 
     /// vCPU `index` begins; where.
@@ -336,12 +382,16 @@ impl Vm {
         if stop == Stop::Reset {
             return self.restart();
         }
-        log::info!("{}: off", self.name());
         {
             let mut state = self.lock();
             state.memory.ram.scrub();
             state.forget_input();
         }
+        log::info!(
+            "{}: off ({} KiB free)",
+            self.name(),
+            mem::free_bytes() / 1024
+        );
         let up = UP.fetch_sub(1, Ordering::AcqRel) - 1;
         if up == 0 {
             log::info!("every VM is off");
@@ -368,7 +418,11 @@ impl Vm {
         };
         match loaded {
             Ok(()) => {
-                log::info!("{}: reset", self.name());
+                log::info!(
+                    "{}: reset ({} KiB free)",
+                    self.name(),
+                    mem::free_bytes() / 1024
+                );
                 self.start();
             }
             Err(why) => log::error!("{why}"),
@@ -396,14 +450,16 @@ fn interrupt_controller(vcpus: usize) -> Vgic {
 /// Every VM, by its place in the list that the console counts by.
 #[must_use]
 pub fn all() -> Vec<Arc<Vm>> {
-    VMS.lock().clone()
+    let mut vms = VMS.lock();
+    vms.retain(|vm| vm.strong_count() != 0);
+    vms.iter().filter_map(Weak::upgrade).collect()
 }
 
 /// The VM that is typed to.
 #[must_use]
 pub fn focused() -> Option<Arc<Vm>> {
     let id = FOCUS.load(Ordering::Relaxed);
-    VMS.lock().iter().find(|vm| vm.id == id).cloned()
+    all().into_iter().find(|vm| vm.id == id)
 }
 
 /// The next VM that is up is typed to.

@@ -1,0 +1,184 @@
+//! Loads, stores and fetches that stage 2 stopped.
+
+mod emulate;
+mod memory;
+
+use super::{Next, external_abort, skip};
+use crate::addr::{Ipa, PAGE};
+use crate::bus::{Access, Device, PLACES};
+use crate::inject::{self, Fault};
+use crate::machine::{self, Live};
+use crate::stage2::Leaf;
+use crate::syndrome::{DataAbort, FaultStatus, Hsr, PrefetchAbort};
+use crate::vcpu::{Reason, Vcpu};
+use crate::walk::{self, Kind};
+
+/// The address that stage 2 stopped: the page from HPFAR, which holds bits 39:12 in 31:4, and the
+/// offset from the virtual address.
+#[inline(always)]
+fn faulting(far: u32) -> Ipa {
+    Ipa(u64::from(Live::hpfar() >> 4) << 12 | u64::from(far) & (PAGE - 1))
+}
+
+/// The same after a permission fault, where HPFAR is UNKNOWN (ARM DDI 0406C, B3.13.3): by the
+/// guest's own translation. `None` where that fails now, since another vCPU has changed its tables:
+/// the guest just tries again.
+fn translated(vcpu: &Vcpu, far: u32, kind: Kind) -> Option<Ipa> {
+    let privileged = vcpu.context.regs().privileged();
+    let access = walk::Access { kind, privileged };
+    let found = memory::translate(&vcpu.vm.lock().memory, far, access);
+    found.ok().map(|found| found.ipa)
+}
+
+/// A load or store that stage 2 stopped.
+#[inline(always)]
+pub(super) fn data_abort(vcpu: &mut Vcpu, abort: DataAbort, hsr: Hsr) -> Next {
+    vcpu.count(Reason::DataAbort);
+    let far = Live::hdfar();
+    let ipa = if abort.mmio() && !matches!(abort.status(), FaultStatus::Permission { .. }) {
+        faulting(far)
+    } else {
+        match unusual(vcpu, abort, far) {
+            Ok(ipa) => ipa,
+            Err(next) => return next,
+        }
+    };
+    let store = abort.write().then(|| {
+        let value = vcpu.gpr(abort.rt());
+        in_order(vcpu, abort.bytes(), value)
+    });
+    let state = vcpu.vm.lock();
+    let place = match state.memory.space.lookup(ipa) {
+        Leaf::Slot(slot) => PLACES.get(slot as usize),
+        Leaf::Ram { attrs, .. } if attrs.perms.write || !abort.write() => return Next::Resume,
+        // Read-only memory is flash: what is written to it is a command.
+        Leaf::Ram { .. } => PLACES.get(Device::Flash as usize),
+        Leaf::Nothing => None,
+    };
+    let Some(place) = place else {
+        drop(state);
+        return external_abort(vcpu, far, abort.write());
+    };
+    if !described(vcpu, abort, far) {
+        drop(state);
+        return undescribed(vcpu, abort, far, ipa);
+    }
+    let access = Access {
+        offset: (ipa.0 as u32).wrapping_sub(place.base),
+        width: abort.bytes(),
+        store,
+    };
+    let value = vcpu.access(state, place.device, access);
+    if store.is_none() {
+        let value = in_order(vcpu, access.width, value);
+        let value = if abort.sign_extend() {
+            extend(value, access.width)
+        } else {
+            value
+        };
+        vcpu.set_gpr(abort.rt(), value);
+    }
+    skip(vcpu, hsr);
+    Next::Resume
+}
+
+/// Whether the syndrome says all there is to know: it is there, of an aligned access that does not
+/// load pc, and not from a core that gets it wrong.
+#[inline(always)]
+fn described(vcpu: &Vcpu, abort: DataAbort, far: u32) -> bool {
+    abort.isv()
+        && far & (abort.bytes() - 1) == 0
+        && abort.rt() != 15
+        && !(abort.write() && vcpu.context.regs().thumb() && machine::thumb_stores_mislabelled())
+}
+
+/// An access to a device by an instruction that has to be looked at.
+#[cold]
+fn undescribed(vcpu: &mut Vcpu, abort: DataAbort, far: u32, ipa: Ipa) -> Next {
+    if abort.isv() && abort.rt() == 15 && !abort.write() {
+        // A device holds no code to go to.
+        inject::prefetch_abort(&mut vcpu.context, Fault::External, far);
+        return Next::Resume;
+    }
+    emulate::emulate(vcpu, abort, far, ipa)
+}
+
+/// A data abort whose address is not in HPFAR, or that no load or store caused: the address, or
+/// what comes of it.
+#[cold]
+fn unusual(vcpu: &mut Vcpu, abort: DataAbort, far: u32) -> Result<Ipa, Next> {
+    let kind = if abort.write() {
+        Kind::Write
+    } else {
+        Kind::Read
+    };
+    if abort.mmio() {
+        return translated(vcpu, far, kind).ok_or(Next::Resume);
+    }
+    let fault = match abort.status() {
+        FaultStatus::Alignment => Some(Fault::Alignment),
+        _ if abort.s1ptw() => stopped_walk(vcpu, far, kind),
+        _ => Some(Fault::External),
+    };
+    if let Some(fault) = fault {
+        inject::data_abort(&mut vcpu.context, fault, far, abort.write());
+    }
+    Err(Next::Resume)
+}
+
+/// A table walk of the guest, for `far`, that stage 2 stopped: the abort, unless all its tables
+/// are RAM by now.
+fn stopped_walk(vcpu: &Vcpu, far: u32, kind: Kind) -> Option<Fault> {
+    let privileged = vcpu.context.regs().privileged();
+    let access = walk::Access { kind, privileged };
+    let found = memory::translate(&vcpu.vm.lock().memory, far, access);
+    let on_walk = |fault: &walk::Fault| matches!(fault.status, FaultStatus::ExternalOnWalk { .. });
+    found.err().filter(on_walk).map(Fault::Stage1)
+}
+
+/// A value between a register and a bus that is little-endian, as the guest's data endianness has
+/// it.
+#[inline(always)]
+fn in_order(vcpu: &Vcpu, width: u32, value: u32) -> u32 {
+    if !vcpu.context.regs().big_endian() {
+        return value;
+    }
+    value.swap_bytes() >> (32 - 8 * width.min(4))
+}
+
+/// The sign of a value of `width` bytes, extended.
+fn extend(value: u32, width: u32) -> u32 {
+    match width {
+        1 => value as i8 as u32,
+        2 => value as i16 as u32,
+        _ => value,
+    }
+}
+
+/// A fetch that stage 2 stopped.
+#[cold]
+pub(super) fn prefetch_abort(vcpu: &mut Vcpu, abort: PrefetchAbort) -> Next {
+    vcpu.count(Reason::PrefetchAbort);
+    let far = Live::hifar();
+    let fault = match abort.status() {
+        _ if abort.s1ptw() => stopped_walk(vcpu, far, Kind::Execute),
+        FaultStatus::Translation { .. } => not_code(vcpu, Some(faulting(far))),
+        FaultStatus::Permission { .. } => {
+            let ipa = translated(vcpu, far, Kind::Execute);
+            not_code(vcpu, ipa)
+        }
+        _ => Some(Fault::External),
+    };
+    if let Some(fault) = fault {
+        inject::prefetch_abort(&mut vcpu.context, fault, far);
+    }
+    Next::Resume
+}
+
+/// The abort of a fetch from `ipa`, unless that is memory to be executed by now.
+fn not_code(vcpu: &Vcpu, ipa: Option<Ipa>) -> Option<Fault> {
+    match vcpu.vm.lock().memory.space.lookup(ipa?) {
+        Leaf::Ram { attrs, .. } if attrs.perms.exec => None,
+        _ => Some(Fault::External),
+    }
+}
