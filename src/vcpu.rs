@@ -5,7 +5,7 @@ use crate::line::Line;
 use crate::machine::{self, Context, ListRegisters, Live, LiveBanks};
 use crate::regs::Gprs;
 use crate::vgic::{Kick, Vgic};
-use crate::vm::{Link, State as Shared, Vm, request};
+use crate::vm::{Figures, Link, REASONS, State as Shared, Vm, request};
 use crate::vtimer::{self, Timer};
 use alloc::sync::Arc;
 use spin::MutexGuard;
@@ -23,6 +23,18 @@ pub enum State {
 
 /// The VM's lock, taken.
 type Locked<'a> = MutexGuard<'a, Shared>;
+
+impl State {
+    /// The same, but waiting no longer than `deadline`, ticks.
+    #[must_use]
+    pub fn until(self, deadline: Option<u64>) -> Self {
+        match (self, deadline) {
+            (Self::Waiting(Some(own)), Some(other)) => Self::Waiting(Some(own.min(other))),
+            (Self::Waiting(None), other) => Self::Waiting(other),
+            _ => self,
+        }
+    }
+}
 
 /// Why guests leave, as they are counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,8 +60,10 @@ pub enum Reason {
     Other,
 }
 
-/// Counts by [`Reason`]; the first is unused.
-pub const REASONS: usize = 10;
+/// The names of the [`Reason`]s.
+pub const NAMES: [&str; REASONS] = [
+    "", "HVC", "SMC", "CP15", "VFP", "data", "fetch", "wait", "IRQ", "other",
+];
 
 /// A vCPU.
 pub struct Vcpu {
@@ -67,6 +81,9 @@ pub struct Vcpu {
     pub refused: u32,
     banks: LiveBanks,
     exits: [u64; REASONS],
+    /// How long it has had a CPU, and since when it has it now, ticks.
+    ran: u64,
+    since: Option<u64>,
 }
 
 impl Vcpu {
@@ -84,6 +101,8 @@ impl Vcpu {
             refused: 0,
             banks: LiveBanks,
             exits,
+            ran: 0,
+            since: None,
         }
     }
 
@@ -98,6 +117,27 @@ impl Vcpu {
     pub fn count(&mut self, reason: Reason) {
         let count = &mut self.exits[reason as usize];
         *count = count.wrapping_add(1);
+    }
+
+    /// It gets a CPU, or loses it.
+    pub fn clock(&mut self, on: bool) {
+        let now = machine::now();
+        let since = core::mem::replace(&mut self.since, on.then_some(now));
+        self.ran += since.map_or(0, |since| now - since);
+    }
+
+    /// Lets other CPUs see what it has done.
+    pub fn publish(&mut self) {
+        self.clock(self.since.is_some());
+        *self.link().figures.lock() = Figures {
+            doing: match self.state {
+                State::Off => "off",
+                State::Ready => "runs",
+                State::Waiting(_) => "waits",
+            },
+            exits: self.exits,
+            ran: self.ran,
+        };
     }
 
     /// Exits so far by the number of their [`Reason`], 0 for all; `None` for a number that is none.
@@ -257,12 +297,18 @@ impl Vcpu {
                 (0, effect.tx, effect.line)
             }
         };
-        if line != Line::Same {
+        if state.typed {
+            state.refill();
+            let level = state.uart.line();
+            self.set_line(&mut state, interrupt::UART, level);
+        } else if line != Line::Same {
             self.set_line(&mut state, interrupt::UART, line == Line::Raised);
         }
         drop(state);
-        if let Some(byte) = sent {
-            self.vm.print(byte);
+        if let Some(byte) = sent
+            && !self.vm.print(byte)
+        {
+            self.link().request(request::PAUSE);
         }
         value
     }
