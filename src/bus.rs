@@ -14,6 +14,8 @@ pub enum Device {
     Rtc,
     /// The second page of the CPU interface, with GICC_DIR, once it has to be watched.
     GiccDir,
+    /// The two banks of flash, where nothing has been put into them.
+    Flash,
 }
 
 /// A device's place.
@@ -35,7 +37,7 @@ impl Place {
 }
 
 /// Every device, by slot: in the order of [`Device`].
-pub const PLACES: [Place; 4] = [
+pub const PLACES: [Place; 5] = [
     Place {
         device: Device::Gicd,
         base: GIC,
@@ -56,7 +58,15 @@ pub const PLACES: [Place; 4] = [
         base: GICC + 0x1000,
         size: 0x1000,
     },
+    Place {
+        device: Device::Flash,
+        base: 0,
+        size: FLASH,
+    },
 ];
+
+/// End of the two banks of flash, which begin at 0.
+pub const FLASH: u32 = 0x0800_0000;
 
 /// Interrupts of the devices, and of the timers.
 pub mod interrupt {

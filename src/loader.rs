@@ -1,13 +1,14 @@
 //! A VM's memory: RAM and devices in its stage 2, and its modules loaded.
 
 use crate::addr::{Ipa, PAGE, Pa};
-use crate::bus::{Device, GICC, PLACES, RAM};
-use crate::fdt::{ConfigError, Guest, Range, VmConfig};
+use crate::bus::{Device, FLASH, GICC, PLACES, RAM};
+use crate::fdt::{self, ConfigError, Guest, Range, VmConfig};
 use crate::image::{self, Image, ImageError, Source};
 use crate::machine::{self, Pool};
 use crate::mem::{self, ModuleMemory, NotRam, Ram};
 use crate::stage2::{self, Attrs, Flush, Stage2, Tables};
 use alloc::format;
+use alloc::vec;
 use alloc::vec::Vec;
 
 /// Bits of a guest's physical addresses.
@@ -106,18 +107,21 @@ impl Memory {
             .ok_or(stage2::Error::OutOfTables { needed: pages })?;
         let mut space = Stage2::new(pool, WIDTH)?;
         let mut owed = Flush::None;
+        let mut rom = 0;
         for piece in ram.extents() {
             let attrs = if piece.ipa.0 < RAM.into() {
+                rom = rom.max(piece.ipa.0 + piece.size);
                 Attrs::ROM
             } else {
                 Attrs::RAM
             };
             owed = owed.and(space.map(piece.ipa, piece.pa, piece.size, attrs)?);
         }
-        // GICC_DIR is the hardware's until it has to be watched.
+        owed = owed.and(space.set_slot(Ipa(rom), u64::from(FLASH) - rom, Device::Flash as u32)?);
+        // Of the flash some may be there; GICC_DIR is the hardware's until it has to be watched.
         for place in PLACES
             .iter()
-            .filter(|place| place.device != Device::GiccDir)
+            .filter(|place| !matches!(place.device, Device::GiccDir | Device::Flash))
         {
             owed = owed.and(space.set_slot(
                 Ipa(place.base.into()),
@@ -181,33 +185,24 @@ impl Memory {
             .map(|module| mem::module(module.range));
         let initrd_size = initrd.map(|module| module.size());
         // The tree's size does not depend on where the initrd goes.
-        let tree = Tree::of(
-            config,
-            self.size,
-            initrd_size.map(|size| Range { start: Pa(0), size }),
-        );
+        let somewhere = initrd_size.map(|size| Range { start: Pa(0), size });
+        let tree_size = tree(config, self.size, somewhere)?.len() as u64;
         let layout = image
-            .place(self.size, initrd_size, tree.size())
+            .place(self.size, initrd_size, tree_size)
             .map_err(bad)?;
         let initrd_range = layout.initrd.zip(initrd_size).map(|(at, size)| Range {
             start: Pa(at.0),
             size,
         });
-        let tree = Tree::of(config, self.size, initrd_range);
+        let tree = tree(config, self.size, initrd_range)?;
         self.load_image(&image, &source).map_err(bad)?;
-        let mut put = |at: Option<Ipa>, from: Option<ModuleMemory>| match (at, from) {
-            (Some(at), Some(from)) => self.ram.load(at, &from, 0, from.size()),
-            _ => Ok(()),
-        };
-        put(layout.initrd, initrd).map_err(|at| bad(outside(at)))?;
-        match (tree, layout.dtb) {
-            (Tree::Given(module), Some(at)) => self.ram.load(at, &module, 0, module.size()),
-            (Tree::Made(bytes), Some(at)) => self.ram.write(at, &bytes),
-            (_, None) => Ok(()),
+        if let (Some(at), Some(initrd)) = (layout.initrd, initrd) {
+            self.put_module(at, &initrd, 0, initrd.size())
+                .map_err(bad)?;
         }
-        .map_err(|at| bad(outside(at)))?;
-        // The guest begins with its caches off.
-        self.ram.clean_all();
+        if let Some(at) = layout.dtb {
+            self.put(at, &tree).map_err(bad)?;
+        }
         machine::forget_instructions();
         Ok(Start {
             entry: image.entry.0 as u32,
@@ -219,55 +214,74 @@ impl Memory {
     /// Carries out the image's plan.
     fn load_image(&mut self, image: &Image, source: &ModuleMemory) -> Result<(), ImageError> {
         if image.packed.is_some() {
-            image.unpack(source, |at, bytes| {
-                self.ram.write(at, bytes).map_err(outside)
-            })?;
-        } else {
-            for part in &image.segments {
-                self.ram
-                    .load(part.ipa, source, part.offset, part.bytes)
-                    .map_err(outside)?;
-            }
+            image.unpack(source, |at, bytes| self.put(at, bytes))?;
         }
+        for part in &image.segments {
+            if image.packed.is_none() {
+                self.put_module(part.ipa, source, part.offset, part.bytes)?;
+            }
+            let rest = Ipa(part.ipa.0.saturating_add(part.bytes));
+            let size = part.memory.saturating_sub(part.bytes);
+            self.ram.clear(rest, size).map_err(outside)?;
+            self.ram.clean(rest, size);
+        }
+        Ok(())
+    }
+
+    /// Writes `bytes` to memory itself, not only to the caches: the guest begins with its own off.
+    fn put(&mut self, at: Ipa, bytes: &[u8]) -> Result<(), ImageError> {
+        self.ram.write(at, bytes).map_err(outside)?;
+        self.ram.clean(at, bytes.len() as u64);
+        Ok(())
+    }
+
+    /// The same with `size` bytes of a module, from `offset` on.
+    fn put_module(
+        &mut self,
+        at: Ipa,
+        from: &ModuleMemory,
+        offset: u64,
+        size: u64,
+    ) -> Result<(), ImageError> {
+        self.ram.load(at, from, offset, size).map_err(outside)?;
+        self.ram.clean(at, size);
         Ok(())
     }
 }
 
-/// The device tree that a guest is given.
-enum Tree {
-    /// The user's own.
-    Given(ModuleMemory),
-    /// One that describes what there is.
-    Made(Vec<u8>),
-}
-
-impl Tree {
-    fn of(config: &VmConfig, memory: u64, initrd: Option<Range>) -> Self {
-        if let Some(module) = &config.device_tree {
-            return Self::Given(mem::module(module.range));
-        }
-        Self::Made(
-            Guest {
-                memory,
-                cpus: config.cpus,
-                cpu: machine::cpu_compatible(),
-                bootargs: &config.bootargs,
-                initrd,
-                seed: None,
-                flash: false,
-                rtc: true,
-                virtio: 0,
-            }
-            .tree(),
-        )
+/// The device tree that a guest is given: the user's own with what QEMU would set in it, or one that
+/// describes what there is.
+fn tree(config: &VmConfig, memory: u64, initrd: Option<Range>) -> Result<Vec<u8>, ConfigError> {
+    let guest = Guest {
+        memory,
+        cpus: config.cpus,
+        cpu: machine::cpu_compatible(),
+        bootargs: &config.bootargs,
+        initrd,
+        seed: None,
+        flash: true,
+        rtc: true,
+        virtio: 0,
+    };
+    let Some(module) = &config.device_tree else {
+        return Ok(guest.tree());
+    };
+    let bad =
+        |found: &str| VmConfig::bad_module("device tree", module, found, "give a flattened tree");
+    let source = mem::module(module.range);
+    // The tree, the notes of its nodes, and what comes of them.
+    let size = usize::try_from(source.size())
+        .ok()
+        .filter(|&size| size <= fdt::MAX_SIZE);
+    let size = size.ok_or_else(|| bad("too large"))?;
+    if !mem::reserve_heap(4 * size) {
+        return Err(bad("larger than the memory that is left for reading it"));
     }
-
-    fn size(&self) -> u64 {
-        match self {
-            Self::Given(module) => module.size(),
-            Self::Made(bytes) => bytes.len() as u64,
-        }
-    }
+    let mut bytes = vec![0; size];
+    source.read(0, &mut bytes);
+    let mut copy = Vec::new();
+    let checked = fdt::check(&bytes, &mut copy).map_err(|why| bad(&format!("damaged: {why}")))?;
+    Ok(guest.adopt(&fdt::Tree::of(&checked)))
 }
 
 fn outside(at: NotRam) -> ImageError {

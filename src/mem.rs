@@ -151,7 +151,8 @@ pub struct Ram {
 }
 
 impl Ram {
-    /// Adds `size` bytes of zeroes at `ipa`, in as few pieces as the free frames allow.
+    /// Adds `size` bytes at `ipa`, in as few pieces as the free frames allow. They hold what they
+    /// held: zeroes where another guest had them, and after reset whatever the board left in them.
     ///
     /// # Errors
     /// The bytes that could be had, where they are fewer; none are taken then.
@@ -183,7 +184,6 @@ impl Ram {
                 }
             }
         }
-        self.zero(before);
         Ok(())
     }
 
@@ -298,14 +298,25 @@ impl Ram {
 
     /// Zeroes everything.
     pub fn scrub(&mut self) {
-        self.zero(0);
-    }
-
-    fn zero(&mut self, from: usize) {
-        for extent in &self.extents[from..] {
+        for extent in &self.extents {
             // SAFETY: as for `read`.
             unsafe { window::zero(extent.pa, extent.size) };
         }
+    }
+
+    /// Zeroes `size` bytes from `ipa` on.
+    ///
+    /// # Errors
+    /// The first address that is not RAM; what comes before it has been zeroed.
+    pub fn clear(&mut self, ipa: Ipa, size: u64) -> Result<(), NotRam> {
+        const ZEROES: [u8; 1024] = [0; 1024];
+        self.pieces(ipa, size, |pa, _, size| {
+            for at in (0..size).step_by(ZEROES.len()) {
+                let part = (size - at).min(ZEROES.len() as u64) as usize;
+                // SAFETY: as for `read`.
+                unsafe { window::write(Pa(pa.0 + at), &ZEROES[..part]) };
+            }
+        })
     }
 
     /// Writes everything that caches hold of `size` bytes from `ipa` on to memory, for a guest

@@ -51,27 +51,37 @@ pub(super) fn data_abort(vcpu: &mut Vcpu, abort: DataAbort, hsr: Hsr) -> Next {
     let place = match state.memory.space.lookup(ipa) {
         Leaf::Slot(slot) => PLACES.get(slot as usize),
         Leaf::Ram { attrs, .. } if attrs.perms.write || !abort.write() => return Next::Resume,
-        // Nothing answers a write to read-only memory.
-        Leaf::Ram { .. } | Leaf::Nothing => None,
-    };
-    let Some(place) = place else {
-        drop(state);
-        return external_abort(vcpu, far, abort.write());
+        // Flash takes no writes but commands, which do nothing.
+        Leaf::Ram { .. } => None,
+        Leaf::Nothing => {
+            drop(state);
+            return external_abort(vcpu, far, abort.write());
+        }
     };
     if !described(vcpu, abort, far) {
         drop(state);
         return undescribed(vcpu, abort, far, ipa);
     }
-    let access = Access {
-        offset: (ipa.0 as u32).wrapping_sub(place.base),
-        width: abort.bytes(),
-        store,
+    let width = abort.bytes();
+    let value = match place {
+        Some(place) => {
+            let offset = (ipa.0 as u32).wrapping_sub(place.base);
+            let access = Access {
+                offset,
+                width,
+                store,
+            };
+            vcpu.access(state, place.device, access)
+        }
+        None => {
+            drop(state);
+            0
+        }
     };
-    let value = vcpu.access(state, place.device, access);
-    if store.is_none() {
-        let value = in_order(vcpu, access.width, value);
+    if !abort.write() {
+        let value = in_order(vcpu, width, value);
         let value = if abort.sign_extend() {
-            extend(value, access.width)
+            extend(value, width)
         } else {
             value
         };
