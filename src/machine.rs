@@ -76,6 +76,8 @@ pub struct Wiring {
     pub gicv: Range,
     /// Counter ticks per second.
     pub frequency: u32,
+    /// Seconds of the machine's clock at counter value 0; 0 where it has no clock.
+    pub seconds_at_zero: u32,
 }
 
 static WIRING: Once<Wiring> = Once::new();
@@ -99,6 +101,7 @@ pub fn wiring() -> &'static Wiring {
             size: 0x2000,
         },
         frequency: 62_500_000,
+        seconds_at_zero: 0,
     };
     WIRING.get().unwrap_or(&QEMU)
 }

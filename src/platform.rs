@@ -128,9 +128,24 @@ pub fn init(board: &Board) -> Option<()> {
             .map(|interrupt| interrupt.id),
         gicv: board.gic.gicv,
         frequency: frequency(board),
+        seconds_at_zero: seconds_at_zero(board),
     });
     init_cpu(board, 0);
     Some(())
+}
+
+/// Seconds of the board's PL031 when the counter was 0; 0 where there is none.
+fn seconds_at_zero(board: &Board) -> u32 {
+    let Some(rtc) = board.rtc else { return 0 };
+    // SAFETY: the device tree says that this is a PL031; its first register is read once.
+    let seconds = unsafe {
+        let Some(base) = mmu::map_device(rtc.start, PAGE) else {
+            return 0;
+        };
+        (base as *const u32).read_volatile()
+    };
+    let up = counter::now() / u64::from(frequency(board));
+    seconds.wrapping_sub(up as u32)
 }
 
 /// Counter ticks per second: what the device tree says, else CNTFRQ.

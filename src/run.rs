@@ -188,6 +188,13 @@ impl Cpu {
     fn wake_due(&mut self) -> bool {
         let mut any = false;
         for vcpu in &mut self.vcpus {
+            // The real-time clock is the first vCPU's to look after.
+            if vcpu.index == 0
+                && let Some(alarm) = vcpu.vm.alarm_ticks()
+                && alarm <= machine::now()
+            {
+                vcpu.vm.ring();
+            }
             if let State::Waiting(Some(deadline)) = vcpu.state
                 && deadline <= machine::now()
             {
@@ -208,6 +215,9 @@ impl Cpu {
             }
         };
         for (index, vcpu) in self.vcpus.iter().enumerate() {
+            if vcpu.index == 0 {
+                at(vcpu.vm.alarm_ticks());
+            }
             if self.loaded == Some(index) {
                 at(vcpu.timer.deadline(machine::now()));
             } else if let State::Waiting(deadline) = vcpu.state {

@@ -279,6 +279,7 @@ impl Vcpu {
             None => state.rtc.read(offset, width, now),
             Some(value) => (0, state.rtc.write(offset, width, value, now)),
         };
+        self.vm.note_alarm(&state);
         if line != Line::Same {
             self.set_line(&mut state, interrupt::RTC, line == Line::Raised);
         }

@@ -9,8 +9,10 @@
 
 use crate::bus::interrupt;
 use crate::fdt::{ConfigError, VmConfig};
+use crate::line::Line;
 use crate::loader::{Memory, Start};
 use crate::machine::{self, Context};
+use crate::mem;
 use crate::pl011::Pl011;
 use crate::pl031::Pl031;
 use crate::psci::{CpuPower, Power};
@@ -121,6 +123,8 @@ pub struct Vm {
     prefix: String,
     /// Its vCPUs as other CPUs see them.
     pub links: Vec<Link>,
+    /// When the real-time clock's alarm is due, in its seconds; [`NO_ALARM`]: never.
+    alarm: AtomicU32,
     vmid: Vmid,
     /// VTTBR without a VMID.
     root: u64,
@@ -132,6 +136,9 @@ static VMIDS: Vmids<MAX_CPUS> = Vmids::new();
 static VMID_POOL: Mutex<vmid::Pool> = Mutex::new(vmid::Pool::new());
 /// CPUs that run vCPUs.
 pub const MAX_CPUS: usize = 8;
+
+/// What [`Vm::alarm`] holds where there is none.
+const NO_ALARM: u32 = u32::MAX;
 
 /// VMs that are up.
 static UP: AtomicUsize = AtomicUsize::new(0);
@@ -177,6 +184,7 @@ impl Vm {
             config,
             prefix,
             links,
+            alarm: AtomicU32::new(NO_ALARM),
             vmid,
             root,
             state: Mutex::new(state),
@@ -264,10 +272,48 @@ impl Vm {
         }
     }
 
-    /// Seconds of the VM's clock.
+    /// Seconds of the machine's clock.
     #[must_use]
     pub fn seconds(&self) -> u32 {
-        (machine::now() / u64::from(machine::wiring().frequency)) as u32
+        let wiring = machine::wiring();
+        let up = machine::now() / u64::from(wiring.frequency);
+        wiring.seconds_at_zero.wrapping_add(up as u32)
+    }
+
+    /// Notes when the alarm is due, after the real-time clock has been written: the first vCPU's CPU
+    /// looks after it.
+    pub fn note_alarm(&self, state: &State) {
+        let due = state.rtc.deadline().unwrap_or(NO_ALARM);
+        if self.alarm.swap(due, Ordering::Relaxed) != due {
+            self.wake(1);
+        }
+    }
+
+    /// When the real-time clock's alarm is due, ticks.
+    #[must_use]
+    pub fn alarm_ticks(&self) -> Option<u64> {
+        let wiring = machine::wiring();
+        match self.alarm.load(Ordering::Relaxed) {
+            NO_ALARM => None,
+            due => {
+                let up = due.wrapping_sub(wiring.seconds_at_zero);
+                Some(u64::from(up) * u64::from(wiring.frequency))
+            }
+        }
+    }
+
+    /// Lets the real-time clock look whether its alarm is due.
+    pub fn ring(&self) {
+        let now = self.seconds();
+        let mut state = self.lock();
+        let line = state.rtc.advance(now);
+        let kick = match line {
+            Line::Same => Kick(0),
+            _ => state.gic.set_level(0, interrupt::RTC, line == Line::Raised),
+        };
+        self.note_alarm(&state);
+        drop(state);
+        self.wake(kick.0);
     }
 
     /// vCPU `index` begins; where.
@@ -291,8 +337,12 @@ impl Vm {
         if stop == Stop::Reset {
             return self.restart();
         }
-        log::info!("{}: off", self.name());
         self.lock().memory.ram.scrub();
+        log::info!(
+            "{}: off ({} KiB free)",
+            self.name(),
+            mem::free_bytes() / 1024
+        );
         if UP.fetch_sub(1, Ordering::AcqRel) == 1 {
             log::info!("every VM is off");
             machine::power_off();
@@ -313,7 +363,11 @@ impl Vm {
         };
         match loaded {
             Ok(()) => {
-                log::info!("{}: reset", self.name());
+                log::info!(
+                    "{}: reset ({} KiB free)",
+                    self.name(),
+                    mem::free_bytes() / 1024
+                );
                 self.start();
             }
             Err(why) => log::error!("{why}"),

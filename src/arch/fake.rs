@@ -819,6 +819,8 @@ pub struct Wiring {
     pub console: Option<u32>,
     pub gicv: Range,
     pub frequency: u32,
+    /// Seconds of the machine's clock at counter value 0.
+    pub seconds_at_zero: u32,
 }
 
 const QEMU: Wiring = Wiring {
@@ -831,6 +833,7 @@ const QEMU: Wiring = Wiring {
         size: 0x2000,
     },
     frequency: 62_500_000,
+    seconds_at_zero: 0,
 };
 
 /// Sets what [`wiring`] answers.

@@ -84,6 +84,13 @@ pub(super) fn cp15_double(vcpu: &mut Vcpu, transfer: TransferDouble, hsr: Hsr) -
     vcpu.count(Reason::Cp15);
     let value = u64::from(vcpu.gpr(transfer.rt2())) << 32 | u64::from(vcpu.gpr(transfer.rt()));
     let done = match (transfer.crm(), transfer.opc1(), transfer.read()) {
+        // CNTPCT, which is never meant to trap: QEMU 7.2 does so at PL0.
+        (14, 0, true) => {
+            let value = machine::now();
+            vcpu.set_gpr(transfer.rt(), value as u32);
+            vcpu.set_gpr(transfer.rt2(), (value >> 32) as u32);
+            Some(())
+        }
         // CNTP_CVAL.
         (14, 2, true) => {
             let value = vcpu.timer.compare();

@@ -207,7 +207,7 @@ fn one(
                 let written = memory::write(&mut state.memory, ipa, size, value);
                 written.map(|()| 0).map_err(|_| nothing)
             }
-            // Flash, as where the syndrome describes the store.
+            // Flash takes commands alone, which do nothing.
             Some(_) => Ok(0),
         },
         Leaf::Slot(slot) => match PLACES.get(slot as usize) {

@@ -5,7 +5,7 @@ mod memory;
 
 use super::{Next, external_abort, skip};
 use crate::addr::{Ipa, PAGE};
-use crate::bus::{Access, PLACES};
+use crate::bus::{Access, Device, PLACES};
 use crate::inject::{self, Fault};
 use crate::machine::{self, Live};
 use crate::stage2::Leaf;
@@ -51,37 +51,28 @@ pub(super) fn data_abort(vcpu: &mut Vcpu, abort: DataAbort, hsr: Hsr) -> Next {
     let place = match state.memory.space.lookup(ipa) {
         Leaf::Slot(slot) => PLACES.get(slot as usize),
         Leaf::Ram { attrs, .. } if attrs.perms.write || !abort.write() => return Next::Resume,
-        // Flash takes no writes but commands, which do nothing.
-        Leaf::Ram { .. } => None,
-        Leaf::Nothing => {
-            drop(state);
-            return external_abort(vcpu, far, abort.write());
-        }
+        // Read-only memory is flash: what is written to it is a command.
+        Leaf::Ram { .. } => PLACES.get(Device::Flash as usize),
+        Leaf::Nothing => None,
+    };
+    let Some(place) = place else {
+        drop(state);
+        return external_abort(vcpu, far, abort.write());
     };
     if !described(vcpu, abort, far) {
         drop(state);
         return undescribed(vcpu, abort, far, ipa);
     }
-    let width = abort.bytes();
-    let value = match place {
-        Some(place) => {
-            let offset = (ipa.0 as u32).wrapping_sub(place.base);
-            let access = Access {
-                offset,
-                width,
-                store,
-            };
-            vcpu.access(state, place.device, access)
-        }
-        None => {
-            drop(state);
-            0
-        }
+    let access = Access {
+        offset: (ipa.0 as u32).wrapping_sub(place.base),
+        width: abort.bytes(),
+        store,
     };
-    if !abort.write() {
-        let value = in_order(vcpu, width, value);
+    let value = vcpu.access(state, place.device, access);
+    if store.is_none() {
+        let value = in_order(vcpu, access.width, value);
         let value = if abort.sign_extend() {
-            extend(value, width)
+            extend(value, access.width)
         } else {
             value
         };
