@@ -88,14 +88,3 @@ pub const GIC: u32 = 0x0800_0000;
 pub const GICC: u32 = 0x0801_0000;
 /// Where RAM begins.
 pub const RAM: u32 = 0x4000_0000;
-
-/// A load or store of a guest, of which the syndrome or the decoder told.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Access {
-    /// Offset from the device's base, bytes.
-    pub offset: u32,
-    /// Width: 1, 2 or 4 bytes.
-    pub width: u32,
-    /// What is stored; `None` for a load.
-    pub store: Option<u32>,
-}

@@ -54,7 +54,7 @@ fn trap(vcpu: &mut Vcpu) -> Next {
     let hsr = Hsr(Live::hsr());
     match hsr.decode() {
         Syndrome::Hvc { imm16 } => hvc::hvc(vcpu, imm16),
-        Syndrome::DataAbort(abort) => mmio::data_abort(vcpu, abort, hsr),
+        Syndrome::DataAbort(abort) => mmio::data_abort(vcpu, abort),
         _ => rare(vcpu, hsr),
     }
 }

@@ -416,6 +416,12 @@ impl DataAbort {
         field(self.0, 16, 4)
     }
 
+    /// The length of the instruction, bytes, where [`isv`](Self::isv) holds.
+    #[must_use]
+    pub const fn length(self) -> u32 {
+        2 + (self.0 >> 24 & 2)
+    }
+
     /// The external abort's type, IMPLEMENTATION DEFINED.
     #[must_use]
     pub const fn ea(self) -> bool {

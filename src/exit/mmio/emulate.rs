@@ -10,7 +10,7 @@
 
 use super::memory;
 use crate::addr::{Ipa, PAGE};
-use crate::bus::{self, PLACES};
+use crate::bus::PLACES;
 use crate::decode::{Access, Form, Reason, Refusal, Transfer, Vectors};
 use crate::exit::Next;
 use crate::inject::{self, Fault};
@@ -213,12 +213,11 @@ fn one(
         Leaf::Slot(slot) => match PLACES.get(slot as usize) {
             Some(place) if bond != Bond::Monitor => {
                 let offset = (ipa.0 as u32).wrapping_sub(place.base);
-                let access = bus::Access {
-                    offset,
-                    width: size,
-                    store,
-                };
-                Ok(vcpu.access(state, place.device, access))
+                match store {
+                    None => return Ok(vcpu.load(state, place.device, offset, size)),
+                    Some(value) => vcpu.store(state, place.device, offset, size, value),
+                }
+                Ok(0)
             }
             _ => Err(nothing),
         },

@@ -3,13 +3,13 @@
 mod emulate;
 mod memory;
 
-use super::{Next, external_abort, skip};
+use super::{Next, external_abort};
 use crate::addr::{Ipa, PAGE};
-use crate::bus::{Access, Device, PLACES};
+use crate::bus::{Device, PLACES};
 use crate::inject::{self, Fault};
 use crate::machine::{self, Live};
 use crate::stage2::Leaf;
-use crate::syndrome::{DataAbort, FaultStatus, Hsr, PrefetchAbort};
+use crate::syndrome::{DataAbort, FaultStatus, PrefetchAbort};
 use crate::vcpu::{Reason, Vcpu};
 use crate::walk::{self, Kind};
 
@@ -32,21 +32,18 @@ fn translated(vcpu: &Vcpu, far: u32, kind: Kind) -> Option<Ipa> {
 
 /// A load or store that stage 2 stopped.
 #[inline(always)]
-pub(super) fn data_abort(vcpu: &mut Vcpu, abort: DataAbort, hsr: Hsr) -> Next {
+pub(super) fn data_abort(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
     vcpu.count(Reason::DataAbort);
-    let far = Live::hdfar();
-    let ipa = if abort.mmio() && !matches!(abort.status(), FaultStatus::Permission { .. }) {
-        faulting(far)
+    if abort.mmio() && !matches!(abort.status(), FaultStatus::Permission { .. }) {
+        access(vcpu, abort, faulting(Live::hdfar()))
     } else {
-        match unusual(vcpu, abort, far) {
-            Ok(ipa) => ipa,
-            Err(next) => return next,
-        }
-    };
-    let store = abort.write().then(|| {
-        let value = vcpu.gpr(abort.rt());
-        in_order(vcpu, abort.bytes(), value)
-    });
+        unusual(vcpu, abort)
+    }
+}
+
+/// A load or store at `ipa`.
+#[inline(never)]
+fn access(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
     let state = vcpu.vm.lock();
     let place = match state.memory.space.lookup(ipa) {
         Leaf::Slot(slot) => PLACES.get(slot as usize),
@@ -57,44 +54,45 @@ pub(super) fn data_abort(vcpu: &mut Vcpu, abort: DataAbort, hsr: Hsr) -> Next {
     };
     let Some(place) = place else {
         drop(state);
-        return external_abort(vcpu, far, abort.write());
+        return external_abort(vcpu, Live::hdfar(), abort.write());
     };
-    if !described(vcpu, abort, far) {
+    if !described(vcpu, abort, ipa) {
         drop(state);
-        return undescribed(vcpu, abort, far, ipa);
+        return undescribed(vcpu, abort, ipa);
     }
-    let access = Access {
-        offset: (ipa.0 as u32).wrapping_sub(place.base),
-        width: abort.bytes(),
-        store,
-    };
-    let value = vcpu.access(state, place.device, access);
-    if store.is_none() {
-        let value = in_order(vcpu, access.width, value);
+    let (device, width) = (place.device, abort.bytes());
+    let offset = (ipa.0 as u32).wrapping_sub(place.base);
+    if abort.write() {
+        let value = in_order(vcpu, width, vcpu.gpr(abort.rt()));
+        vcpu.store(state, device, offset, width, value);
+    } else {
+        let value = vcpu.load(state, device, offset, width);
+        let value = in_order(vcpu, width, value);
         let value = if abort.sign_extend() {
-            extend(value, access.width)
+            extend(value, width)
         } else {
             value
         };
         vcpu.set_gpr(abort.rt(), value);
     }
-    skip(vcpu, hsr);
+    vcpu.context.regs_mut().skip(abort.length());
     Next::Resume
 }
 
 /// Whether the syndrome says all there is to know: it is there, of an aligned access that does not
 /// load pc, and not from a core that gets it wrong.
 #[inline(always)]
-fn described(vcpu: &Vcpu, abort: DataAbort, far: u32) -> bool {
+fn described(vcpu: &Vcpu, abort: DataAbort, ipa: Ipa) -> bool {
     abort.isv()
-        && far & (abort.bytes() - 1) == 0
+        && ipa.0 as u32 & (abort.bytes() - 1) == 0
         && abort.rt() != 15
         && !(abort.write() && vcpu.context.regs().thumb() && machine::thumb_stores_mislabelled())
 }
 
 /// An access to a device by an instruction that has to be looked at.
 #[cold]
-fn undescribed(vcpu: &mut Vcpu, abort: DataAbort, far: u32, ipa: Ipa) -> Next {
+fn undescribed(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
+    let far = Live::hdfar();
     if abort.isv() && abort.rt() == 15 && !abort.write() {
         // A device holds no code to go to.
         inject::prefetch_abort(&mut vcpu.context, Fault::External, far);
@@ -103,17 +101,20 @@ fn undescribed(vcpu: &mut Vcpu, abort: DataAbort, far: u32, ipa: Ipa) -> Next {
     emulate::emulate(vcpu, abort, far, ipa)
 }
 
-/// A data abort whose address is not in HPFAR, or that no load or store caused: the address, or
-/// what comes of it.
+/// A data abort whose address is not in HPFAR, or that no load or store caused.
 #[cold]
-fn unusual(vcpu: &mut Vcpu, abort: DataAbort, far: u32) -> Result<Ipa, Next> {
+fn unusual(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
+    let far = Live::hdfar();
     let kind = if abort.write() {
         Kind::Write
     } else {
         Kind::Read
     };
     if abort.mmio() {
-        return translated(vcpu, far, kind).ok_or(Next::Resume);
+        return match translated(vcpu, far, kind) {
+            Some(ipa) => access(vcpu, abort, ipa),
+            None => Next::Resume,
+        };
     }
     let fault = match abort.status() {
         FaultStatus::Alignment => Some(Fault::Alignment),
@@ -123,7 +124,7 @@ fn unusual(vcpu: &mut Vcpu, abort: DataAbort, far: u32) -> Result<Ipa, Next> {
     if let Some(fault) = fault {
         inject::data_abort(&mut vcpu.context, fault, far, abort.write());
     }
-    Err(Next::Resume)
+    Next::Resume
 }
 
 /// A table walk of the guest, for `far`, that stage 2 stopped: the abort, unless all its tables
