@@ -36,6 +36,24 @@ impl Place {
     }
 }
 
+impl Device {
+    /// The device of a slot.
+    #[inline(always)]
+    #[must_use]
+    pub fn of_slot(slot: u32) -> Option<Self> {
+        const DEVICES: [Device; PLACES.len()] = {
+            let mut devices = [Device::Gicd; PLACES.len()];
+            let mut slot = 0;
+            while slot < PLACES.len() {
+                devices[slot] = PLACES[slot].device;
+                slot += 1;
+            }
+            devices
+        };
+        DEVICES.get(slot as usize).copied()
+    }
+}
+
 /// Every device, by slot: in the order of [`Device`].
 pub const PLACES: [Place; 5] = [
     Place {

@@ -152,7 +152,9 @@ impl Vcpu {
     }
 }
 
-/// Devices: loads and stores of `width` bytes, 1, 2 or 4, with the VM's lock taken.
+/// Devices: loads and stores of `width` bytes, 1, 2 or 4, with the VM's lock taken. Of `offset` the
+/// bits above the device's size do not count: a device is aligned to its size, so that it may as
+/// well be the address.
 impl Vcpu {
     /// What the guest loads at `offset` of `device`.
     #[inline(always)]
@@ -171,7 +173,7 @@ impl Vcpu {
     pub fn store(&self, state: Locked<'_>, device: Device, offset: u32, width: u32, value: u32) {
         match device {
             Device::Gicd => self.change_gic(state, |gic, vcpu, lrs| {
-                gic.write(vcpu, offset, width, value, lrs)
+                gic.write(vcpu, offset & 0xfff, width, value, lrs)
             }),
             Device::Uart => self.store_uart(state, offset, width, value),
             Device::Rtc => self.store_rtc(state, offset, width, value),
@@ -183,6 +185,7 @@ impl Vcpu {
 
     #[inline(always)]
     fn load_gicd<'a>(&'a self, state: Locked<'a>, offset: u32, width: u32) -> u32 {
+        let offset = offset & 0xfff;
         if Vgic::is_state(offset) {
             return self.load_gicd_state(state, offset, width);
         }
@@ -236,7 +239,7 @@ impl Vcpu {
     /// GICC_DIR, trapped since more interrupts have been active than there are list registers.
     #[cold]
     fn store_dir(&self, state: Locked<'_>, offset: u32, value: u32) {
-        if offset == 0 {
+        if offset & 0xfff == 0 {
             self.change_gic(state, |gic, vcpu, lrs| {
                 if gic.traps_dir(vcpu) {
                     return gic.deactivate(vcpu, value, lrs);

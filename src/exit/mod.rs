@@ -35,8 +35,11 @@ pub enum Next {
 /// Handles an exit of `vcpu`, which is live.
 #[inline(always)]
 pub fn handle(vcpu: &mut Vcpu, exit: Exit) -> Next {
+    if exit == Exit::Trap {
+        return trap(vcpu);
+    }
     match exit {
-        Exit::Trap => trap(vcpu),
+        Exit::Trap => Next::Resume,
         Exit::Irq | Exit::Fiq => {
             vcpu.count(Reason::Irq);
             Next::Interrupt

@@ -453,6 +453,14 @@ impl DataAbort {
         FaultStatus::decode(self.0)
     }
 
+    /// Whether it is [`mmio`](Self::mmio) with [`isv`](Self::isv), and no permission fault: HPFAR
+    /// holds the address.
+    #[must_use]
+    #[inline]
+    pub const fn described(self) -> bool {
+        self.0 & 0x0100_03bc == 0x0100_0004
+    }
+
     /// Whether this can be an access to an emulated device: a translation or permission fault of
     /// the access itself, by a load or store and not by a table walk or cache maintenance.
     #[must_use]

@@ -42,7 +42,11 @@ impl Vgic {
     #[inline]
     #[must_use]
     pub fn peek(&self, vcpu: usize, offset: u32, width: u32) -> u32 {
-        self.read_word(vcpu, offset & 0xffc) >> (8 * (offset & 3)) & lanes(width)
+        let word = self.read_word(vcpu, offset & 0xffc);
+        if width == 4 {
+            return word;
+        }
+        word >> (8 * (offset & 3)) & lanes(width)
     }
 
     /// Whether the register at `offset` shows pending or active state.

@@ -10,7 +10,7 @@
 
 use super::memory;
 use crate::addr::{Ipa, PAGE};
-use crate::bus::PLACES;
+use crate::bus::Device;
 use crate::decode::{Access, Form, Reason, Refusal, Transfer, Vectors};
 use crate::exit::Next;
 use crate::inject::{self, Fault};
@@ -210,12 +210,12 @@ fn one(
             // Flash takes commands alone, which do nothing.
             Some(_) => Ok(0),
         },
-        Leaf::Slot(slot) => match PLACES.get(slot as usize) {
-            Some(place) if bond != Bond::Monitor => {
-                let offset = (ipa.0 as u32).wrapping_sub(place.base);
+        Leaf::Slot(slot) => match Device::of_slot(slot) {
+            Some(device) if bond != Bond::Monitor => {
+                let address = ipa.0 as u32;
                 match store {
-                    None => return Ok(vcpu.load(state, place.device, offset, size)),
-                    Some(value) => vcpu.store(state, place.device, offset, size, value),
+                    None => return Ok(vcpu.load(state, device, address, size)),
+                    Some(value) => vcpu.store(state, device, address, size, value),
                 }
                 Ok(0)
             }

@@ -5,7 +5,7 @@ mod memory;
 
 use super::{Next, external_abort};
 use crate::addr::{Ipa, PAGE};
-use crate::bus::{Device, PLACES};
+use crate::bus::Device;
 use crate::inject::{self, Fault};
 use crate::machine::{self, Live};
 use crate::stage2::Leaf;
@@ -34,62 +34,80 @@ fn translated(vcpu: &Vcpu, far: u32, kind: Kind) -> Option<Ipa> {
 #[inline(always)]
 pub(super) fn data_abort(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
     vcpu.count(Reason::DataAbort);
-    if abort.mmio() && !matches!(abort.status(), FaultStatus::Permission { .. }) {
+    if abort.described() {
         access(vcpu, abort, faulting(Live::hdfar()))
     } else {
         unusual(vcpu, abort)
     }
 }
 
-/// A load or store at `ipa`.
+/// A load or store at `ipa` that the syndrome describes.
 #[inline(never)]
 fn access(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
     let state = vcpu.vm.lock();
-    let place = match state.memory.space.lookup(ipa) {
-        Leaf::Slot(slot) => PLACES.get(slot as usize),
-        Leaf::Ram { attrs, .. } if attrs.perms.write || !abort.write() => return Next::Resume,
-        // Read-only memory is flash: what is written to it is a command.
-        Leaf::Ram { .. } => PLACES.get(Device::Flash as usize),
-        Leaf::Nothing => None,
-    };
-    let Some(place) = place else {
+    let Leaf::Slot(slot) = state.memory.space.lookup(ipa) else {
         drop(state);
-        return external_abort(vcpu, Live::hdfar(), abort.write());
+        return no_device(vcpu, abort, ipa);
     };
-    if !described(vcpu, abort, ipa) {
+    let (address, width, rt) = (ipa.0 as u32, abort.bytes(), abort.rt());
+    if address & (width - 1) != 0 || rt == 15 {
         drop(state);
         return undescribed(vcpu, abort, ipa);
     }
-    let (device, width) = (place.device, abort.bytes());
-    let offset = (ipa.0 as u32).wrapping_sub(place.base);
+    let Some(device) = Device::of_slot(slot) else {
+        drop(state);
+        return external_abort(vcpu, Live::hdfar(), abort.write());
+    };
     if abort.write() {
-        let value = in_order(vcpu, width, vcpu.gpr(abort.rt()));
-        vcpu.store(state, device, offset, width, value);
+        if vcpu.context.regs().thumb() && machine::thumb_stores_mislabelled() {
+            drop(state);
+            return undescribed(vcpu, abort, ipa);
+        }
+        let value = in_order(vcpu, width, vcpu.gpr(rt));
+        vcpu.store(state, device, address, width, value);
     } else {
-        let value = vcpu.load(state, device, offset, width);
-        let value = in_order(vcpu, width, value);
-        let value = if abort.sign_extend() {
-            extend(value, width)
-        } else {
-            value
-        };
-        vcpu.set_gpr(abort.rt(), value);
+        let value = vcpu.load(state, device, address, width);
+        loaded(vcpu, abort, value);
     }
-    vcpu.context.regs_mut().skip(abort.length());
+    let regs = vcpu.context.regs_mut();
+    if regs.thumb() {
+        regs.skip(abort.length());
+    } else {
+        regs.pc = regs.pc.wrapping_add(4);
+    }
     Next::Resume
 }
 
-/// Whether the syndrome says all there is to know: it is there, of an aligned access that does not
-/// load pc, and not from a core that gets it wrong.
+/// Register `rt` gets what was loaded.
 #[inline(always)]
-fn described(vcpu: &Vcpu, abort: DataAbort, ipa: Ipa) -> bool {
-    abort.isv()
-        && ipa.0 as u32 & (abort.bytes() - 1) == 0
-        && abort.rt() != 15
-        && !(abort.write() && vcpu.context.regs().thumb() && machine::thumb_stores_mislabelled())
+fn loaded(vcpu: &mut Vcpu, abort: DataAbort, value: u32) {
+    let value = in_order(vcpu, abort.bytes(), value);
+    let value = if abort.sign_extend() {
+        extend(value, abort.bytes())
+    } else {
+        value
+    };
+    vcpu.set_gpr(abort.rt(), value);
 }
 
-/// An access to a device by an instruction that has to be looked at.
+/// A load or store at `ipa`, where no device is, or by a syndrome that does not describe it.
+#[inline(never)]
+fn no_device(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
+    let leaf = vcpu.vm.lock().memory.space.lookup(ipa);
+    match leaf {
+        Leaf::Ram { attrs, .. } if attrs.perms.write || !abort.write() => Next::Resume,
+        // Read-only memory is flash: what is written to it is a command, which does nothing.
+        Leaf::Ram { .. } if abort.isv() => {
+            vcpu.context.regs_mut().skip(abort.length());
+            Next::Resume
+        }
+        Leaf::Nothing => external_abort(vcpu, Live::hdfar(), abort.write()),
+        Leaf::Ram { .. } | Leaf::Slot(_) => undescribed(vcpu, abort, ipa),
+    }
+}
+
+/// An access by an instruction that has to be looked at: the syndrome says nothing, or what a core
+/// gets wrong, or the access is unaligned.
 #[cold]
 fn undescribed(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
     let far = Live::hdfar();
@@ -101,7 +119,8 @@ fn undescribed(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
     emulate::emulate(vcpu, abort, far, ipa)
 }
 
-/// A data abort whose address is not in HPFAR, or that no load or store caused.
+/// A data abort without a syndrome, or whose address is not in HPFAR, or that no load or store
+/// caused.
 #[cold]
 fn unusual(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
     let far = Live::hdfar();
@@ -111,8 +130,13 @@ fn unusual(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
         Kind::Read
     };
     if abort.mmio() {
-        return match translated(vcpu, far, kind) {
-            Some(ipa) => access(vcpu, abort, ipa),
+        let ipa = match abort.status() {
+            FaultStatus::Permission { .. } => translated(vcpu, far, kind),
+            _ => Some(faulting(far)),
+        };
+        return match ipa {
+            Some(ipa) if abort.isv() => access(vcpu, abort, ipa),
+            Some(ipa) => no_device(vcpu, abort, ipa),
             None => Next::Resume,
         };
     }
