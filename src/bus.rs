@@ -37,20 +37,23 @@ impl Place {
 }
 
 impl Device {
-    /// The device of a slot.
+    /// The device of a slot: the reverse of [`Place::slot`].
     #[inline(always)]
     #[must_use]
-    pub fn of_slot(slot: u32) -> Option<Self> {
-        const DEVICES: [Device; PLACES.len()] = {
-            let mut devices = [Device::Gicd; PLACES.len()];
-            let mut slot = 0;
-            while slot < PLACES.len() {
-                devices[slot] = PLACES[slot].device;
-                slot += 1;
-            }
-            devices
-        };
-        DEVICES.get(slot as usize).copied()
+    pub const fn of_slot(slot: u32) -> Option<Self> {
+        const GICD: u32 = Device::Gicd as u32;
+        const UART: u32 = Device::Uart as u32;
+        const RTC: u32 = Device::Rtc as u32;
+        const GICC_DIR: u32 = Device::GiccDir as u32;
+        const FLASH: u32 = Device::Flash as u32;
+        Some(match slot {
+            GICD => Self::Gicd,
+            UART => Self::Uart,
+            RTC => Self::Rtc,
+            GICC_DIR => Self::GiccDir,
+            FLASH => Self::Flash,
+            _ => return None,
+        })
     }
 }
 

@@ -250,7 +250,7 @@ impl Vcpu {
         }
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn load_uart(&self, mut state: Locked<'_>, offset: u32, width: u32) -> u32 {
         let (value, line) = state.uart.read(offset, width);
         if line != Line::Same {
@@ -271,10 +271,12 @@ impl Vcpu {
         }
     }
 
+    #[inline(never)]
     fn load_rtc(&self, state: Locked<'_>, offset: u32, width: u32) -> u32 {
         self.use_rtc(state, |rtc, now| rtc.read(offset, width, now))
     }
 
+    #[inline(never)]
     fn store_rtc(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) {
         self.use_rtc(state, |rtc, now| (0, rtc.write(offset, width, value, now)));
     }
@@ -292,6 +294,8 @@ impl Vcpu {
         value
     }
     /// Sets a shared interrupt's line, with the VM's lock held.
+    #[cold]
+    #[inline(never)]
     fn set_line(&self, state: &mut Shared, intid: u32, level: bool) {
         let kick = state.gic.set_level(self.index, intid, level);
         self.settle(state, kick);

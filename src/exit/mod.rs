@@ -5,7 +5,7 @@ mod hvc;
 mod mmio;
 
 use crate::inject::{self, Fault};
-use crate::machine::{Exit, Live};
+use crate::machine::{self, Exit, Live};
 use crate::regs::psr;
 use crate::syndrome::{Hsr, Syndrome};
 use crate::vcpu::{Reason, Vcpu};
@@ -32,12 +32,22 @@ pub enum Next {
     Stop(Stop),
 }
 
-/// Handles an exit of `vcpu`, which is live.
+/// Runs `vcpu`, which is live, until there is something else to do than to run on.
 #[inline(always)]
-pub fn handle(vcpu: &mut Vcpu, exit: Exit) -> Next {
-    if exit == Exit::Trap {
-        return trap(vcpu);
+pub fn run(vcpu: &mut Vcpu) -> Next {
+    loop {
+        let next = match machine::enter(&mut vcpu.context) {
+            Exit::Trap => trap(vcpu),
+            exit => interrupt(vcpu, exit),
+        };
+        if next != Next::Resume {
+            return next;
+        }
     }
+}
+
+#[inline(always)]
+fn interrupt(vcpu: &mut Vcpu, exit: Exit) -> Next {
     match exit {
         Exit::Trap => Next::Resume,
         Exit::Irq | Exit::Fiq => {
