@@ -37,23 +37,21 @@ impl Place {
 }
 
 impl Device {
-    /// The device of a slot: the reverse of [`Place::slot`].
+    /// The device of a slot: the reverse of [`Place::slot`]. A slot that none has would be flash.
     #[inline(always)]
     #[must_use]
-    pub const fn of_slot(slot: u32) -> Option<Self> {
+    pub const fn of_slot(slot: u32) -> Self {
         const GICD: u32 = Device::Gicd as u32;
         const UART: u32 = Device::Uart as u32;
         const RTC: u32 = Device::Rtc as u32;
         const GICC_DIR: u32 = Device::GiccDir as u32;
-        const FLASH: u32 = Device::Flash as u32;
-        Some(match slot {
+        match slot {
             GICD => Self::Gicd,
             UART => Self::Uart,
             RTC => Self::Rtc,
             GICC_DIR => Self::GiccDir,
-            FLASH => Self::Flash,
-            _ => return None,
-        })
+            _ => Self::Flash,
+        }
     }
 }
 

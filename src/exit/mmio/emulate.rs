@@ -210,18 +210,15 @@ fn one(
             // Flash takes commands alone, which do nothing.
             Some(_) => Ok(0),
         },
-        Leaf::Slot(slot) => match Device::of_slot(slot) {
-            Some(device) if bond != Bond::Monitor => {
-                let address = ipa.0 as u32;
-                match store {
-                    None => return Ok(vcpu.load(state, device, address, size)),
-                    Some(value) => vcpu.store(state, device, address, size, value),
-                }
-                Ok(0)
+        Leaf::Slot(slot) if bond != Bond::Monitor => {
+            let (device, address) = (Device::of_slot(slot), ipa.0 as u32);
+            match store {
+                None => return Ok(vcpu.load(state, device, address, size)),
+                Some(value) => vcpu.store(state, device, address, size, value),
             }
-            _ => Err(nothing),
-        },
-        Leaf::Nothing => Err(nothing),
+            Ok(0)
+        }
+        Leaf::Slot(_) | Leaf::Nothing => Err(nothing),
     }
 }
 

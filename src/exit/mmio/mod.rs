@@ -8,7 +8,7 @@ use crate::addr::{Ipa, PAGE};
 use crate::bus::Device;
 use crate::inject::{self, Fault};
 use crate::machine::{self, Live};
-use crate::stage2::Leaf;
+use crate::stage2::{Attrs, Leaf};
 use crate::syndrome::{DataAbort, FaultStatus, PrefetchAbort};
 use crate::vcpu::{Reason, Vcpu};
 use crate::walk::{self, Kind};
@@ -45,19 +45,23 @@ pub(super) fn data_abort(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
 #[inline(never)]
 fn access(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
     let state = vcpu.vm.lock();
-    let Leaf::Slot(slot) = state.memory.space.lookup(ipa) else {
-        drop(state);
-        return no_device(vcpu, abort, ipa);
+    let slot = match state.memory.space.lookup(ipa) {
+        Leaf::Slot(slot) => slot,
+        Leaf::Nothing => {
+            drop(state);
+            return external_abort(vcpu, Live::hdfar(), abort.write());
+        }
+        Leaf::Ram { attrs, .. } => {
+            drop(state);
+            return memory_there(vcpu, abort, attrs);
+        }
     };
     let (address, width, rt) = (ipa.0 as u32, abort.bytes(), abort.rt());
     if address & (width - 1) != 0 || rt == 15 {
         drop(state);
         return undescribed(vcpu, abort, ipa);
     }
-    let Some(device) = Device::of_slot(slot) else {
-        drop(state);
-        return external_abort(vcpu, Live::hdfar(), abort.write());
-    };
+    let device = Device::of_slot(slot);
     if abort.write() {
         if vcpu.context.regs().thumb() && machine::thumb_stores_mislabelled() {
             drop(state);
@@ -90,28 +94,21 @@ fn loaded(vcpu: &mut Vcpu, abort: DataAbort, value: u32) {
     vcpu.set_gpr(abort.rt(), value);
 }
 
-/// A load or store at `ipa`, where no device is, or by a syndrome that does not describe it.
-#[inline(never)]
-fn no_device(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
-    let leaf = vcpu.vm.lock().memory.space.lookup(ipa);
-    match leaf {
-        Leaf::Ram { attrs, .. } if attrs.perms.write || !abort.write() => Next::Resume,
+/// A load or store in memory, which is there by now, or takes no stores.
+#[cold]
+fn memory_there(vcpu: &mut Vcpu, abort: DataAbort, attrs: Attrs) -> Next {
+    if abort.write() && !attrs.perms.write {
         // Read-only memory is flash: what is written to it is a command, which does nothing.
-        Leaf::Ram { .. } if abort.isv() => {
-            vcpu.context.regs_mut().skip(abort.length());
-            Next::Resume
-        }
-        Leaf::Nothing => external_abort(vcpu, Live::hdfar(), abort.write()),
-        Leaf::Ram { .. } | Leaf::Slot(_) => undescribed(vcpu, abort, ipa),
+        vcpu.context.regs_mut().skip(abort.length());
     }
+    Next::Resume
 }
 
-/// An access by an instruction that has to be looked at: the syndrome says nothing, or what a core
-/// gets wrong, or the access is unaligned.
+/// An access of which the syndrome does not say enough: a core gets it wrong, or it is unaligned.
 #[cold]
 fn undescribed(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
     let far = Live::hdfar();
-    if abort.isv() && abort.rt() == 15 && !abort.write() {
+    if abort.rt() == 15 && !abort.write() {
         // A device holds no code to go to.
         inject::prefetch_abort(&mut vcpu.context, Fault::External, far);
         return Next::Resume;
@@ -136,7 +133,7 @@ fn unusual(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
         };
         return match ipa {
             Some(ipa) if abort.isv() => access(vcpu, abort, ipa),
-            Some(ipa) => no_device(vcpu, abort, ipa),
+            Some(ipa) => emulate::emulate(vcpu, abort, far, ipa),
             None => Next::Resume,
         };
     }
