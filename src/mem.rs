@@ -309,12 +309,17 @@ impl Ram {
     /// # Errors
     /// The first address that is not RAM; what comes before it has been zeroed.
     pub fn clear(&mut self, ipa: Ipa, size: u64) -> Result<(), NotRam> {
-        const ZEROES: [u8; 1024] = [0; 1024];
+        const LINE: u64 = 64;
         self.pieces(ipa, size, |pa, _, size| {
-            for at in (0..size).step_by(ZEROES.len()) {
-                let part = (size - at).min(ZEROES.len() as u64) as usize;
-                // SAFETY: as for `read`.
-                unsafe { window::write(Pa(pa.0 + at), &ZEROES[..part]) };
+            let head = (pa.0.wrapping_neg() % LINE).min(size);
+            let lines = (size - head) / LINE * LINE;
+            let tail = size - head - lines;
+            let zeroes = [0; LINE as usize];
+            // SAFETY: as for `read`.
+            unsafe {
+                window::write(pa, &zeroes[..head as usize]);
+                window::zero(Pa(pa.0 + head), lines);
+                window::write(Pa(pa.0 + head + lines), &zeroes[..tail as usize]);
             }
         })
     }

@@ -6,7 +6,7 @@ use crate::machine::{self, Context, ListRegisters, Live, LiveBanks};
 use crate::pl031::Pl031;
 use crate::regs::Gprs;
 use crate::vgic::{Kick, Vgic};
-use crate::vm::{Link, State as Shared, Vm, request};
+use crate::vm::{Figures, Link, REASONS, State as Shared, Vm, request};
 use crate::vtimer::{self, Timer};
 use alloc::sync::Arc;
 use spin::MutexGuard;
@@ -24,6 +24,18 @@ pub enum State {
 
 /// The VM's lock, taken.
 type Locked<'a> = MutexGuard<'a, Shared>;
+
+impl State {
+    /// The same, but waiting no longer than `deadline`, ticks.
+    #[must_use]
+    pub fn until(self, deadline: Option<u64>) -> Self {
+        match (self, deadline) {
+            (Self::Waiting(Some(own)), Some(other)) => Self::Waiting(Some(own.min(other))),
+            (Self::Waiting(None), other) => Self::Waiting(other),
+            _ => self,
+        }
+    }
+}
 
 /// Why guests leave, as they are counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,8 +61,10 @@ pub enum Reason {
     Other,
 }
 
-/// Counts by [`Reason`]; the first is unused.
-pub const REASONS: usize = 10;
+/// The names of the [`Reason`]s.
+pub const NAMES: [&str; REASONS] = [
+    "", "HVC", "SMC", "CP15", "VFP", "data", "fetch", "wait", "IRQ", "other",
+];
 
 /// A vCPU.
 pub struct Vcpu {
@@ -68,6 +82,9 @@ pub struct Vcpu {
     pub refused: u32,
     banks: LiveBanks,
     exits: [u64; REASONS],
+    /// How long it has had a CPU, and since when it has it now, ticks.
+    ran: u64,
+    since: Option<u64>,
 }
 
 impl Vcpu {
@@ -85,6 +102,8 @@ impl Vcpu {
             refused: 0,
             banks: LiveBanks,
             exits,
+            ran: 0,
+            since: None,
         }
     }
 
@@ -99,6 +118,27 @@ impl Vcpu {
     pub fn count(&mut self, reason: Reason) {
         let count = &mut self.exits[reason as usize];
         *count = count.wrapping_add(1);
+    }
+
+    /// It gets a CPU, or loses it.
+    pub fn clock(&mut self, on: bool) {
+        let now = machine::now();
+        let since = core::mem::replace(&mut self.since, on.then_some(now));
+        self.ran += since.map_or(0, |since| now - since);
+    }
+
+    /// Lets other CPUs see what it has done.
+    pub fn publish(&mut self) {
+        self.clock(self.since.is_some());
+        *self.link().figures.lock() = Figures {
+            doing: match self.state {
+                State::Off => "off",
+                State::Ready => "runs",
+                State::Waiting(_) => "waits",
+            },
+            exits: self.exits,
+            ran: self.ran,
+        };
     }
 
     /// Exits so far by the number of their [`Reason`], 0 for all; `None` for a number that is none.
@@ -278,21 +318,32 @@ impl Vcpu {
     #[inline(always)]
     fn load_uart(&self, mut state: Locked<'_>, offset: u32, width: u32) -> u32 {
         let (value, line) = state.uart.read(offset, width);
-        if line != Line::Same {
-            self.set_line(&mut state, interrupt::UART, line == Line::Raised);
-        }
+        self.uart_line(&mut state, line);
         value
     }
 
     #[inline(never)]
     fn store_uart(&self, mut state: Locked<'_>, offset: u32, width: u32, value: u32) {
         let effect = state.uart.write(offset, width, value);
-        if effect.line != Line::Same {
-            self.set_line(&mut state, interrupt::UART, effect.line == Line::Raised);
-        }
+        self.uart_line(&mut state, effect.line);
         drop(state);
-        if let Some(byte) = effect.tx {
-            self.vm.print(byte);
+        if let Some(byte) = effect.tx
+            && !self.vm.print(byte)
+        {
+            self.link().request(request::PAUSE);
+        }
+    }
+
+    /// Passes on what an access did to the UART's line, after what has been typed has filled the
+    /// room that it made.
+    #[inline(always)]
+    fn uart_line(&self, state: &mut Shared, line: Line) {
+        if state.typed {
+            state.refill();
+            let level = state.uart.line();
+            self.set_line(state, interrupt::UART, level);
+        } else if line != Line::Same {
+            self.set_line(state, interrupt::UART, line == Line::Raised);
         }
     }
 
@@ -318,6 +369,7 @@ impl Vcpu {
         }
         value
     }
+
     /// Sets a shared interrupt's line, with the VM's lock held.
     #[cold]
     #[inline(never)]
