@@ -2,6 +2,8 @@
 
 use crate::machine::{Context, Live, LiveBanks};
 use crate::regs::{Banked, Banks, mode, psr};
+use crate::syndrome::FaultStatus;
+use crate::walk::{self, Format, Stage};
 
 /// SCTLR bits that an exception entry looks at (B4.1.130).
 const SCTLR_V: u32 = 1 << 13;
@@ -9,32 +11,39 @@ const SCTLR_EE: u32 = 1 << 25;
 const SCTLR_TE: u32 = 1 << 30;
 /// TTBCR.EAE: the long-descriptor format, also of the fault status registers.
 const TTBCR_EAE: u32 = 1 << 31;
-/// DFSR.WnR: the access was a write.
-const DFSR_WRITE: u32 = 1 << 11;
 
-/// What a fault status register says, in both formats (B3.13.4, B3.13.5).
+/// What a fault status register is to say.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
     /// Synchronous external abort: no device answers there.
     External,
-    /// Synchronous external abort on a stage-1 table walk at this level, 1 to 3.
-    ExternalOnWalk(u32),
     /// Alignment fault.
     Alignment,
+    /// What stage 1 found.
+    Stage1(walk::Fault),
 }
 
 impl Fault {
-    fn status(self) -> u32 {
-        let long = Live::ttbcr() & TTBCR_EAE != 0;
-        match (self, long) {
-            (Self::External, false) => 0x008,
-            (Self::External, true) => 0x210,
-            (Self::ExternalOnWalk(1), false) => 0x00c,
-            (Self::ExternalOnWalk(_), false) => 0x00e,
-            (Self::ExternalOnWalk(level), true) => 0x214 | (level & 3),
-            (Self::Alignment, false) => 0x001,
-            (Self::Alignment, true) => 0x221,
+    fn described(self) -> walk::Fault {
+        let status = match self {
+            Self::External => FaultStatus::External,
+            Self::Alignment => FaultStatus::Alignment,
+            Self::Stage1(fault) => return fault,
+        };
+        walk::Fault {
+            status,
+            domain: 0,
+            stage: Stage::One,
         }
+    }
+}
+
+/// The format of the guest's fault status registers.
+fn format() -> Format {
+    if Live::ttbcr() & TTBCR_EAE == 0 {
+        Format::Short
+    } else {
+        Format::Long
     }
 }
 
@@ -54,7 +63,7 @@ pub fn undefined(context: &mut Context) {
 
 /// Gives the guest a data abort for an access to `address`.
 pub fn data_abort(context: &mut Context, fault: Fault, address: u32, write: bool) {
-    Live::set_dfsr(fault.status() | if write { DFSR_WRITE } else { 0 });
+    Live::set_dfsr(fault.described().dfsr(format(), write));
     Live::set_dfar(address);
     let lr = context.regs().pc.wrapping_add(8);
     enter(
@@ -69,7 +78,7 @@ pub fn data_abort(context: &mut Context, fault: Fault, address: u32, write: bool
 
 /// Gives the guest a prefetch abort for the instruction at `address`.
 pub fn prefetch_abort(context: &mut Context, fault: Fault, address: u32) {
-    Live::set_ifsr(fault.status());
+    Live::set_ifsr(fault.described().ifsr(format()));
     Live::set_ifar(address);
     let lr = context.regs().pc.wrapping_add(4);
     enter(

@@ -247,6 +247,37 @@ impl Ram {
         })
     }
 
+    /// Reads `size` bytes, 1, 2 or 4, in one piece from `ipa`, which counts as aligned to that.
+    ///
+    /// # Errors
+    /// Where it is not RAM.
+    pub fn load_word(&self, ipa: Ipa, size: u32) -> Result<u32, NotRam> {
+        let (pa, _) = self.find(ipa.align_down(size.into()))?;
+        // SAFETY: as for `read`; no piece ends inside an aligned word.
+        Ok(unsafe { window::load(pa, size) })
+    }
+
+    /// The same for 8 bytes.
+    ///
+    /// # Errors
+    /// Where it is not RAM.
+    pub fn load_double(&self, ipa: Ipa) -> Result<u64, NotRam> {
+        let (pa, _) = self.find(ipa.align_down(8))?;
+        // SAFETY: as for `load_word`.
+        Ok(unsafe { window::load_double(pa) })
+    }
+
+    /// Writes `size` bytes, 1, 2 or 4, in one piece to `ipa`, which counts as aligned to that.
+    ///
+    /// # Errors
+    /// Where it is not RAM.
+    pub fn store_word(&mut self, ipa: Ipa, size: u32, value: u32) -> Result<(), NotRam> {
+        let (pa, _) = self.find(ipa.align_down(size.into()))?;
+        // SAFETY: as for `load_word`.
+        unsafe { window::store(pa, size, value) };
+        Ok(())
+    }
+
     /// Copies `size` bytes of a module to `ipa`.
     ///
     /// # Errors
@@ -278,12 +309,17 @@ impl Ram {
     /// # Errors
     /// The first address that is not RAM; what comes before it has been zeroed.
     pub fn clear(&mut self, ipa: Ipa, size: u64) -> Result<(), NotRam> {
-        const ZEROES: [u8; 1024] = [0; 1024];
+        const LINE: u64 = 64;
         self.pieces(ipa, size, |pa, _, size| {
-            for at in (0..size).step_by(ZEROES.len()) {
-                let part = (size - at).min(ZEROES.len() as u64) as usize;
-                // SAFETY: as for `read`.
-                unsafe { window::write(Pa(pa.0 + at), &ZEROES[..part]) };
+            let head = (pa.0.wrapping_neg() % LINE).min(size);
+            let lines = (size - head) / LINE * LINE;
+            let tail = size - head - lines;
+            let zeroes = [0; LINE as usize];
+            // SAFETY: as for `read`.
+            unsafe {
+                window::write(pa, &zeroes[..head as usize]);
+                window::zero(Pa(pa.0 + head), lines);
+                window::write(Pa(pa.0 + head + lines), &zeroes[..tail as usize]);
             }
         })
     }

@@ -7,6 +7,7 @@
 use super::{sysreg::*, vfp};
 use crate::regs::{Banked, Banks, Regs, psr};
 use crate::vtimer::Timer;
+use crate::walk::Stage1;
 use aarch32_cpu::asm::isb;
 use core::arch::{asm, global_asm};
 use core::mem::offset_of;
@@ -310,6 +311,11 @@ impl Context {
     pub fn regs_mut(&mut self) -> &mut Regs {
         &mut self.frame.regs
     }
+
+    /// The same, and VFP's and NEON's as [`vfp::spill`] has left them.
+    pub fn registers(&mut self) -> (&mut Regs, &mut vfp::State) {
+        (&mut self.frame.regs, &mut self.vfp)
+    }
 }
 
 /// Readies this CPU for guests: the traps that all of them share, and the vectors.
@@ -416,22 +422,17 @@ impl Live {
         HPFAR::read()
     }
 
-    /// Translates `va` by the guest's stage 1, as PL1 or PL0 would for a read; PAR in the
-    /// long-descriptor format, bit 0 set on a fault. The guest's PAR is kept.
+    /// The registers that the guest's stage 1 follows.
     #[must_use]
-    pub fn translate(va: u32, privileged: bool) -> u64 {
-        let kept = PAR64::read();
-        // SAFETY: the guest's PAR is put back; nothing else changes.
-        unsafe {
-            if privileged {
-                ATS1CPR::write(va);
-            } else {
-                ATS1CUR::write(va);
-            }
-            isb();
-            let par = PAR64::read();
-            PAR64::write(kept);
-            par
+    pub fn stage1() -> Stage1 {
+        Stage1 {
+            sctlr: SCTLR::read(),
+            ttbcr: TTBCR::read(),
+            ttbr0: TTBR0::read(),
+            ttbr1: TTBR1::read(),
+            dacr: DACR::read(),
+            mair0: PRRR::read(),
+            mair1: NMRR::read(),
         }
     }
 
@@ -457,6 +458,14 @@ impl Live {
                 _ => TTBR1::write(value),
             }
         }
+    }
+
+    /// Whether the guest's MMU and data cache are on (SCTLR.M and C): else it reaches memory past
+    /// the caches.
+    #[must_use]
+    pub fn cached() -> bool {
+        const M_AND_C: u32 = 1 | 1 << 2;
+        SCTLR::read() & M_AND_C == M_AND_C
     }
 
     /// Whether the guest's data cache is on (SCTLR.C).

@@ -14,6 +14,7 @@ use crate::regs::{Banked, Banks, Regs, mode, psr};
 use crate::stage2::{Table, Tables};
 use crate::vgic::Lrs;
 use crate::vtimer::Timer;
+use crate::walk::Stage1;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use test::{Event, Guest};
@@ -42,7 +43,6 @@ const PAGE: u64 = crate::addr::PAGE;
 const RUBBISH: u8 = 0xa5;
 
 type Step = Box<dyn FnOnce(&mut Guest) -> Exit>;
-type Translation = Box<dyn Fn(u32, bool) -> u64>;
 
 struct Machine {
     cpus: [Cpu; CPUS],
@@ -58,9 +58,13 @@ struct Machine {
     pools: u32,
     script: VecDeque<Step>,
     found: Option<Guest>,
-    translation: Translation,
+    thumb_stores_mislabelled: bool,
     events: Vec<Event>,
-    console: Vec<(u32, String, u8)>,
+    console: Vec<(usize, String, u8)>,
+    prefixes: Vec<String>,
+    named: bool,
+    typed: VecDeque<u8>,
+    due: Option<u64>,
 }
 
 /// The GIC's virtual interface control registers.
@@ -107,9 +111,13 @@ thread_local! {
         pools: 0,
         script: VecDeque::new(),
         found: None,
-        translation: Box::new(|va, _| u64::from(va & !0xfff)),
+        thumb_stores_mislabelled: false,
         events: Vec::new(),
         console: Vec::new(),
+        prefixes: Vec::new(),
+        named: false,
+        typed: VecDeque::new(),
+        due: None,
     });
 }
 
@@ -203,6 +211,11 @@ impl Context {
     pub fn regs_mut(&mut self) -> &mut Regs {
         &mut self.regs
     }
+
+    /// The same, and VFP's as [`vfp::spill`] has left them.
+    pub fn registers(&mut self) -> (&mut Regs, &mut vfp::State) {
+        (&mut self.regs, &mut self.vfp)
+    }
 }
 
 /// Makes `context` live on this CPU.
@@ -288,10 +301,23 @@ impl Live {
         cpu(|cpu| cpu.fault.hpfar)
     }
 
-    /// Translates `va` as [`test::translate_by`] says.
+    /// The registers that the guest's stage 1 follows; TEX remap has none.
     #[must_use]
-    pub fn translate(va: u32, privileged: bool) -> u64 {
-        machine(|machine| (machine.translation)(va, privileged))
+    pub fn stage1() -> Stage1 {
+        system(|system| Stage1 {
+            sctlr: system.sctlr,
+            ttbcr: system.ttbcr,
+            ttbr0: system.ttbr0,
+            ttbr1: system.ttbr1,
+            dacr: system.dacr,
+            ..Stage1::default()
+        })
+    }
+
+    /// Whether the guest's MMU and data cache are on.
+    #[must_use]
+    pub fn cached() -> bool {
+        system(|system| system.sctlr & 5 == 5)
     }
 
     /// Whether the virtual timer asserts its line.
@@ -428,6 +454,36 @@ pub mod vfp {
         });
     }
 
+    impl State {
+        /// Word `n`: that of the one register, whatever the number.
+        #[must_use]
+        pub fn word(&self, n: u32) -> u32 {
+            (self.d0 >> (32 * (n & 1))) as u32
+        }
+
+        /// Sets word `n`.
+        pub fn set_word(&mut self, n: u32, value: u32) {
+            let low = 32 * (n & 1);
+            self.d0 = self.d0 & !(0xffff_ffff << low) | u64::from(value) << low;
+        }
+    }
+
+    /// Whether the vCPU that is loaded holds the registers.
+    #[must_use]
+    pub fn usable(_privileged: bool) -> bool {
+        cpu(|cpu| cpu.vfp_open)
+    }
+
+    /// Copies the registers to the state of the vCPU that holds them.
+    pub fn spill(state: &mut State) {
+        cpu(|cpu| state.d0 = cpu.vfp.d0);
+    }
+
+    /// Copies them back.
+    pub fn reload(state: &State) {
+        cpu(|cpu| cpu.vfp.d0 = state.d0);
+    }
+
     /// Takes the registers of a vCPU that is not loaded from the hardware.
     pub fn take(owner: &mut State) {
         note(Event::Vfp { saved: true });
@@ -493,6 +549,39 @@ pub mod window {
                 machine.set_byte(at, byte);
             }
         });
+    }
+
+    /// Reads `size` bytes in one piece.
+    ///
+    /// # Safety
+    /// As for [`read`].
+    pub unsafe fn load(pa: Pa, size: u32) -> u32 {
+        assert!(pa.0.is_multiple_of(size.into()), "unaligned");
+        machine(|machine| {
+            let bytes = (0..size.into()).map(|n| u32::from(machine.byte(pa.0 + n)) << (8 * n));
+            bytes.sum()
+        })
+    }
+
+    /// The same for 8 bytes.
+    ///
+    /// # Safety
+    /// As for [`read`].
+    pub unsafe fn load_double(pa: Pa) -> u64 {
+        let mut bytes = [0; 8];
+        // SAFETY: none needed here.
+        unsafe { read(pa, &mut bytes) };
+        u64::from_le_bytes(bytes)
+    }
+
+    /// Writes `size` bytes in one piece.
+    ///
+    /// # Safety
+    /// As for [`read`].
+    pub unsafe fn store(pa: Pa, size: u32, value: u32) {
+        assert!(pa.0.is_multiple_of(size.into()), "unaligned");
+        // SAFETY: none needed here.
+        unsafe { write(pa, &value.to_le_bytes()[..size as usize]) };
     }
 
     /// Copies `size` bytes.
@@ -801,9 +890,81 @@ pub fn clear_deadline() {
     cpu(|cpu| cpu.deadline = None);
 }
 
-/// Writes one byte of `writer`, whose lines begin with `prefix`.
-pub fn console_put(writer: u32, prefix: &str, byte: u8) {
-    machine(|machine| machine.console.push((writer, prefix.into(), byte)));
+/// The console: what is written is noted, and nobody types.
+pub mod console {
+    use super::machine;
+
+    /// Who writes: the place of its prefix.
+    pub type Writer = usize;
+
+    /// A new writer, whose lines begin with `prefix` where there are several.
+    #[must_use]
+    pub fn open(prefix: String) -> Writer {
+        machine(|machine| {
+            machine.prefixes.push(prefix);
+            machine.prefixes.len() - 1
+        })
+    }
+
+    /// `writer` has written its last.
+    pub fn close(_: Writer) {}
+
+    /// Whether lines begin with their writers' names.
+    pub fn set_named(named: bool) {
+        machine(|machine| machine.named = named);
+    }
+
+    /// Shows what `writer` writes as it comes.
+    pub fn set_focus(_: Writer) {}
+
+    /// Writes one byte of `writer`; there is always room.
+    #[must_use]
+    pub fn put(writer: Writer, byte: u8) -> bool {
+        machine(|machine| {
+            let prefix = match machine.prefixes.get(writer) {
+                Some(prefix) if machine.named => prefix.clone(),
+                _ => String::new(),
+            };
+            machine.console.push((writer, prefix, byte));
+        });
+        true
+    }
+
+    /// A byte that has been typed.
+    #[must_use]
+    pub fn get() -> Option<u8> {
+        machine(|machine| machine.typed.pop_front())
+    }
+
+    /// Takes bytes from the keyboard, or leaves them where they are.
+    pub fn listen(on: bool) {
+        super::note(super::Event::Listen(on));
+    }
+
+    /// Serves the UART's interrupt.
+    pub fn interrupt() {}
+
+    /// Has [`tick`] called at `due`, ticks.
+    pub fn wake_at(due: u64) {
+        machine(|machine| machine.due = Some(machine.due.map_or(due, |old| old.min(due))));
+    }
+
+    /// When [`tick`] has to be called, ticks.
+    #[must_use]
+    pub fn due() -> Option<u64> {
+        machine(|machine| machine.due)
+    }
+
+    /// Does what is due; whether something was.
+    pub fn tick() -> bool {
+        machine(|machine| {
+            let is_due = machine.due.is_some_and(|due| due <= machine.now);
+            if is_due {
+                machine.due = None;
+            }
+            is_due
+        })
+    }
 }
 
 /// Ends the run: [`test::run`] says so.
@@ -821,6 +982,12 @@ pub fn id_register(crm: u32, opc2: u32) -> u32 {
 #[must_use]
 pub fn actlr() -> u32 {
     0x41
+}
+
+/// Whether the syndrome of a store in Thumb state may name the wrong register.
+#[must_use]
+pub fn thumb_stores_mislabelled() -> bool {
+    machine(|machine| machine.thumb_stores_mislabelled)
 }
 
 /// This core's `compatible` in device trees.
@@ -849,6 +1016,7 @@ pub mod test {
         ForgetInstructions,
         ForgetBranches,
         Deadline(Option<u64>),
+        Listen(bool),
         Vfp { saved: bool },
         Zero { pa: Pa, size: u64 },
         Clean { pa: Pa, size: u64 },
@@ -1030,10 +1198,9 @@ pub mod test {
         machine(|machine| machine.now += ticks);
     }
 
-    /// Sets how guests' stage 1 translates: from an address, and whether PL1 asks, to PAR in the
-    /// long-descriptor format. At first all of it is flat.
-    pub fn translate_by(translation: impl Fn(u32, bool) -> u64 + 'static) {
-        machine(|machine| machine.translation = Box::new(translation));
+    /// Makes the core one that names wrong registers for stores in Thumb state.
+    pub fn mislabel_thumb_stores() {
+        machine(|machine| machine.thumb_stores_mislabelled = true);
     }
 
     /// What has been done since this was asked before.
@@ -1041,8 +1208,13 @@ pub mod test {
         machine(|machine| std::mem::take(&mut machine.events))
     }
 
+    /// Types `text`.
+    pub fn type_in(text: &[u8]) {
+        machine(|machine| machine.typed.extend(text));
+    }
+
     /// What has been written to the console since this was asked before: writer, prefix and byte.
-    pub fn console() -> Vec<(u32, String, u8)> {
+    pub fn console() -> Vec<(usize, String, u8)> {
         machine(|machine| std::mem::take(&mut machine.console))
     }
 

@@ -4,7 +4,7 @@
 //! undefined without a trap (ARM DDI 0406C, B1.14.3). So EN is set in the hardware whenever HCPTR is
 //! closed, and the guest's own FPEXC comes with its registers.
 
-use super::sysreg::HCPTR;
+use super::sysreg::{CPACR, HCPTR};
 use aarch32_cpu::asm::isb;
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -22,6 +22,27 @@ pub struct State {
     d: [u64; 32],
     fpscr: u32,
     fpexc: u32,
+}
+
+impl State {
+    /// Word `n`, 0 to 63: half of doubleword register `n / 2`.
+    #[must_use]
+    pub fn word(&self, n: u32) -> u32 {
+        let double = self.d.get(n as usize / 2).copied().unwrap_or(0);
+        if n & 1 == 0 {
+            double as u32
+        } else {
+            (double >> 32) as u32
+        }
+    }
+
+    /// Sets word `n`.
+    pub fn set_word(&mut self, n: u32, value: u32) {
+        if let Some(double) = self.d.get_mut(n as usize / 2) {
+            let low = 32 * (n & 1);
+            *double = *double & !(0xffff_ffff << low) | u64::from(value) << low;
+        }
+    }
 }
 
 global_asm!(
@@ -157,6 +178,26 @@ pub fn switch(owner: Option<&mut State>, state: &State) {
         vfp_restore(state, all);
     }
     write_fpexc(state.fpexc);
+}
+
+/// Whether the vCPU that is loaded holds the registers, and lets its PL1, or its PL0, use them
+/// (CPACR and FPEXC).
+#[must_use]
+pub fn usable(privileged: bool) -> bool {
+    let allowed = if privileged { 0b0101 } else { 0b1111 } << 20;
+    is_open() && CPACR::read() & allowed == allowed && read_fpexc() & ENABLED != 0
+}
+
+/// Copies the registers, which are [`usable`], to the state of the vCPU that holds them.
+pub fn spill(state: &mut State) {
+    // SAFETY: the layout is `State`'s; HCPTR is open and EN set.
+    unsafe { vfp_save(state, ALL_32.load(Ordering::Relaxed)) };
+}
+
+/// Copies them back.
+pub fn reload(state: &State) {
+    // SAFETY: as above.
+    unsafe { vfp_restore(state, ALL_32.load(Ordering::Relaxed)) };
 }
 
 /// Takes the registers of a vCPU that is not loaded from the hardware, before it goes elsewhere.

@@ -90,6 +90,58 @@ pub unsafe fn write(pa: Pa, bytes: &[u8]) {
     }
 }
 
+/// Reads `size` bytes, 1, 2 or 4, in one piece from `pa`, which is aligned to that.
+///
+/// # Safety
+/// It must be RAM that nothing in Hyp refers to.
+pub unsafe fn load(pa: Pa, size: u32) -> u32 {
+    let value;
+    // SAFETY: the caller's word; an aligned access stays inside the window.
+    unsafe {
+        let at = mmu::open_window(Window::First, pa);
+        match size {
+            1 => asm!("ldrb {}, [{}]", out(reg) value, in(reg) at, options(nostack, readonly)),
+            2 => asm!("ldrh {}, [{}]", out(reg) value, in(reg) at, options(nostack, readonly)),
+            _ => asm!("ldr {}, [{}]", out(reg) value, in(reg) at, options(nostack, readonly)),
+        }
+    }
+    mmu::close_window(Window::First);
+    value
+}
+
+/// The same for 8 bytes: a guest that changes its table's entry sees it read before or after.
+///
+/// # Safety
+/// As for [`load`].
+pub unsafe fn load_double(pa: Pa) -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: as in `load`; LDRD is single-copy atomic with LPAE (A3.5.3).
+    unsafe {
+        let at = mmu::open_window(Window::First, pa);
+        asm!("ldrd r2, r3, [{}]", in(reg) at, out("r2") low, out("r3") high,
+            options(nostack, readonly));
+    }
+    mmu::close_window(Window::First);
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// Writes `size` bytes, 1, 2 or 4, in one piece to `pa`, which is aligned to that.
+///
+/// # Safety
+/// As for [`load`].
+pub unsafe fn store(pa: Pa, size: u32, value: u32) {
+    // SAFETY: as in `load`.
+    unsafe {
+        let at = mmu::open_window(Window::First, pa);
+        match size {
+            1 => asm!("strb {}, [{}]", in(reg) value, in(reg) at, options(nostack)),
+            2 => asm!("strh {}, [{}]", in(reg) value, in(reg) at, options(nostack)),
+            _ => asm!("str {}, [{}]", in(reg) value, in(reg) at, options(nostack)),
+        }
+    }
+    mmu::close_window(Window::First);
+}
+
 /// Copies `size` bytes of physical memory.
 ///
 /// # Safety

@@ -12,8 +12,13 @@ struct Layout {
     can_transmit: (u32, u32),
     receive_status: usize,
     can_receive: (u32, u32),
-    /// Register and bits that let it interrupt for what it has received.
-    interrupt: (usize, u32),
+    /// The register that lets it interrupt, and its bits for what has been received and for room to
+    /// send.
+    interrupt: (usize, u32, u32),
+    /// Whether those bits forbid.
+    masks: bool,
+    /// The register where all ones end what is pending, if one does.
+    acknowledge: Option<usize>,
 }
 
 const PL011: Layout = Layout {
@@ -23,7 +28,9 @@ const PL011: Layout = Layout {
     can_transmit: (1 << 5, 0),
     receive_status: 0x18,
     can_receive: (1 << 4, 0),
-    interrupt: (0x38, 1 << 4 | 1 << 6),
+    interrupt: (0x38, 1 << 4 | 1 << 6, 1 << 5),
+    masks: false,
+    acknowledge: None,
 };
 /// Offsets in registers, which the board spaces by its `reg-shift`.
 const NS16550: Layout = Layout {
@@ -33,7 +40,9 @@ const NS16550: Layout = Layout {
     can_transmit: (1 << 5, 1 << 5),
     receive_status: 5,
     can_receive: (1, 1),
-    interrupt: (1, 1),
+    interrupt: (1, 1, 2),
+    masks: false,
+    acknowledge: None,
 };
 const STM32: Layout = Layout {
     transmit: 0x28,
@@ -42,7 +51,9 @@ const STM32: Layout = Layout {
     can_transmit: (1 << 7, 1 << 7),
     receive_status: 0x1c,
     can_receive: (1 << 5, 1 << 5),
-    interrupt: (0x00, 1 << 5),
+    interrupt: (0x00, 1 << 5, 1 << 7),
+    masks: false,
+    acknowledge: None,
 };
 const IMX: Layout = Layout {
     transmit: 0x40,
@@ -51,7 +62,9 @@ const IMX: Layout = Layout {
     can_transmit: (1 << 4, 0),
     receive_status: 0xb4,
     can_receive: (1 << 5, 0),
-    interrupt: (0x80, 1 << 9),
+    interrupt: (0x80, 1 << 9, 1 << 13),
+    masks: false,
+    acknowledge: None,
 };
 const EXYNOS: Layout = Layout {
     transmit: 0x20,
@@ -60,7 +73,10 @@ const EXYNOS: Layout = Layout {
     can_transmit: (1 << 1, 1 << 1),
     receive_status: 0x10,
     can_receive: (1, 1),
-    interrupt: (0x04, 1),
+    // UINTM and UINTP.
+    interrupt: (0x38, 1 << 0, 1 << 2),
+    masks: true,
+    acknowledge: Some(0x30),
 };
 
 /// A UART whose registers are mapped.
@@ -104,6 +120,7 @@ impl Uart {
         uart
     }
 
+    #[inline(always)]
     fn read(&self, offset: usize) -> u32 {
         let at = self.base + (offset << self.shift);
         // SAFETY: `new`'s caller vouched for the registers.
@@ -116,6 +133,7 @@ impl Uart {
         }
     }
 
+    #[inline(always)]
     fn write(&self, offset: usize, value: u32) {
         let at = self.base + (offset << self.shift);
         // SAFETY: `new`'s caller vouched for the registers.
@@ -128,13 +146,15 @@ impl Uart {
         }
     }
 
-    /// Sends a byte, waiting for room.
-    pub fn put(&self, byte: u8) {
+    /// Sends a byte, if there is room; whether there was.
+    #[inline(always)]
+    pub fn send(&self, byte: u8) -> bool {
         let (mask, value) = self.layout.can_transmit;
-        while self.read(self.layout.transmit_status) & mask != value {
-            core::hint::spin_loop();
+        let room = self.read(self.layout.transmit_status) & mask == value;
+        if room {
+            self.write(self.layout.transmit, byte.into());
         }
-        self.write(self.layout.transmit, byte.into());
+        room
     }
 
     /// A byte that has come, if one has.
@@ -145,10 +165,27 @@ impl Uart {
             .then(|| self.read(self.layout.receive) as u8)
     }
 
-    /// Lets it interrupt when bytes come.
+    /// Lets it interrupt when bytes come, or not.
     pub fn listen(&self, on: bool) {
-        let (offset, bits) = self.layout.interrupt;
+        self.interrupt(self.layout.interrupt.1, on);
+    }
+
+    /// Lets it interrupt when there is room to send, or not.
+    pub fn notify(&self, on: bool) {
+        self.interrupt(self.layout.interrupt.2, on);
+    }
+
+    fn interrupt(&self, bits: u32, on: bool) {
+        let offset = self.layout.interrupt.0;
         let old = self.read(offset);
-        self.write(offset, if on { old | bits } else { old & !bits });
+        let set = on != self.layout.masks;
+        self.write(offset, if set { old | bits } else { old & !bits });
+    }
+
+    /// Ends what is pending, where that is not done by serving it.
+    pub fn acknowledge(&self) {
+        if let Some(offset) = self.layout.acknowledge {
+            self.write(offset, 0xf);
+        }
     }
 }

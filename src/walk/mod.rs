@@ -235,6 +235,12 @@ impl Attributes {
         Self { mair, shareability }
     }
 
+    /// Whether it is strongly-ordered or device memory.
+    #[must_use]
+    pub const fn is_device(self) -> bool {
+        self.mair & 0xf0 == 0
+    }
+
     /// What results from this stage-1 type and the stage-2 type: the stronger of both, shared as
     /// widely as either says; stage 2 says inner shareable (B3.8).
     #[must_use]

@@ -1,0 +1,251 @@
+//! Loads and stores that the syndrome does not describe: fetched, decoded, performed.
+//!
+//! The guest executed the instruction, or this could not be reached; but it may have been rewritten
+//! since, and the tables may have changed. So nothing is taken for granted: whatever is no longer as
+//! it was sends the guest back to try again, as long as nothing has been done.
+//!
+//! **Exclusives.** LDREX of a device is given an external abort, and STREX too. No monitor watches a
+//! device that is emulated, and the core's own can't be set from here: a LDREX that succeeded would
+//! be followed by a STREX that fails in the core, without a trap, for ever.
+
+use super::memory;
+use crate::addr::{Ipa, PAGE};
+use crate::bus::Device;
+use crate::decode::{Access, Form, Reason, Refusal, Transfer, Vectors};
+use crate::exit::Next;
+use crate::inject::{self, Fault};
+use crate::machine::{LiveBanks, vfp};
+use crate::regs::{Banked, Banks, Gprs};
+use crate::stage2::Leaf;
+use crate::syndrome::DataAbort;
+use crate::vcpu::Vcpu;
+use crate::walk::{self, Kind};
+
+/// Every register that an instruction can transfer: banked ones live, VFP's as they were spilled.
+struct File<'a>(LiveBanks, &'a mut vfp::State);
+
+impl Banks for File<'_> {
+    fn read(&self, register: Banked) -> u32 {
+        self.0.read(register)
+    }
+
+    fn write(&mut self, register: Banked, value: u32) {
+        self.0.write(register, value);
+    }
+}
+
+impl Vectors for File<'_> {
+    fn word(&self, n: u32) -> u32 {
+        self.1.word(n)
+    }
+
+    fn set_word(&mut self, n: u32, value: u32) {
+        self.1.set_word(n, value);
+    }
+}
+
+#[inline(always)]
+fn registers<R>(vcpu: &mut Vcpu, with: impl FnOnce(&mut Gprs<'_, File<'_>>) -> R) -> R {
+    let (regs, vfp) = vcpu.context.registers();
+    with(&mut Gprs {
+        regs,
+        banks: &mut File(LiveBanks, vfp),
+    })
+}
+
+/// Why an access is not made.
+enum Unmade {
+    /// The guest gets this abort, of this address.
+    Abort(Fault, u32),
+    /// The guest tries again.
+    Again,
+}
+
+/// A page that is known to be translated.
+struct Page {
+    va: u32,
+    ipa: Ipa,
+    rights: walk::Access,
+}
+
+/// What an access is to be one with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Bond {
+    None,
+    /// The store of a SWP, or its load.
+    Swap,
+    /// The core's exclusive monitor.
+    Monitor,
+}
+
+/// Performs the instruction that the guest is at, which `abort` stopped at address `far`, `ipa` to
+/// the guest.
+pub(super) fn emulate(vcpu: &mut Vcpu, abort: DataAbort, far: u32, ipa: Ipa) -> Next {
+    let fetched = memory::fetch(&vcpu.vm.lock().memory, vcpu.context.regs());
+    let Some(instruction) = fetched else {
+        return Next::Resume;
+    };
+    let transfer = registers(vcpu, |registers| Transfer::new(instruction, registers));
+    let vectors = transfer.op().uses_vectors();
+    if vectors {
+        // Executed natively it will trap, or be undefined, before it gets here again.
+        if !vfp::usable(vcpu.context.regs().privileged()) {
+            return Next::Resume;
+        }
+        vfp::spill(&mut vcpu.context.vfp);
+    }
+    // The abort has vouched for the first address.
+    let page = Page {
+        va: page_of(far),
+        ipa: ipa.align_down(PAGE),
+        rights: walk::Access {
+            kind: if abort.write() {
+                Kind::Write
+            } else {
+                Kind::Read
+            },
+            privileged: vcpu.context.regs().privileged(),
+        },
+    };
+    match perform(vcpu, transfer, page) {
+        Ok(Ok(())) if vectors => vfp::reload(&vcpu.context.vfp),
+        Ok(Ok(())) | Err(Unmade::Again) => {}
+        Ok(Err(refusal)) => refuse(vcpu, refusal, abort, far),
+        Err(Unmade::Abort(fault, address)) => {
+            inject::data_abort(&mut vcpu.context, fault, address, abort.write());
+        }
+    }
+    Next::Resume
+}
+
+/// Makes every access of `transfer`, and completes it.
+fn perform(
+    vcpu: &mut Vcpu,
+    mut transfer: Transfer,
+    mut page: Page,
+) -> Result<Result<(), Refusal>, Unmade> {
+    let bond = match transfer.op().form {
+        Form::Swap { .. } => Bond::Swap,
+        Form::Exclusive { .. } => Bond::Monitor,
+        _ => Bond::None,
+    };
+    let mut begun = false;
+    while let Some(access) = registers(vcpu, |registers| transfer.next(registers)) {
+        let value = match reach(vcpu, &mut page, access, bond) {
+            // The hardware will find the same, or another vCPU has changed it meanwhile.
+            Err(Unmade::Abort(Fault::Stage1(_), _)) if !begun => return Err(Unmade::Again),
+            value => value?,
+        };
+        begun = true;
+        registers(vcpu, |registers| transfer.complete(value, registers));
+    }
+    Ok(registers(vcpu, |registers| transfer.finish(registers)))
+}
+
+/// Makes an access; what a load gets.
+fn reach(vcpu: &Vcpu, page: &mut Page, access: Access, bond: Bond) -> Result<u32, Unmade> {
+    let size = u32::from(access.size);
+    let rights = walk::Access {
+        kind: match access.value {
+            None => Kind::Read,
+            Some(_) => Kind::Write,
+        },
+        privileged: !access.unprivileged && vcpu.context.regs().privileged(),
+    };
+    if access.address & (size - 1) == 0 {
+        let ipa = page.find(vcpu, access.address, rights)?;
+        return one(vcpu, access.address, ipa, size, access.value, bond);
+    }
+    // Normal memory at stage 1: byte by byte. The value is in the bus's order already.
+    let mut loaded = 0;
+    for n in 0..size {
+        let va = access.address.wrapping_add(n);
+        let found = memory::translate(&vcpu.vm.lock().memory, va, rights);
+        let found = found.map_err(|fault| Unmade::Abort(Fault::Stage1(fault), va))?;
+        if found.attributes.is_device() {
+            return Err(Unmade::Abort(Fault::Alignment, access.address));
+        }
+        let value = access.value.map(|value| value >> (8 * n) & 0xff);
+        loaded |= one(vcpu, va, found.ipa, 1, value, bond)? << (8 * n);
+    }
+    Ok(loaded)
+}
+
+impl Page {
+    /// Translates `va`.
+    fn find(&mut self, vcpu: &Vcpu, va: u32, rights: walk::Access) -> Result<Ipa, Unmade> {
+        if page_of(va) != self.va || rights != self.rights {
+            let found = memory::translate(&vcpu.vm.lock().memory, va, rights);
+            let found = found.map_err(|fault| Unmade::Abort(Fault::Stage1(fault), va))?;
+            *self = Self {
+                va: page_of(va),
+                ipa: found.ipa.align_down(PAGE),
+                rights,
+            };
+        }
+        Ok(Ipa(self.ipa.0 | u64::from(va) & (PAGE - 1)))
+    }
+}
+
+/// Makes an aligned access of `size` bytes at `ipa`, `va` to the guest.
+fn one(
+    vcpu: &Vcpu,
+    va: u32,
+    ipa: Ipa,
+    size: u32,
+    store: Option<u32>,
+    bond: Bond,
+) -> Result<u32, Unmade> {
+    let mut state = vcpu.vm.lock();
+    let nothing = Unmade::Abort(Fault::External, va);
+    match state.memory.space.lookup(ipa) {
+        // In RAM the guest's own instruction does what no sequence of accesses can.
+        Leaf::Ram { .. } if bond != Bond::None => Err(Unmade::Again),
+        Leaf::Ram { attrs, .. } => match store {
+            None => memory::read(&state.memory, ipa, size).map_err(|_| nothing),
+            Some(value) if attrs.perms.write => {
+                let written = memory::write(&mut state.memory, ipa, size, value);
+                written.map(|()| 0).map_err(|_| nothing)
+            }
+            // Flash takes commands alone, which do nothing.
+            Some(_) => Ok(0),
+        },
+        Leaf::Slot(slot) if bond != Bond::Monitor => {
+            let (device, address) = (Device::of_slot(slot), ipa.0 as u32);
+            match store {
+                None => return Ok(vcpu.load(state, device, address, size)),
+                Some(value) => vcpu.store(state, device, address, size, value),
+            }
+            Ok(0)
+        }
+        Leaf::Slot(_) | Leaf::Nothing => Err(nothing),
+    }
+}
+
+/// The guest gets what comes closest to what its core would have done, and the log a line now and
+/// then.
+#[cold]
+fn refuse(vcpu: &mut Vcpu, refusal: Refusal, abort: DataAbort, far: u32) {
+    vcpu.refused = vcpu.refused.wrapping_add(1);
+    if vcpu.refused.is_power_of_two() {
+        log::info!(
+            "{}: vCPU {} at {:#010x}: {:x?} at {far:#010x} is not performed: {:?} ({} so far)",
+            vcpu.vm.name(),
+            vcpu.index,
+            vcpu.context.regs().pc,
+            refusal.instruction,
+            refusal.reason,
+            vcpu.refused
+        );
+    }
+    let fault = match refusal.reason {
+        Reason::Undefined | Reason::Mode => return inject::undefined(&mut vcpu.context),
+        Reason::Unaligned => Fault::Alignment,
+        _ => Fault::External,
+    };
+    inject::data_abort(&mut vcpu.context, fault, far, abort.write());
+}
+
+const fn page_of(va: u32) -> u32 {
+    va & !(PAGE as u32 - 1)
+}

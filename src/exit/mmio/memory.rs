@@ -1,0 +1,84 @@
+//! The guest's memory, as its instructions reach it.
+//!
+//! Addresses are translated by the guest's own tables, in software. The hardware would do it too
+//! (ATS1CPR and kin), but in Hyp the walk's own accesses are not the guest's any more: a table that
+//! lies outside the guest's RAM aborts the operation in Hyp, or is read where stage 2 would have
+//! refused. QEMU 7.2 goes further, and ends itself on a domain fault there. The tables are the
+//! guest's, so this one must not be.
+
+use crate::addr::Ipa;
+use crate::decode::Instruction;
+use crate::loader::Memory;
+use crate::machine::Live;
+use crate::mem::NotRam;
+use crate::regs::Regs;
+use crate::syndrome::thumb_length;
+use crate::walk::{self, Access, Fault, Kind, Refused, Translation};
+
+/// The guest's tables, read from its RAM alone.
+struct Tables<'a>(&'a Memory);
+
+impl walk::Memory for Tables<'_> {
+    fn read32(&mut self, ipa: Ipa) -> Result<u32, Refused> {
+        read(self.0, ipa, 4).map_err(|NotRam(_)| Refused::External)
+    }
+
+    fn read64(&mut self, ipa: Ipa) -> Result<u64, Refused> {
+        settle(self.0, ipa, 8);
+        let entry = self.0.ram.load_double(ipa);
+        entry.map_err(|NotRam(_)| Refused::External)
+    }
+}
+
+/// Translates `va` as the vCPU that is live would now.
+///
+/// # Errors
+/// The fault that it would take.
+pub(super) fn translate(memory: &Memory, va: u32, access: Access) -> Result<Translation, Fault> {
+    walk::translate(&Live::stage1(), &mut Tables(memory), va, access)
+}
+
+/// A guest that reaches memory past the caches must be met there: what they hold of `size` bytes
+/// at `ipa` goes to memory, and is forgotten.
+fn settle(memory: &Memory, ipa: Ipa, size: u32) {
+    if !Live::cached() {
+        memory.ram.clean(ipa, size.into());
+    }
+}
+
+/// Reads `size` bytes, 1, 2 or 4, at `ipa`, aligned to that.
+pub(super) fn read(memory: &Memory, ipa: Ipa, size: u32) -> Result<u32, NotRam> {
+    settle(memory, ipa, size);
+    memory.ram.load_word(ipa, size)
+}
+
+/// Writes `size` bytes, 1, 2 or 4, at `ipa`, aligned to that.
+pub(super) fn write(memory: &mut Memory, ipa: Ipa, size: u32, value: u32) -> Result<(), NotRam> {
+    settle(memory, ipa, size);
+    memory.ram.store_word(ipa, size, value)?;
+    settle(memory, ipa, size);
+    Ok(())
+}
+
+/// The instruction at the guest's pc; `None` where it can't be fetched now, since another vCPU has
+/// changed the tables.
+pub(super) fn fetch(memory: &Memory, regs: &Regs) -> Option<Instruction> {
+    let access = Access {
+        kind: Kind::Execute,
+        privileged: regs.privileged(),
+    };
+    let at = |va, size| {
+        let ipa = translate(memory, va, access).ok()?.ipa;
+        read(memory, ipa, size).ok()
+    };
+    if !regs.thumb() {
+        return at(regs.pc, 4).map(Instruction::A32);
+    }
+    // The halves may lie in different pages.
+    let first = at(regs.pc, 2)?;
+    if thumb_length(first as u16) == 2 {
+        return Some(Instruction::T16(first as u16));
+    }
+    let second = at(regs.pc.wrapping_add(2), 2)?;
+    Some(Instruction::T32(first << 16 | second))
+}
