@@ -941,8 +941,8 @@ pub mod console {
         super::note(super::Event::Listen(on));
     }
 
-    /// Serves the UART's interrupt.
-    pub fn interrupt() {}
+    /// Acknowledges the UART's interrupt.
+    pub fn acknowledge() {}
 
     /// Has [`tick`] called at `due`, ticks.
     pub fn wake_at(due: u64) {

@@ -12,10 +12,9 @@ struct Layout {
     can_transmit: (u32, u32),
     receive_status: usize,
     can_receive: (u32, u32),
-    /// The register that lets it interrupt, and its bits for what has been received and for room to
-    /// send.
-    interrupt: (usize, u32, u32),
-    /// Whether those bits forbid.
+    /// Register and bits that let it interrupt for what it has received.
+    interrupt: (usize, u32),
+    /// Whether those bits forbid it.
     masks: bool,
     /// The register where all ones end what is pending, if one does.
     acknowledge: Option<usize>,
@@ -28,7 +27,7 @@ const PL011: Layout = Layout {
     can_transmit: (1 << 5, 0),
     receive_status: 0x18,
     can_receive: (1 << 4, 0),
-    interrupt: (0x38, 1 << 4 | 1 << 6, 1 << 5),
+    interrupt: (0x38, 1 << 4 | 1 << 6),
     masks: false,
     acknowledge: None,
 };
@@ -40,7 +39,7 @@ const NS16550: Layout = Layout {
     can_transmit: (1 << 5, 1 << 5),
     receive_status: 5,
     can_receive: (1, 1),
-    interrupt: (1, 1, 2),
+    interrupt: (1, 1),
     masks: false,
     acknowledge: None,
 };
@@ -51,7 +50,7 @@ const STM32: Layout = Layout {
     can_transmit: (1 << 7, 1 << 7),
     receive_status: 0x1c,
     can_receive: (1 << 5, 1 << 5),
-    interrupt: (0x00, 1 << 5, 1 << 7),
+    interrupt: (0x00, 1 << 5),
     masks: false,
     acknowledge: None,
 };
@@ -62,7 +61,7 @@ const IMX: Layout = Layout {
     can_transmit: (1 << 4, 0),
     receive_status: 0xb4,
     can_receive: (1 << 5, 0),
-    interrupt: (0x80, 1 << 9, 1 << 13),
+    interrupt: (0x80, 1 << 9),
     masks: false,
     acknowledge: None,
 };
@@ -74,7 +73,7 @@ const EXYNOS: Layout = Layout {
     receive_status: 0x10,
     can_receive: (1, 1),
     // UINTM and UINTP.
-    interrupt: (0x38, 1 << 0, 1 << 2),
+    interrupt: (0x38, 1 << 0),
     masks: true,
     acknowledge: Some(0x30),
 };
@@ -167,16 +166,7 @@ impl Uart {
 
     /// Lets it interrupt when bytes come, or not.
     pub fn listen(&self, on: bool) {
-        self.interrupt(self.layout.interrupt.1, on);
-    }
-
-    /// Lets it interrupt when there is room to send, or not.
-    pub fn notify(&self, on: bool) {
-        self.interrupt(self.layout.interrupt.2, on);
-    }
-
-    fn interrupt(&self, bits: u32, on: bool) {
-        let offset = self.layout.interrupt.0;
+        let (offset, bits) = self.layout.interrupt;
         let old = self.read(offset);
         let set = on != self.layout.masks;
         self.write(offset, if set { old | bits } else { old & !bits });
