@@ -273,8 +273,7 @@ impl Cpu {
         self.share(index);
         loop {
             let vcpu = &mut *self.vcpus[index];
-            let exit = machine::enter(&mut vcpu.context);
-            match exit::handle(vcpu, exit) {
+            match exit::run(vcpu) {
                 Next::Resume => {}
                 Next::Interrupt => match irq::take(Some(vcpu)) {
                     Interrupt::None => {}

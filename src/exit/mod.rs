@@ -5,7 +5,7 @@ mod hvc;
 mod mmio;
 
 use crate::inject::{self, Fault};
-use crate::machine::{Exit, Live};
+use crate::machine::{self, Exit, Live};
 use crate::regs::psr;
 use crate::syndrome::{Hsr, Syndrome};
 use crate::vcpu::{Reason, Vcpu};
@@ -32,11 +32,24 @@ pub enum Next {
     Stop(Stop),
 }
 
-/// Handles an exit of `vcpu`, which is live.
+/// Runs `vcpu`, which is live, until there is something else to do than to run on.
 #[inline(always)]
-pub fn handle(vcpu: &mut Vcpu, exit: Exit) -> Next {
+pub fn run(vcpu: &mut Vcpu) -> Next {
+    loop {
+        let next = match machine::enter(&mut vcpu.context) {
+            Exit::Trap => trap(vcpu),
+            exit => interrupt(vcpu, exit),
+        };
+        if next != Next::Resume {
+            return next;
+        }
+    }
+}
+
+#[inline(always)]
+fn interrupt(vcpu: &mut Vcpu, exit: Exit) -> Next {
     match exit {
-        Exit::Trap => trap(vcpu),
+        Exit::Trap => Next::Resume,
         Exit::Irq | Exit::Fiq => {
             vcpu.count(Reason::Irq);
             Next::Interrupt
@@ -54,7 +67,7 @@ fn trap(vcpu: &mut Vcpu) -> Next {
     let hsr = Hsr(Live::hsr());
     match hsr.decode() {
         Syndrome::Hvc { imm16 } => hvc::hvc(vcpu, imm16),
-        Syndrome::DataAbort(abort) => mmio::data_abort(vcpu, abort, hsr),
+        Syndrome::DataAbort(abort) => mmio::data_abort(vcpu, abort),
         _ => rare(vcpu, hsr),
     }
 }

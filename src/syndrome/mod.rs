@@ -416,6 +416,12 @@ impl DataAbort {
         field(self.0, 16, 4)
     }
 
+    /// The length of the instruction, bytes, where [`isv`](Self::isv) holds.
+    #[must_use]
+    pub const fn length(self) -> u32 {
+        2 + (self.0 >> 24 & 2)
+    }
+
     /// The external abort's type, IMPLEMENTATION DEFINED.
     #[must_use]
     pub const fn ea(self) -> bool {
@@ -445,6 +451,14 @@ impl DataAbort {
     #[inline]
     pub const fn status(self) -> FaultStatus {
         FaultStatus::decode(self.0)
+    }
+
+    /// Whether it is [`mmio`](Self::mmio) with [`isv`](Self::isv), and no permission fault: HPFAR
+    /// holds the address.
+    #[must_use]
+    #[inline]
+    pub const fn described(self) -> bool {
+        self.0 & 0x0100_03bc == 0x0100_0004
     }
 
     /// Whether this can be an access to an emulated device: a translation or permission fault of

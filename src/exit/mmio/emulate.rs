@@ -10,7 +10,7 @@
 
 use super::memory;
 use crate::addr::{Ipa, PAGE};
-use crate::bus::{self, PLACES};
+use crate::bus::Device;
 use crate::decode::{Access, Form, Reason, Refusal, Transfer, Vectors};
 use crate::exit::Next;
 use crate::inject::{self, Fault};
@@ -210,19 +210,15 @@ fn one(
             // Flash takes commands alone, which do nothing.
             Some(_) => Ok(0),
         },
-        Leaf::Slot(slot) => match PLACES.get(slot as usize) {
-            Some(place) if bond != Bond::Monitor => {
-                let offset = (ipa.0 as u32).wrapping_sub(place.base);
-                let access = bus::Access {
-                    offset,
-                    width: size,
-                    store,
-                };
-                Ok(vcpu.access(state, place.device, access))
+        Leaf::Slot(slot) if bond != Bond::Monitor => {
+            let (device, address) = (Device::of_slot(slot), ipa.0 as u32);
+            match store {
+                None => return Ok(vcpu.load(state, device, address, size)),
+                Some(value) => vcpu.store(state, device, address, size, value),
             }
-            _ => Err(nothing),
-        },
-        Leaf::Nothing => Err(nothing),
+            Ok(0)
+        }
+        Leaf::Slot(_) | Leaf::Nothing => Err(nothing),
     }
 }
 
