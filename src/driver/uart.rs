@@ -85,6 +85,10 @@ pub struct Uart {
     shift: u32,
     byte_wide: bool,
     pl011: bool,
+    /// Where a byte goes, where it is said whether there is room, and how.
+    data: usize,
+    status: usize,
+    room: (u32, u32),
 }
 
 impl Uart {
@@ -110,6 +114,9 @@ impl Uart {
             shift,
             byte_wide,
             pl011: matches!(kind, UartKind::Pl011),
+            data: base + (layout.transmit << shift),
+            status: base + (layout.transmit_status << shift),
+            room: layout.can_transmit,
         };
         if uart.pl011 && uart.read(0x30) & 1 == 0 {
             // Firmware left it off: 8 bits, FIFOs, both directions.
@@ -119,9 +126,16 @@ impl Uart {
         uart
     }
 
-    #[inline(always)]
     fn read(&self, offset: usize) -> u32 {
-        let at = self.base + (offset << self.shift);
+        self.load(self.base + (offset << self.shift))
+    }
+
+    fn write(&self, offset: usize, value: u32) {
+        self.store(self.base + (offset << self.shift), value);
+    }
+
+    #[inline(always)]
+    fn load(&self, at: usize) -> u32 {
         // SAFETY: `new`'s caller vouched for the registers.
         unsafe {
             if self.byte_wide {
@@ -133,14 +147,13 @@ impl Uart {
     }
 
     #[inline(always)]
-    fn write(&self, offset: usize, value: u32) {
-        let at = self.base + (offset << self.shift);
+    fn store(&self, at: usize, value: u32) {
         // SAFETY: `new`'s caller vouched for the registers.
         unsafe {
             if self.byte_wide {
-                write_volatile(at as *mut u8, value as u8)
+                write_volatile(at as *mut u8, value as u8);
             } else {
-                write_volatile(at as *mut u32, value)
+                write_volatile(at as *mut u32, value);
             }
         }
     }
@@ -148,10 +161,10 @@ impl Uart {
     /// Sends a byte, if there is room; whether there was.
     #[inline(always)]
     pub fn send(&self, byte: u8) -> bool {
-        let (mask, value) = self.layout.can_transmit;
-        let room = self.read(self.layout.transmit_status) & mask == value;
+        let (mask, value) = self.room;
+        let room = self.load(self.status) & mask == value;
         if room {
-            self.write(self.layout.transmit, byte.into());
+            self.store(self.data, byte.into());
         }
         room
     }
