@@ -2,8 +2,10 @@
 //!
 //! Who may write when is decided by [`Screen`]; here are its lock, its clock and its port. The lock is
 //! held for one byte of a guest or for what the UART takes at once, never while it sends: what waits
-//! is sent on when the UART interrupts for room, by whoever writes next, or by the [`tick`] that a
-//! line waiting for its end asks for. Until interrupts are there, the log alone writes, and polls.
+//! is sent on by whoever writes next or by the next [`tick`], which comes every millisecond while the
+//! UART has no room, and when a line has waited for its end. (UARTs interrupt for room too, each in a
+//! way of its own; at 115,200 baud a tick fills a FIFO of 16 in time.) Until there are ticks, the log
+//! alone writes, and polls.
 
 use crate::arch::counter;
 use crate::driver::uart::Uart;
@@ -42,39 +44,41 @@ impl Port for Line {
 struct Console {
     screen: Screen,
     line: Line,
-    /// Whether the UART's interrupt is served.
-    interrupts: bool,
-    /// Whether it is to interrupt for room.
-    notified: bool,
+    /// Ticks of the counter between two looks whether there is room; 0 before [`tick`] is called.
+    period: u64,
 }
 
 static CONSOLE: Mutex<Console> = Mutex::new(Console {
     screen: Screen::new(),
     line: Line::Unknown,
-    interrupts: false,
-    notified: false,
+    period: 0,
 });
 /// When [`tick`] has something to do, ticks; the greatest: never.
 static DUE: AtomicU64 = AtomicU64::new(u64::MAX);
 /// Whether the machine is about to stop, so that everything is to be sent at once.
 static LAST_WORDS: AtomicBool = AtomicBool::new(false);
 
-impl Console {
-    fn pump(&mut self, now: u64) -> Pumped {
-        let pumped = self.screen.pump(now, BUDGET, &mut self.line);
-        let notify = pumped == Pumped::Blocked && self.interrupts;
-        if let Line::Uart(uart) = &self.line
-            && self.notified != notify
-        {
-            self.notified = notify;
-            uart.notify(notify);
-        }
-        pumped
+/// How long a port that takes nothing is waited for; what would have been written is lost then.
+struct Patience(u64);
+
+impl Patience {
+    /// A guest's byte, or one of the log, waits 2^20 ticks: a hundredth of a second and more.
+    const BYTE: u64 = 1 << 20;
+    /// All that waits has 2^28 ticks: several seconds.
+    const ALL: u64 = 1 << 28;
+
+    fn new(ticks: u64) -> Self {
+        Self(counter::now() + ticks)
     }
 
-    /// Whether somebody sends on what the port has no room for now.
-    const fn served(&self) -> bool {
-        self.interrupts || matches!(self.line, Line::Unknown)
+    fn is_over(&self) -> bool {
+        counter::now() > self.0
+    }
+}
+
+impl Console {
+    fn pump(&mut self, now: u64) -> Pumped {
+        self.screen.pump(now, BUDGET, &mut self.line)
     }
 }
 
@@ -95,8 +99,9 @@ impl Console {
     /// Queues a byte of the log; the only wait for the port with the lock held, where more is logged
     /// at once than the ring holds.
     fn write_byte(&mut self, byte: u8) {
+        let patience = Patience::new(Patience::BYTE);
         while !self.screen.queue(LOG, byte, 0) {
-            if matches!(self.line, Line::Unknown) {
+            if matches!(self.line, Line::Unknown) || patience.is_over() {
                 return;
             }
             let _ = self.pump(u64::MAX);
@@ -106,17 +111,21 @@ impl Console {
 
 /// Shows what can be shown now, and sees to the rest being shown later.
 fn advance() {
+    let patience = Patience::new(Patience::ALL);
     loop {
         let now = counter::now();
-        let (pumped, served) = {
+        let (pumped, period) = {
             let mut console = CONSOLE.lock();
-            (console.pump(now), console.served())
+            if matches!(console.line, Line::Unknown) {
+                return;
+            }
+            (console.pump(now), console.period)
         };
         match pumped {
-            Pumped::Blocked if served => return,
+            Pumped::Done(due) => return due.into_iter().for_each(wake_at),
+            Pumped::Blocked if period != 0 => return wake_at(now + period),
+            Pumped::Blocked if patience.is_over() => return,
             Pumped::Blocked | Pumped::More => core::hint::spin_loop(),
-            Pumped::Done(None) => return,
-            Pumped::Done(Some(due)) => return wake_at(due),
         }
     }
 }
@@ -151,25 +160,24 @@ pub fn attach(uart: Uart) {
     advance();
 }
 
-/// From now on the UART's interrupt is served, if `interrupts` says so. Unfinished lines are shown
-/// after a hundredth of a second; the counter runs at `frequency` Hz.
-pub fn start(interrupts: bool, frequency: u32) {
+/// From now on [`tick`] is called, and the UART's interrupt served. Unfinished lines are shown after a
+/// hundredth of a second; the counter runs at `frequency` Hz.
+pub fn start(frequency: u32) {
     let mut console = CONSOLE.lock();
     console.screen.set_patience(u64::from(frequency / 100));
-    console.interrupts = interrupts;
+    console.period = u64::from(frequency / 1000).max(1);
     match &console.line {
         Line::Unknown => console.line = Line::Missing,
-        Line::Uart(uart) if interrupts => uart.listen(true),
-        _ => {}
+        Line::Uart(uart) => uart.listen(true),
+        Line::Missing => {}
     }
 }
 
-/// Serves the UART's interrupt for room.
-pub fn interrupt() {
+/// Acknowledges the UART's interrupt, where that is not done by serving it.
+pub fn acknowledge() {
     if let Line::Uart(uart) = &CONSOLE.lock().line {
         uart.acknowledge();
     }
-    advance();
 }
 
 /// A new writer, whose lines begin with `prefix` where there are several.
@@ -209,17 +217,11 @@ pub fn put(writer: Writer, byte: u8) -> bool {
     queue(writer, byte)
 }
 
-/// What is not sent straight. A ring that is full has a hundredth of a second to get room; a UART
-/// that sends nothing then loses the byte.
+/// What is not sent straight.
 #[inline(never)]
 fn queue(writer: Writer, byte: u8) -> bool {
-    const PATIENCE: u64 = 1 << 20;
-    let start = counter::now();
-    loop {
-        let now = counter::now();
-        if CONSOLE.lock().screen.queue(writer, byte, now) || now - start > PATIENCE {
-            break;
-        }
+    let patience = Patience::new(Patience::BYTE);
+    while !CONSOLE.lock().screen.queue(writer, byte, counter::now()) && !patience.is_over() {
         advance();
     }
     advance();
@@ -244,8 +246,14 @@ pub fn listen(on: bool) {
 
 /// Sends everything that waits, before the machine stops.
 pub fn drain() {
-    while !matches!(CONSOLE.lock().pump(u64::MAX), Pumped::Done(_)) {
-        core::hint::spin_loop();
+    let patience = Patience::new(Patience::ALL);
+    loop {
+        match CONSOLE.lock().pump(u64::MAX) {
+            Pumped::Done(_) => return,
+            Pumped::More => {}
+            Pumped::Blocked if patience.is_over() => return,
+            Pumped::Blocked => core::hint::spin_loop(),
+        }
     }
 }
 

@@ -25,7 +25,7 @@ const HELP: &str = "Ctrl-A, then
 
 /// Serves the console's interrupt.
 pub fn input() {
-    console::interrupt();
+    console::acknowledge();
     loop {
         let focused = vm::focused();
         if focused.as_ref().is_some_and(|vm| !vm.hears()) {

@@ -137,7 +137,7 @@ pub fn init(board: &Board) -> Option<()> {
         gic.target(interrupt.id, 0);
         gic.enable(interrupt.id, true);
     }
-    console::start(interrupt.is_some(), frequency(board));
+    console::start(frequency(board));
     Some(())
 }
 

@@ -142,8 +142,10 @@ pub struct Screen {
     vms: Vec<Stream>,
     /// For how long a line stands still before it may be broken or shown unfinished, ticks.
     patience: u64,
-    /// Whether lines begin with their writers' names.
+    /// Whether lines begin with their writers' names, and whether they are to once nothing that has
+    /// been written before waits any more.
     named: bool,
+    naming: bool,
     /// Whose lines are shown as they come.
     focus: Writer,
     /// Who writes straight to the port.
@@ -174,6 +176,7 @@ impl Screen {
             vms: Vec::new(),
             patience: 0,
             named: false,
+            naming: false,
             focus: NOBODY,
             direct: NOBODY,
             owner: LOG,
@@ -212,9 +215,10 @@ impl Screen {
         }
     }
 
-    /// Has lines begin with their writers' names, or not.
-    pub const fn set_named(&mut self, named: bool) {
-        self.named = named;
+    /// Has lines begin with their writers' names, or not. What waits to be shown keeps its name.
+    pub fn set_named(&mut self, named: bool) {
+        self.naming = named;
+        self.named = named || self.named && !self.idle();
         self.direct = NOBODY;
     }
 
@@ -342,11 +346,12 @@ impl Screen {
         true
     }
 
-    /// The next writer, after the owner and in turn, who has something that is due.
+    /// The next writer who has something that is due: the log, or after the owner and in turn.
     fn next(&self, now: u64) -> Option<Writer> {
         let count = self.vms.len() + 1;
-        (1..=count)
-            .map(|n| (self.owner + n) % count)
+        let others = (1..=count).map(|n| (self.owner + n) % count);
+        core::iter::once(LOG)
+            .chain(others)
             .find(|&writer| self.is_due(writer, now))
     }
 
@@ -414,17 +419,25 @@ impl Screen {
         true
     }
 
-    /// Lets the owner write straight to the port, if nobody has anything queued.
+    /// Once nobody has anything queued, lets the owner write straight to the port.
     fn let_through(&mut self) {
+        if !self.idle() {
+            return;
+        }
+        self.named = self.naming;
         let mine = if self.named {
             self.owner == self.focus && self.unfinished
         } else {
             self.owner != LOG
         };
-        let idle = |writer| self.empty(writer);
-        if mine && (0..=self.vms.len()).all(idle) {
+        if mine {
             self.direct = self.owner;
         }
+    }
+
+    /// Whether nobody has anything queued.
+    fn idle(&self) -> bool {
+        (0..=self.vms.len()).all(|writer| self.empty(writer))
     }
 }
 

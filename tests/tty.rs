@@ -337,6 +337,32 @@ fn writers_with_lines_take_turns() {
 }
 
 #[test]
+fn the_log_goes_first() {
+    let mut desk = Desk::new(2, true);
+    desk.tape.room = 0;
+    desk.line(2, 1);
+    desk.line(LOG, 1);
+    desk.line(LOG, 2);
+    desk.tape.room = usize::MAX;
+    let _ = desk.pump();
+    assert_eq!(desk.text(), "a\naa\n<2>c\n");
+}
+
+#[test]
+fn what_waits_keeps_its_name_when_names_are_no_longer_needed() {
+    let mut desk = Desk::new(2, true);
+    desk.tape.room = 0;
+    desk.line(1, 1);
+    desk.line(2, 1);
+    desk.screen.set_named(false);
+    desk.tape.room = usize::MAX;
+    let _ = desk.pump();
+    desk.line(1, 1);
+    let _ = desk.pump();
+    assert_eq!(desk.text(), "<1>b\n<2>c\nb\n");
+}
+
+#[test]
 fn a_writer_that_has_gone_is_still_shown_and_its_place_given_away() {
     let mut desk = Desk::new(2, true);
     desk.put(2, b'c');

@@ -61,6 +61,7 @@ struct Machine {
     thumb_stores_mislabelled: bool,
     events: Vec<Event>,
     console: Vec<(usize, String, u8)>,
+    console_full: bool,
     prefixes: Vec<String>,
     named: bool,
     typed: VecDeque<u8>,
@@ -114,6 +115,7 @@ thread_local! {
         thumb_stores_mislabelled: false,
         events: Vec::new(),
         console: Vec::new(),
+        console_full: false,
         prefixes: Vec::new(),
         named: false,
         typed: VecDeque::new(),
@@ -835,7 +837,7 @@ const QEMU: Wiring = Wiring {
     hyp_timer: 26,
     virtual_timer: 27,
     maintenance: 25,
-    console: None,
+    console: Some(33),
     gicv: Range {
         start: Pa(0x0804_0000),
         size: 0x2000,
@@ -917,7 +919,9 @@ pub mod console {
     /// Shows what `writer` writes as it comes.
     pub fn set_focus(_: Writer) {}
 
-    /// Writes one byte of `writer`; there is always room.
+    /// Writes one byte of `writer`; `false` where [`test::fill_console`] says so.
+    ///
+    /// [`test::fill_console`]: super::test::fill_console
     #[must_use]
     pub fn put(writer: Writer, byte: u8) -> bool {
         machine(|machine| {
@@ -926,8 +930,8 @@ pub mod console {
                 _ => String::new(),
             };
             machine.console.push((writer, prefix, byte));
-        });
-        true
+            !machine.console_full
+        })
     }
 
     /// A byte that has been typed.
@@ -941,8 +945,8 @@ pub mod console {
         super::note(super::Event::Listen(on));
     }
 
-    /// Serves the UART's interrupt.
-    pub fn interrupt() {}
+    /// Acknowledges the UART's interrupt.
+    pub fn acknowledge() {}
 
     /// Has [`tick`] called at `due`, ticks.
     pub fn wake_at(due: u64) {
@@ -1206,6 +1210,11 @@ pub mod test {
     /// What has been done since this was asked before.
     pub fn events() -> Vec<Event> {
         machine(|machine| std::mem::take(&mut machine.events))
+    }
+
+    /// Has whoever writes to the console wait, or not.
+    pub fn fill_console(full: bool) {
+        machine(|machine| machine.console_full = full);
     }
 
     /// Types `text`.

@@ -12,10 +12,9 @@ struct Layout {
     can_transmit: (u32, u32),
     receive_status: usize,
     can_receive: (u32, u32),
-    /// The register that lets it interrupt, and its bits for what has been received and for room to
-    /// send.
-    interrupt: (usize, u32, u32),
-    /// Whether those bits forbid.
+    /// Register and bits that let it interrupt for what it has received.
+    interrupt: (usize, u32),
+    /// Whether those bits forbid it.
     masks: bool,
     /// The register where all ones end what is pending, if one does.
     acknowledge: Option<usize>,
@@ -28,7 +27,7 @@ const PL011: Layout = Layout {
     can_transmit: (1 << 5, 0),
     receive_status: 0x18,
     can_receive: (1 << 4, 0),
-    interrupt: (0x38, 1 << 4 | 1 << 6, 1 << 5),
+    interrupt: (0x38, 1 << 4 | 1 << 6),
     masks: false,
     acknowledge: None,
 };
@@ -40,7 +39,7 @@ const NS16550: Layout = Layout {
     can_transmit: (1 << 5, 1 << 5),
     receive_status: 5,
     can_receive: (1, 1),
-    interrupt: (1, 1, 2),
+    interrupt: (1, 1),
     masks: false,
     acknowledge: None,
 };
@@ -51,7 +50,7 @@ const STM32: Layout = Layout {
     can_transmit: (1 << 7, 1 << 7),
     receive_status: 0x1c,
     can_receive: (1 << 5, 1 << 5),
-    interrupt: (0x00, 1 << 5, 1 << 7),
+    interrupt: (0x00, 1 << 5),
     masks: false,
     acknowledge: None,
 };
@@ -62,7 +61,7 @@ const IMX: Layout = Layout {
     can_transmit: (1 << 4, 0),
     receive_status: 0xb4,
     can_receive: (1 << 5, 0),
-    interrupt: (0x80, 1 << 9, 1 << 13),
+    interrupt: (0x80, 1 << 9),
     masks: false,
     acknowledge: None,
 };
@@ -74,7 +73,7 @@ const EXYNOS: Layout = Layout {
     receive_status: 0x10,
     can_receive: (1, 1),
     // UINTM and UINTP.
-    interrupt: (0x38, 1 << 0, 1 << 2),
+    interrupt: (0x38, 1 << 0),
     masks: true,
     acknowledge: Some(0x30),
 };
@@ -86,6 +85,10 @@ pub struct Uart {
     shift: u32,
     byte_wide: bool,
     pl011: bool,
+    /// Where a byte goes, where it is said whether there is room, and how.
+    data: usize,
+    status: usize,
+    room: (u32, u32),
 }
 
 impl Uart {
@@ -111,6 +114,9 @@ impl Uart {
             shift,
             byte_wide,
             pl011: matches!(kind, UartKind::Pl011),
+            data: base + (layout.transmit << shift),
+            status: base + (layout.transmit_status << shift),
+            room: layout.can_transmit,
         };
         if uart.pl011 && uart.read(0x30) & 1 == 0 {
             // Firmware left it off: 8 bits, FIFOs, both directions.
@@ -120,9 +126,16 @@ impl Uart {
         uart
     }
 
-    #[inline(always)]
     fn read(&self, offset: usize) -> u32 {
-        let at = self.base + (offset << self.shift);
+        self.load(self.base + (offset << self.shift))
+    }
+
+    fn write(&self, offset: usize, value: u32) {
+        self.store(self.base + (offset << self.shift), value);
+    }
+
+    #[inline(always)]
+    fn load(&self, at: usize) -> u32 {
         // SAFETY: `new`'s caller vouched for the registers.
         unsafe {
             if self.byte_wide {
@@ -134,14 +147,13 @@ impl Uart {
     }
 
     #[inline(always)]
-    fn write(&self, offset: usize, value: u32) {
-        let at = self.base + (offset << self.shift);
+    fn store(&self, at: usize, value: u32) {
         // SAFETY: `new`'s caller vouched for the registers.
         unsafe {
             if self.byte_wide {
-                write_volatile(at as *mut u8, value as u8)
+                write_volatile(at as *mut u8, value as u8);
             } else {
-                write_volatile(at as *mut u32, value)
+                write_volatile(at as *mut u32, value);
             }
         }
     }
@@ -149,10 +161,10 @@ impl Uart {
     /// Sends a byte, if there is room; whether there was.
     #[inline(always)]
     pub fn send(&self, byte: u8) -> bool {
-        let (mask, value) = self.layout.can_transmit;
-        let room = self.read(self.layout.transmit_status) & mask == value;
+        let (mask, value) = self.room;
+        let room = self.load(self.status) & mask == value;
         if room {
-            self.write(self.layout.transmit, byte.into());
+            self.store(self.data, byte.into());
         }
         room
     }
@@ -167,16 +179,7 @@ impl Uart {
 
     /// Lets it interrupt when bytes come, or not.
     pub fn listen(&self, on: bool) {
-        self.interrupt(self.layout.interrupt.1, on);
-    }
-
-    /// Lets it interrupt when there is room to send, or not.
-    pub fn notify(&self, on: bool) {
-        self.interrupt(self.layout.interrupt.2, on);
-    }
-
-    fn interrupt(&self, bits: u32, on: bool) {
-        let offset = self.layout.interrupt.0;
+        let (offset, bits) = self.layout.interrupt;
         let old = self.read(offset);
         let set = on != self.layout.masks;
         self.write(offset, if set { old | bits } else { old & !bits });

@@ -9,6 +9,7 @@
 mod aborts;
 mod board;
 mod calls;
+mod console;
 mod emulate;
 mod life;
 mod schedule;
@@ -89,6 +90,14 @@ const TESTS: &[Test] = tests! {
         a_vcpu_without_vfp_moves_none
         registers_come_back_after_another_vcpu_ran
         vcpus_of_one_vm_on_two_cpus_stop_together;
+    console:
+        what_is_typed_goes_to_one_vm_until_another_is_selected
+        a_paste_waits_at_the_keyboard_and_arrives_whole
+        a_guest_that_reads_nothing_does_not_keep_commands_from_being_heard
+        input_goes_to_the_next_vm_when_one_is_off
+        a_vm_is_reset_from_the_console
+        vcpus_are_shown_with_what_they_have_done
+        a_vcpu_whose_console_is_full_lets_the_other_run;
     life:
         a_vm_starts_as_its_kernel_wants
         a_new_vm_finds_nothing_of_what_memory_held
