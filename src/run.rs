@@ -264,6 +264,7 @@ impl Cpu {
         }
         Live::trap_wfi(!alone);
         self.set_deadline();
+        self.vcpus[index].watch_virtual_timer();
     }
 
     /// Runs vCPU `index` until something other than itself has to be done.
@@ -312,6 +313,8 @@ impl Cpu {
                 monitor::tick();
                 self.wake_due();
                 self.vcpus[index].update_timer();
+                // So that what has been deactivated is known to be.
+                self.vcpus[index].sync();
             }
         }
         if self.vcpus[index].state != State::Ready || self.loaded != Some(index) {
