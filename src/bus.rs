@@ -36,6 +36,25 @@ impl Place {
     }
 }
 
+impl Device {
+    /// The device of a slot: the reverse of [`Place::slot`]. A slot that none has would be flash.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_slot(slot: u32) -> Self {
+        const GICD: u32 = Device::Gicd as u32;
+        const UART: u32 = Device::Uart as u32;
+        const RTC: u32 = Device::Rtc as u32;
+        const GICC_DIR: u32 = Device::GiccDir as u32;
+        match slot {
+            GICD => Self::Gicd,
+            UART => Self::Uart,
+            RTC => Self::Rtc,
+            GICC_DIR => Self::GiccDir,
+            _ => Self::Flash,
+        }
+    }
+}
+
 /// Every device, by slot: in the order of [`Device`].
 pub const PLACES: [Place; 5] = [
     Place {
@@ -88,14 +107,3 @@ pub const GIC: u32 = 0x0800_0000;
 pub const GICC: u32 = 0x0801_0000;
 /// Where RAM begins.
 pub const RAM: u32 = 0x4000_0000;
-
-/// A load or store of a guest, of which the syndrome or the decoder told.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Access {
-    /// Offset from the device's base, bytes.
-    pub offset: u32,
-    /// Width: 1, 2 or 4 bytes.
-    pub width: u32,
-    /// What is stored; `None` for a load.
-    pub store: Option<u32>,
-}

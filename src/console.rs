@@ -1,106 +1,260 @@
 //! The machine's console: one UART that the log and every VM write to, a line at a time.
 //!
-//! Until the device tree has said where the UART is, what is written is kept. A writer that finds
-//! another's unfinished line begins a new one; with several VMs up, each line begins with its VM's
-//! name.
+//! Who may write when is decided by [`Screen`]; here are its lock, its clock and its port. The lock is
+//! held for one byte of a guest or for what the UART takes at once, never while it sends: what waits
+//! is sent on by whoever writes next or by the next [`tick`], which comes every millisecond while the
+//! UART has no room, and when a line has waited for its end. (UARTs interrupt for room too, each in a
+//! way of its own; at 115,200 baud a tick fills a FIFO of 16 in time.) Until there are ticks, the log
+//! alone writes, and polls.
 
+use crate::arch::counter;
 use crate::driver::uart::Uart;
+use crate::tty::{LOG, Port, Pumped, Screen};
+use alloc::string::String;
 use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use spin::Mutex;
 
-/// Who writes: a VM's number, or [`LOG`].
-pub type Writer = u32;
-/// The hypervisor's own log.
-pub const LOG: Writer = u32::MAX;
+pub use crate::tty::Writer;
 
-const EARLY: usize = 2048;
+/// Bytes that are sent without letting go of the lock.
+const BUDGET: usize = 64;
+
+/// The UART, once there is one.
+enum Line {
+    /// The device tree has not been read yet.
+    Unknown,
+    Uart(Uart),
+    /// The board has none: what is written is lost.
+    Missing,
+}
+
+impl Port for Line {
+    #[inline(always)]
+    fn send(&mut self, byte: u8) -> bool {
+        match self {
+            Self::Uart(uart) => uart.send(byte),
+            Self::Unknown => false,
+            Self::Missing => true,
+        }
+    }
+}
 
 struct Console {
-    uart: Option<Uart>,
-    early: [u8; EARLY],
-    kept: usize,
-    /// Who wrote last, and whether that line is unfinished.
-    writer: Writer,
-    unfinished: bool,
+    screen: Screen,
+    line: Line,
+    /// Ticks of the counter between two looks whether there is room; 0 before [`tick`] is called.
+    period: u64,
 }
 
 static CONSOLE: Mutex<Console> = Mutex::new(Console {
-    uart: None,
-    early: [0; EARLY],
-    kept: 0,
-    writer: LOG,
-    unfinished: false,
+    screen: Screen::new(),
+    line: Line::Unknown,
+    period: 0,
 });
+/// When [`tick`] has something to do, ticks; the greatest: never.
+static DUE: AtomicU64 = AtomicU64::new(u64::MAX);
+/// Whether the machine is about to stop, so that everything is to be sent at once.
+static LAST_WORDS: AtomicBool = AtomicBool::new(false);
 
-impl Console {
-    fn raw(&mut self, byte: u8) {
-        match &self.uart {
-            Some(uart) => uart.put(byte),
-            None if self.kept < EARLY => {
-                self.early[self.kept] = byte;
-                self.kept += 1;
-            }
-            None => {}
-        }
+/// How long a port that takes nothing is waited for; what would have been written is lost then.
+struct Patience(u64);
+
+impl Patience {
+    /// A guest's byte, or one of the log, waits 2^20 ticks: a hundredth of a second and more.
+    const BYTE: u64 = 1 << 20;
+    /// All that waits has 2^28 ticks: several seconds.
+    const ALL: u64 = 1 << 28;
+
+    fn new(ticks: u64) -> Self {
+        Self(counter::now() + ticks)
     }
 
-    fn raw_all(&mut self, text: &str) {
-        for byte in text.bytes() {
-            self.raw(byte);
-        }
-    }
-
-    /// Makes the line `writer`'s own.
-    fn begin(&mut self, writer: Writer) {
-        if self.unfinished && self.writer != writer {
-            self.raw_all("\r\n");
-            self.unfinished = false;
-        }
-        self.writer = writer;
-    }
-
-    fn put(&mut self, writer: Writer, prefix: &str, byte: u8) {
-        if self.writer != writer || !self.unfinished {
-            self.begin(writer);
-            self.raw_all(prefix);
-        }
-        self.raw(byte);
-        self.unfinished = byte != b'\n';
+    fn is_over(&self) -> bool {
+        counter::now() > self.0
     }
 }
 
+impl Console {
+    fn pump(&mut self, now: u64) -> Pumped {
+        self.screen.pump(now, BUDGET, &mut self.line)
+    }
+}
+
+/// The log's side of it.
 impl Write for Console {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for byte in text.bytes() {
             if byte == b'\n' {
-                self.raw(b'\r');
+                self.write_byte(b'\r');
             }
-            self.raw(byte);
+            self.write_byte(byte);
         }
         Ok(())
     }
 }
 
-/// Gives the console its UART, and sends what was kept.
-pub fn attach(uart: Uart) {
-    let mut console = CONSOLE.lock();
-    for byte in &console.early[..console.kept] {
-        uart.put(*byte);
+impl Console {
+    /// Queues a byte of the log; the only wait for the port with the lock held, where more is logged
+    /// at once than the ring holds.
+    fn write_byte(&mut self, byte: u8) {
+        let patience = Patience::new(Patience::BYTE);
+        while !self.screen.queue(LOG, byte, 0) {
+            if matches!(self.line, Line::Unknown) || patience.is_over() {
+                return;
+            }
+            let _ = self.pump(u64::MAX);
+        }
     }
-    console.kept = 0;
-    console.uart = Some(uart);
 }
 
-/// Writes one byte of `writer`, whose lines begin with `prefix`.
-pub fn put(writer: Writer, prefix: &str, byte: u8) {
-    CONSOLE.lock().put(writer, prefix, byte);
+/// Shows what can be shown now, and sees to the rest being shown later.
+fn advance() {
+    let patience = Patience::new(Patience::ALL);
+    loop {
+        let now = counter::now();
+        let (pumped, period) = {
+            let mut console = CONSOLE.lock();
+            if matches!(console.line, Line::Unknown) {
+                return;
+            }
+            (console.pump(now), console.period)
+        };
+        match pumped {
+            Pumped::Done(due) => return due.into_iter().for_each(wake_at),
+            Pumped::Blocked if period != 0 => return wake_at(now + period),
+            Pumped::Blocked if patience.is_over() => return,
+            Pumped::Blocked | Pumped::More => core::hint::spin_loop(),
+        }
+    }
+}
+
+/// Has [`tick`] called at `due`, ticks, unless that is so earlier anyway.
+pub fn wake_at(due: u64) {
+    if due < DUE.load(Ordering::Relaxed) {
+        DUE.store(due, Ordering::Relaxed);
+        counter::advance_deadline(due);
+    }
+}
+
+/// When [`tick`] has to be called, ticks.
+#[must_use]
+pub fn due() -> Option<u64> {
+    Some(DUE.load(Ordering::Relaxed)).filter(|due| *due != u64::MAX)
+}
+
+/// Does what is due; whether something was.
+pub fn tick() -> bool {
+    let is_due = DUE.load(Ordering::Relaxed) <= counter::now();
+    if is_due {
+        DUE.store(u64::MAX, Ordering::Relaxed);
+        advance();
+    }
+    is_due
+}
+
+/// Gives the console its UART.
+pub fn attach(uart: Uart) {
+    CONSOLE.lock().line = Line::Uart(uart);
+    advance();
+}
+
+/// From now on [`tick`] is called, and the UART's interrupt served. Unfinished lines are shown after a
+/// hundredth of a second; the counter runs at `frequency` Hz.
+pub fn start(frequency: u32) {
+    let mut console = CONSOLE.lock();
+    console.screen.set_patience(u64::from(frequency / 100));
+    console.period = u64::from(frequency / 1000).max(1);
+    match &console.line {
+        Line::Unknown => console.line = Line::Missing,
+        Line::Uart(uart) => uart.listen(true),
+        Line::Missing => {}
+    }
+}
+
+/// Acknowledges the UART's interrupt, where that is not done by serving it.
+pub fn acknowledge() {
+    if let Line::Uart(uart) = &CONSOLE.lock().line {
+        uart.acknowledge();
+    }
+}
+
+/// A new writer, whose lines begin with `prefix` where there are several.
+#[must_use]
+pub fn open(prefix: String) -> Writer {
+    CONSOLE.lock().screen.open(prefix)
+}
+
+/// `writer` has written its last.
+pub fn close(writer: Writer) {
+    CONSOLE.lock().screen.close(writer);
+    advance();
+}
+
+/// Whether lines begin with their writers' names.
+pub fn set_named(named: bool) {
+    CONSOLE.lock().screen.set_named(named);
+}
+
+/// Shows what `writer` writes as it comes.
+pub fn set_focus(writer: Writer) {
+    CONSOLE.lock().screen.set_focus(writer);
+    advance();
+}
+
+/// Writes one byte of `writer`; `false` where that one had better wait before the next.
+#[inline(always)]
+#[must_use]
+pub fn put(writer: Writer, byte: u8) -> bool {
+    {
+        let mut console = CONSOLE.lock();
+        let Console { screen, line, .. } = &mut *console;
+        if screen.direct(writer, byte, line) {
+            return true;
+        }
+    }
+    queue(writer, byte)
+}
+
+/// What is not sent straight.
+#[inline(never)]
+fn queue(writer: Writer, byte: u8) -> bool {
+    let patience = Patience::new(Patience::BYTE);
+    while !CONSOLE.lock().screen.queue(writer, byte, counter::now()) && !patience.is_over() {
+        advance();
+    }
+    advance();
+    !CONSOLE.lock().screen.full(writer)
 }
 
 /// A byte from the keyboard, if one has come.
 #[must_use]
 pub fn get() -> Option<u8> {
-    CONSOLE.lock().uart.as_ref().and_then(Uart::get)
+    match &CONSOLE.lock().line {
+        Line::Uart(uart) => uart.get(),
+        _ => None,
+    }
+}
+
+/// Takes bytes from the keyboard, or leaves them where they are.
+pub fn listen(on: bool) {
+    if let Line::Uart(uart) = &CONSOLE.lock().line {
+        uart.listen(on);
+    }
+}
+
+/// Sends everything that waits, before the machine stops.
+pub fn drain() {
+    let patience = Patience::new(Patience::ALL);
+    loop {
+        match CONSOLE.lock().pump(u64::MAX) {
+            Pumped::Done(_) => return,
+            Pumped::More => {}
+            Pumped::Blocked if patience.is_over() => return,
+            Pumped::Blocked => core::hint::spin_loop(),
+        }
+    }
 }
 
 /// Takes the console from whoever holds it: for a panic, whose CPU may be that holder.
@@ -108,6 +262,7 @@ pub fn get() -> Option<u8> {
 /// # Safety
 /// The machine is about to stop; what the holder was writing is lost.
 pub unsafe fn seize() {
+    LAST_WORDS.store(true, Ordering::Relaxed);
     // SAFETY: the caller's word.
     unsafe { CONSOLE.force_unlock() };
 }
@@ -127,10 +282,13 @@ impl Log for ConsoleLog {
             Level::Debug => "debug",
             Level::Trace => "trace",
         };
-        let mut console = CONSOLE.lock();
-        console.begin(LOG);
         // Writing to the console can't fail.
-        let _ = writeln!(console, "[{level}] {}", record.args());
+        let _ = writeln!(CONSOLE.lock(), "[{level}] {}", record.args());
+        if LAST_WORDS.load(Ordering::Relaxed) {
+            drain();
+        } else {
+            advance();
+        }
     }
 
     fn flush(&self) {}

@@ -16,6 +16,7 @@ pub mod vgic;
 pub mod vtimer;
 pub mod pl011;
 pub mod pl031;
+pub mod tty;
 pub mod psci;
 pub mod fdt;
 pub mod image;

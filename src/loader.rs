@@ -60,6 +60,12 @@ impl Source for ModuleMemory {
 }
 
 impl Memory {
+    /// Bytes of RAM.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
     /// RAM, read-only memory and devices as `config` wants them; nothing is loaded yet.
     ///
     /// # Errors

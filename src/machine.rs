@@ -11,11 +11,10 @@ pub use crate::arch::context::{
     Context, Exit, Live, LiveBanks, actlr, enter, id_register, load, put,
 };
 pub use crate::arch::counter::{clear_deadline, now, set_deadline};
-pub use crate::arch::smc::power_off;
 pub use crate::arch::tables::Pool;
 pub use crate::arch::tlb::flush_all_vmids;
 pub use crate::arch::{vfp, window};
-pub use crate::console::put as console_put;
+pub use crate::console;
 pub use crate::driver::gic::{KICK, ListRegisters, SPURIOUS};
 
 /// Takes the interrupt of highest priority: its number in bits 9:0; [`SPURIOUS`] and above: none.
@@ -53,6 +52,12 @@ pub fn kick(cpu: usize) {
     if let Some(gic) = gic::gic() {
         gic.kick(cpu);
     }
+}
+
+/// Sends what the console still holds, and powers the machine off.
+pub fn power_off() -> ! {
+    console::drain();
+    crate::arch::smc::power_off()
 }
 
 /// Waits for an interrupt; it stays pending.

@@ -67,7 +67,7 @@ mod image {
         log::info!("{cpus} CPUs");
         if run::build(configs, cpus) == 0 {
             log::error!("no VM to run");
-            arch::smc::power_off();
+            armillary::machine::power_off();
         }
         arch::mmu::unmap_tree();
         let own = handover.image_size + mem::own_bytes();

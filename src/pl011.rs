@@ -195,8 +195,11 @@ impl Pl011 {
             id @ reg::PERIPH_ID0.. => u16::from(ID[(id >> 2) as usize & 7]),
             _ => 0,
         };
-        let value = u32::from(word) >> (8 * (offset & 3));
-        (value & mask(width), line)
+        let word = u32::from(word);
+        if width == 4 {
+            return (word, line);
+        }
+        (word >> (8 * (offset & 3)) & mask(width), line)
     }
 
     /// Writes the low `width` bytes (1, 2 or 4) of `value` at `offset`. The bus has no byte lanes:
@@ -300,6 +303,7 @@ impl Pl011 {
         }
     }
 
+    #[inline(always)]
     fn flags(&self) -> u16 {
         let mut flags = fr::TXFE | self.modem();
         if self.count == 0 {

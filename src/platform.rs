@@ -131,6 +131,13 @@ pub fn init(board: &Board) -> Option<()> {
         seconds_at_zero: seconds_at_zero(board),
     });
     init_cpu(board, 0);
+    let interrupt = board.uart.and_then(|uart| uart.interrupt);
+    if let (Some(gic), Some(interrupt)) = (gic::gic(), interrupt) {
+        gic.trigger(interrupt.id, interrupt.edge);
+        gic.target(interrupt.id, 0);
+        gic.enable(interrupt.id, true);
+    }
+    console::start(frequency(board));
     Some(())
 }
 

@@ -132,6 +132,7 @@ impl Regs {
 
     /// Goes to the next instruction after one of `length` bytes, ITSTATE advanced
     /// (ARM DDI 0406C, A2.5.2).
+    #[inline]
     pub const fn skip(&mut self, length: u32) {
         self.pc = self.pc.wrapping_add(length);
         if self.cpsr & psr::IT != 0 {
@@ -139,6 +140,7 @@ impl Regs {
         }
     }
 
+    #[inline(never)]
     const fn advance_it(&mut self) {
         let it = self.it_state() as u32;
         let next = if it & 7 == 0 {
@@ -147,6 +149,17 @@ impl Regs {
             (it & 0xe0) | ((it << 1) & 0x1f)
         };
         self.cpsr = (self.cpsr & !psr::IT) | ((next & 0xfc) << 8) | ((next & 3) << 25);
+    }
+
+    /// What [`Gprs::get`] reads, with the banked registers of `banks`.
+    #[must_use]
+    pub fn get(&self, banks: &impl Banks, n: u32) -> u32 {
+        match (n, bank(self.mode(), n)) {
+            (_, Some(banked)) => banks.read(banked),
+            (0..=12, _) => self.r[n as usize],
+            (14, _) => self.lr_usr,
+            _ => self.pc.wrapping_add(if self.thumb() { 4 } else { 8 }),
+        }
     }
 
     /// Whether condition `cond` (4 bits) holds for the guest's flags (ARM DDI 0406C, A8.3).
@@ -181,15 +194,7 @@ impl<B: Banks> Gprs<'_, B> {
     /// plus 4.
     #[must_use]
     pub fn get(&self, n: u32) -> u32 {
-        match (n, bank(self.regs.mode(), n)) {
-            (_, Some(banked)) => self.banks.read(banked),
-            (0..=12, _) => self.regs.r[n as usize],
-            (14, _) => self.regs.lr_usr,
-            _ => self
-                .regs
-                .pc
-                .wrapping_add(if self.regs.thumb() { 4 } else { 8 }),
-        }
+        self.regs.get(self.banks, n)
     }
 
     /// Sets register `n`, which is below 15; 15 and above are ignored, a load into pc is a jump

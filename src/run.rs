@@ -112,7 +112,11 @@ impl Cpu {
     pub fn step(&mut self) {
         self.take_requests();
         match self.pick() {
-            Some(index) => self.turn(index),
+            Some(index) => {
+                self.vcpus[index].clock(true);
+                self.turn(index);
+                self.vcpus[index].clock(false);
+            }
             None => self.idle(),
         }
     }
@@ -144,6 +148,13 @@ impl Cpu {
                 vcpu.flush();
             }
         }
+        if requests & request::PAUSE != 0 && vcpu.state == State::Ready {
+            vcpu.state = State::Waiting(Some(machine::now() + self.slice_ticks));
+        }
+        if requests & request::REPORT != 0 {
+            vcpu.publish();
+            monitor::published();
+        }
         if requests & request::WAKE != 0 && matches!(vcpu.state, State::Waiting(_)) {
             vcpu.state = State::Ready;
         }
@@ -169,9 +180,10 @@ impl Cpu {
         self.set_deadline();
         machine::wait();
         let loaded = self.loaded.map(|index| &mut *self.vcpus[index]);
-        let interrupt = irq::take(loaded);
-        if interrupt == Interrupt::Console {
-            monitor::input();
+        match irq::take(loaded) {
+            Interrupt::Console => monitor::input(),
+            Interrupt::Deadline => monitor::tick(),
+            Interrupt::None | Interrupt::Kick => {}
         }
         // Whatever it was, the vCPU that is live may have something pending now.
         if let Some(index) = self.loaded
@@ -209,6 +221,9 @@ impl Cpu {
     /// that waits, or of the physical timer of the one that is live.
     fn set_deadline(&self) {
         let mut first = self.slice_end;
+        if let Some(due) = monitor::due() {
+            first = Some(first.map_or(due, |first| first.min(due)));
+        }
         let mut at = |deadline: Option<u64>| {
             if let Some(deadline) = deadline {
                 first = Some(first.map_or(deadline, |first| first.min(deadline)));
@@ -220,7 +235,8 @@ impl Cpu {
             }
             if self.loaded == Some(index) {
                 at(vcpu.timer.deadline(machine::now()));
-            } else if let State::Waiting(deadline) = vcpu.state {
+            }
+            if let State::Waiting(deadline) = vcpu.state {
                 at(deadline);
             }
         }
@@ -257,8 +273,7 @@ impl Cpu {
         self.share(index);
         loop {
             let vcpu = &mut *self.vcpus[index];
-            let exit = machine::enter(&mut vcpu.context);
-            match exit::handle(vcpu, exit) {
+            match exit::run(vcpu) {
                 Next::Resume => {}
                 Next::Interrupt => match irq::take(Some(vcpu)) {
                     Interrupt::None => {}
@@ -294,6 +309,7 @@ impl Cpu {
             Interrupt::Kick => self.take_requests(),
             Interrupt::Console => monitor::input(),
             Interrupt::Deadline => {
+                monitor::tick();
                 self.wake_due();
                 self.vcpus[index].update_timer();
             }
@@ -330,8 +346,8 @@ impl Cpu {
             let vcpu = &mut self.vcpus[index];
             vcpu.put_interrupts();
             machine::put(&mut vcpu.context);
-            if matches!(vcpu.state, State::Waiting(_)) {
-                vcpu.state = vcpu.waiting();
+            if let State::Waiting(until) = vcpu.state {
+                vcpu.state = vcpu.waiting().until(until);
             }
         }
     }

@@ -1,11 +1,12 @@
 //! A vCPU, as the CPU that runs it has it: its registers, and what it does to its VM's devices.
 
-use crate::bus::{Access, Device, interrupt};
+use crate::bus::{Device, interrupt};
 use crate::line::Line;
 use crate::machine::{self, Context, ListRegisters, Live, LiveBanks};
+use crate::pl031::Pl031;
 use crate::regs::Gprs;
 use crate::vgic::{Kick, Vgic};
-use crate::vm::{Link, State as Shared, Vm, request};
+use crate::vm::{Figures, Link, REASONS, State as Shared, Vm, request};
 use crate::vtimer::{self, Timer};
 use alloc::sync::Arc;
 use spin::MutexGuard;
@@ -23,6 +24,18 @@ pub enum State {
 
 /// The VM's lock, taken.
 type Locked<'a> = MutexGuard<'a, Shared>;
+
+impl State {
+    /// The same, but waiting no longer than `deadline`, ticks.
+    #[must_use]
+    pub fn until(self, deadline: Option<u64>) -> Self {
+        match (self, deadline) {
+            (Self::Waiting(Some(own)), Some(other)) => Self::Waiting(Some(own.min(other))),
+            (Self::Waiting(None), other) => Self::Waiting(other),
+            _ => self,
+        }
+    }
+}
 
 /// Why guests leave, as they are counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,8 +61,10 @@ pub enum Reason {
     Other,
 }
 
-/// Counts by [`Reason`]; the first is unused.
-pub const REASONS: usize = 10;
+/// The names of the [`Reason`]s.
+pub const NAMES: [&str; REASONS] = [
+    "", "HVC", "SMC", "CP15", "VFP", "data", "fetch", "wait", "IRQ", "other",
+];
 
 /// A vCPU.
 pub struct Vcpu {
@@ -67,6 +82,9 @@ pub struct Vcpu {
     pub refused: u32,
     banks: LiveBanks,
     exits: [u64; REASONS],
+    /// How long it has had a CPU, and since when it has it now, ticks.
+    ran: u64,
+    since: Option<u64>,
 }
 
 impl Vcpu {
@@ -84,6 +102,8 @@ impl Vcpu {
             refused: 0,
             banks: LiveBanks,
             exits,
+            ran: 0,
+            since: None,
         }
     }
 
@@ -98,6 +118,27 @@ impl Vcpu {
     pub fn count(&mut self, reason: Reason) {
         let count = &mut self.exits[reason as usize];
         *count = count.wrapping_add(1);
+    }
+
+    /// It gets a CPU, or loses it.
+    pub fn clock(&mut self, on: bool) {
+        let now = machine::now();
+        let since = core::mem::replace(&mut self.since, on.then_some(now));
+        self.ran += since.map_or(0, |since| now - since);
+    }
+
+    /// Lets other CPUs see what it has done.
+    pub fn publish(&mut self) {
+        self.clock(self.since.is_some());
+        *self.link().figures.lock() = Figures {
+            doing: match self.state {
+                State::Off => "off",
+                State::Ready => "runs",
+                State::Waiting(_) => "waits",
+            },
+            exits: self.exits,
+            ran: self.ran,
+        };
     }
 
     /// Exits so far by the number of their [`Reason`], 0 for all; `None` for a number that is none.
@@ -123,7 +164,7 @@ impl Vcpu {
     /// Register `n`, below 15.
     #[inline(always)]
     #[must_use]
-    pub fn gpr(&mut self, n: u32) -> u32 {
+    pub fn gpr(&self, n: u32) -> u32 {
         // No mode banks the low ones.
         match self.context.regs().r.get(n as usize) {
             Some(&value) if n < 8 => value,
@@ -132,8 +173,8 @@ impl Vcpu {
     }
 
     #[inline(never)]
-    fn banked_gpr(&mut self, n: u32) -> u32 {
-        self.gprs().get(n)
+    fn banked_gpr(&self, n: u32) -> u32 {
+        self.context.regs().get(&self.banks, n)
     }
 
     /// Sets register `n`, below 15.
@@ -151,40 +192,74 @@ impl Vcpu {
     }
 }
 
-/// Devices.
+/// Devices: loads and stores of `width` bytes, 1, 2 or 4, with the VM's lock taken. Of `offset` the
+/// bits above the device's size do not count: a device is aligned to its size, so that it may as
+/// well be the address.
 impl Vcpu {
-    /// Performs a load or store of the guest at `device`, with the VM's lock taken; what a load
-    /// gets.
-    #[inline(always)]
-    pub fn access(&self, state: Locked<'_>, device: Device, access: Access) -> u32 {
+    /// What the guest loads at `offset` of `device`.
+    #[inline(never)]
+    pub fn load(&self, state: Locked<'_>, device: Device, offset: u32, width: u32) -> u32 {
         match device {
-            Device::Gicd => self.gicd(state, access),
-            Device::Uart => self.uart(state, access),
-            Device::Rtc => self.rtc(state, access),
-            Device::GiccDir => self.gicc_dir(state, access),
-            // As QEMU's without an image: it reads as zero, and its commands do nothing.
-            Device::Flash => 0,
+            Device::Gicd | Device::Uart => self.load_fast(state, device, offset, width),
+            Device::Rtc => self.load_rtc(state, offset, width),
+            // As QEMU's flash without an image.
+            Device::GiccDir | Device::Flash => 0,
+        }
+    }
+
+    /// Stores `value` at `offset` of `device`.
+    #[inline(never)]
+    pub fn store(&self, state: Locked<'_>, device: Device, offset: u32, width: u32, value: u32) {
+        match device {
+            Device::Gicd | Device::Uart => self.store_fast(state, device, offset, width, value),
+            Device::Rtc => self.store_rtc(state, offset, width, value),
+            Device::GiccDir => self.store_dir(state, offset, value),
+            // As QEMU's flash without an image: its commands do nothing.
+            Device::Flash => {}
+        }
+    }
+
+    /// [`load`](Self::load), without a call of it for the devices that are used most.
+    #[inline(always)]
+    pub fn load_fast(&self, state: Locked<'_>, device: Device, offset: u32, width: u32) -> u32 {
+        match device {
+            Device::Uart => self.load_uart(state, offset, width),
+            Device::Gicd => self.load_gicd(state, offset, width),
+            _ => self.load(state, device, offset, width),
+        }
+    }
+
+    /// [`store`](Self::store) likewise.
+    #[inline(always)]
+    pub fn store_fast(
+        &self,
+        state: Locked<'_>,
+        device: Device,
+        offset: u32,
+        width: u32,
+        value: u32,
+    ) {
+        match device {
+            Device::Uart => self.store_uart(state, offset, width, value),
+            Device::Gicd => self.change_gic(state, |gic, vcpu, lrs| {
+                gic.write(vcpu, offset & 0xfff, width, value, lrs)
+            }),
+            _ => self.store(state, device, offset, width, value),
         }
     }
 
     #[inline(always)]
-    fn gicd<'a>(&'a self, state: Locked<'a>, access: Access) -> u32 {
-        let Access {
-            offset,
-            width,
-            store,
-        } = access;
-        let Some(value) = store else {
-            return self.gicd_read(state, offset, width);
-        };
-        self.change_gic(state, |gic, vcpu, lrs| {
-            gic.write(vcpu, offset, width, value, lrs)
-        });
-        0
+    fn load_gicd<'a>(&'a self, state: Locked<'a>, offset: u32, width: u32) -> u32 {
+        let offset = offset & 0xfff;
+        if Vgic::is_state(offset) {
+            return self.load_gicd_state(state, offset, width);
+        }
+        state.gic.peek(self.index, offset, width)
     }
 
-    #[inline(always)]
-    fn gicd_read<'a>(&'a self, mut state: Locked<'a>, offset: u32, width: u32) -> u32 {
+    /// Pending and active state, of which list registers may know more.
+    #[inline(never)]
+    fn load_gicd_state<'a>(&'a self, mut state: Locked<'a>, offset: u32, width: u32) -> u32 {
         let Some(mut lrs) = machine::list_registers() else {
             return 0;
         };
@@ -228,8 +303,8 @@ impl Vcpu {
 
     /// GICC_DIR, trapped since more interrupts have been active than there are list registers.
     #[cold]
-    fn gicc_dir(&self, state: Locked<'_>, access: Access) -> u32 {
-        if let (0, Some(value)) = (access.offset, access.store) {
+    fn store_dir(&self, state: Locked<'_>, offset: u32, value: u32) {
+        if offset & 0xfff == 0 {
             self.change_gic(state, |gic, vcpu, lrs| {
                 if gic.traps_dir(vcpu) {
                     return gic.deactivate(vcpu, value, lrs);
@@ -238,47 +313,56 @@ impl Vcpu {
                 Kick(0)
             });
         }
-        0
     }
 
-    fn uart(&self, mut state: Locked<'_>, access: Access) -> u32 {
-        let Access {
-            offset,
-            width,
-            store,
-        } = access;
-        let (value, sent, line) = match store {
-            None => {
-                let (value, line) = state.uart.read(offset, width);
-                (value, None, line)
-            }
-            Some(value) => {
-                let effect = state.uart.write(offset, width, value);
-                (0, effect.tx, effect.line)
-            }
-        };
-        if line != Line::Same {
-            self.set_line(&mut state, interrupt::UART, line == Line::Raised);
-        }
-        drop(state);
-        if let Some(byte) = sent {
-            self.vm.print(byte);
-        }
+    #[inline(always)]
+    fn load_uart(&self, mut state: Locked<'_>, offset: u32, width: u32) -> u32 {
+        let (value, line) = state.uart.read(offset, width);
+        self.uart_line(&mut state, line);
         value
     }
 
     #[inline(never)]
-    fn rtc(&self, mut state: Locked<'_>, access: Access) -> u32 {
-        let Access {
-            offset,
-            width,
-            store,
-        } = access;
-        let now = self.vm.seconds();
-        let (value, line) = match store {
-            None => state.rtc.read(offset, width, now),
-            Some(value) => (0, state.rtc.write(offset, width, value, now)),
-        };
+    fn store_uart(&self, mut state: Locked<'_>, offset: u32, width: u32, value: u32) {
+        let effect = state.uart.write(offset, width, value);
+        self.uart_line(&mut state, effect.line);
+        drop(state);
+        if let Some(byte) = effect.tx
+            && !self.vm.print(byte)
+        {
+            self.link().request(request::PAUSE);
+        }
+    }
+
+    /// Passes on what an access did to the UART's line, after what has been typed has filled the
+    /// room that it made.
+    #[inline(always)]
+    fn uart_line(&self, state: &mut Shared, line: Line) {
+        if state.typed {
+            state.refill();
+            let level = state.uart.line();
+            self.set_line(state, interrupt::UART, level);
+        } else if line != Line::Same {
+            self.set_line(state, interrupt::UART, line == Line::Raised);
+        }
+    }
+
+    #[inline(never)]
+    fn load_rtc(&self, state: Locked<'_>, offset: u32, width: u32) -> u32 {
+        self.use_rtc(state, |rtc, now| rtc.read(offset, width, now))
+    }
+
+    #[inline(never)]
+    fn store_rtc(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) {
+        self.use_rtc(state, |rtc, now| (0, rtc.write(offset, width, value, now)));
+    }
+
+    fn use_rtc(
+        &self,
+        mut state: Locked<'_>,
+        access: impl FnOnce(&mut Pl031, u32) -> (u32, Line),
+    ) -> u32 {
+        let (value, line) = access(&mut state.rtc, self.vm.seconds());
         self.vm.note_alarm(&state);
         if line != Line::Same {
             self.set_line(&mut state, interrupt::RTC, line == Line::Raised);
@@ -287,6 +371,8 @@ impl Vcpu {
     }
 
     /// Sets a shared interrupt's line, with the VM's lock held.
+    #[cold]
+    #[inline(never)]
     fn set_line(&self, state: &mut Shared, intid: u32, level: bool) {
         let kick = state.gic.set_level(self.index, intid, level);
         self.settle(state, kick);

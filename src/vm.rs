@@ -11,15 +11,16 @@ use crate::bus::interrupt;
 use crate::fdt::{ConfigError, VmConfig};
 use crate::line::Line;
 use crate::loader::{Memory, Start};
-use crate::machine::{self, Context};
+use crate::machine::{self, Context, console};
 use crate::mem;
 use crate::pl011::Pl011;
 use crate::pl031::Pl031;
 use crate::psci::{CpuPower, Power};
+use crate::tty::{FULL, Ring};
 use crate::vgic::{Kick, Vgic};
 use crate::vmid::{self, Vmid, Vmids};
-use alloc::string::String;
-use alloc::sync::Arc;
+use alloc::boxed::Box;
+use alloc::sync::{Arc, Weak};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::num::NonZeroU32;
@@ -36,6 +37,10 @@ pub mod request {
     pub const WAKE: u32 = 4;
     /// Fold the list registers into the model.
     pub const SYNC: u32 = 8;
+    /// Pause: the console has not sent yet what the VM has written.
+    pub const PAUSE: u32 = 16;
+    /// Publish the vCPU's [`Figures`](super::Figures).
+    pub const REPORT: u32 = 32;
 }
 
 /// A vCPU as other CPUs see it.
@@ -43,6 +48,19 @@ pub mod request {
 pub struct Link {
     cpu: usize,
     requests: AtomicU32,
+    /// What the vCPU last published.
+    pub figures: Mutex<Figures>,
+}
+
+/// What a vCPU has done so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Figures {
+    /// What it is doing.
+    pub doing: &'static str,
+    /// Exits by the number of their [`Reason`](crate::vcpu::Reason).
+    pub exits: [u64; REASONS],
+    /// For how long it has had a CPU, ticks.
+    pub ran: u64,
 }
 
 impl Link {
@@ -99,6 +117,13 @@ pub struct State {
     pub memory: Memory,
     /// The console UART.
     pub uart: Pl011,
+    /// Whether something typed waits for room in the UART.
+    pub typed: bool,
+    input: Box<Ring>,
+    /// Since when the keyboard waits for room in the input, ticks.
+    deaf: Option<u64>,
+    /// Whether what is typed is lost once the input is full.
+    unheard: bool,
     /// Where each vCPU begins when it is asked to start.
     pub starts: Vec<Start>,
     /// The interrupt controller.
@@ -119,11 +144,11 @@ pub struct Vm {
     pub id: u32,
     /// Its description.
     pub config: VmConfig,
-    /// What its console lines begin with where it is not alone.
-    prefix: String,
+    /// What writes its lines.
+    pub writer: console::Writer,
     /// Its vCPUs as other CPUs see them.
     pub links: Vec<Link>,
-    /// When the real-time clock's alarm is due, in its seconds; [`NO_ALARM`]: never.
+    /// When the real-time clock's alarm is due, in seconds of the counter; [`NO_ALARM`]: never.
     alarm: AtomicU32,
     vmid: Vmid,
     /// VTTBR without a VMID.
@@ -134,9 +159,17 @@ pub struct Vm {
 static VMIDS: Vmids<MAX_CPUS> = Vmids::new();
 /// Its lock is taken with no other held.
 static VMID_POOL: Mutex<vmid::Pool> = Mutex::new(vmid::Pool::new());
+/// Reasons of exits that are counted; the first is unused.
+pub const REASONS: usize = 10;
 /// CPUs that run vCPUs.
 pub const MAX_CPUS: usize = 8;
 
+/// Every VM that there still is, the oldest first. Its lock is taken with no other held.
+static VMS: Mutex<Vec<Weak<Vm>>> = Mutex::new(Vec::new());
+/// The VM that is typed to.
+static FOCUS: AtomicU32 = AtomicU32::new(0);
+/// After what time a guest that reads nothing is taken not to hear, s.
+const HEARING: u64 = 5;
 /// What [`Vm::alarm`] holds where there is none.
 const NO_ALARM: u32 = u32::MAX;
 
@@ -160,6 +193,10 @@ impl Vm {
         let state = State {
             memory,
             uart: Pl011::new(),
+            typed: false,
+            input: Box::default(),
+            deaf: None,
+            unheard: false,
             gic,
             dir_trapped: false,
             rtc: Pl031::new(0),
@@ -173,22 +210,30 @@ impl Vm {
             .map(|&cpu| Link {
                 cpu,
                 requests: AtomicU32::new(0),
+                figures: Mutex::default(),
             })
             .collect();
         let prefix = alloc::format!("\x1b[3{}m{}:\x1b[0m ", 1 + id % 6, config.name);
+        let writer = console::open(prefix);
         let vmid = Vmid::new(NonZeroU32::MIN.saturating_add(id));
         let root = state.memory.space.vttbr(0);
-        UP.fetch_add(1, Ordering::Relaxed);
-        Ok(Arc::new(Self {
+        let vm = Arc::new(Self {
             id,
             config,
-            prefix,
+            writer,
             links,
             alarm: AtomicU32::new(NO_ALARM),
             vmid,
             root,
             state: Mutex::new(state),
-        }))
+        });
+        VMS.lock().push(Arc::downgrade(&vm));
+        let up = UP.fetch_add(1, Ordering::Relaxed) + 1;
+        console::set_named(up > 1);
+        if up == 1 {
+            vm.focus();
+        }
+        Ok(vm)
     }
 
     /// Takes the VM's lock.
@@ -283,7 +328,15 @@ impl Vm {
     /// Notes when the alarm is due, after the real-time clock has been written: the first vCPU's CPU
     /// looks after it.
     pub fn note_alarm(&self, state: &State) {
-        let due = state.rtc.deadline().unwrap_or(NO_ALARM);
+        let up = self
+            .seconds()
+            .wrapping_sub(machine::wiring().seconds_at_zero);
+        // The match is for equality: one that has passed comes again in 136 years.
+        let left = |due: u32| due.wrapping_sub(self.seconds());
+        let due = state
+            .rtc
+            .deadline()
+            .map_or(NO_ALARM, |due| up.saturating_add(left(due)));
         if self.alarm.swap(due, Ordering::Relaxed) != due {
             self.wake(1);
         }
@@ -292,13 +345,9 @@ impl Vm {
     /// When the real-time clock's alarm is due, ticks.
     #[must_use]
     pub fn alarm_ticks(&self) -> Option<u64> {
-        let wiring = machine::wiring();
         match self.alarm.load(Ordering::Relaxed) {
             NO_ALARM => None,
-            due => {
-                let up = due.wrapping_sub(wiring.seconds_at_zero);
-                Some(u64::from(up) * u64::from(wiring.frequency))
-            }
+            due => Some(u64::from(due) * u64::from(machine::wiring().frequency)),
         }
     }
 
@@ -337,15 +386,24 @@ impl Vm {
         if stop == Stop::Reset {
             return self.restart();
         }
-        self.lock().memory.ram.scrub();
+        {
+            let mut state = self.lock();
+            state.memory.ram.scrub();
+            state.forget_input();
+        }
         log::info!(
             "{}: off ({} KiB free)",
             self.name(),
             mem::free_bytes() / 1024
         );
-        if UP.fetch_sub(1, Ordering::AcqRel) == 1 {
+        let up = UP.fetch_sub(1, Ordering::AcqRel) - 1;
+        if up == 0 {
             log::info!("every VM is off");
             machine::power_off();
+        }
+        console::set_named(up > 1);
+        if FOCUS.load(Ordering::Relaxed) == self.id {
+            focus_next();
         }
     }
 
@@ -354,6 +412,7 @@ impl Vm {
             let mut state = self.lock();
             state.memory.ram.scrub();
             state.uart = Pl011::new();
+            state.forget_input();
             state.rtc = Pl031::new(0);
             state.gic = interrupt_controller(self.links.len());
             state
@@ -374,14 +433,11 @@ impl Vm {
         }
     }
 
-    /// Writes a byte to the VM's console.
-    pub fn print(&self, byte: u8) {
-        let prefix = if UP.load(Ordering::Relaxed) > 1 {
-            &*self.prefix
-        } else {
-            ""
-        };
-        machine::console_put(self.id, prefix, byte);
+    /// Writes a byte to the VM's console; `false` where the vCPU had better pause.
+    #[inline(always)]
+    #[must_use]
+    pub fn print(&self, byte: u8) -> bool {
+        console::put(self.writer, byte)
     }
 }
 
@@ -393,4 +449,140 @@ fn interrupt_controller(vcpus: usize) -> Vgic {
         machine::wiring().virtual_timer as u16,
     );
     gic
+}
+
+/// Every VM, by its place in the list that the console counts by.
+#[must_use]
+pub fn all() -> Vec<Arc<Vm>> {
+    let mut vms = VMS.lock();
+    vms.retain(|vm| vm.strong_count() != 0);
+    vms.iter().filter_map(Weak::upgrade).collect()
+}
+
+/// The VM that is typed to.
+#[must_use]
+pub fn focused() -> Option<Arc<Vm>> {
+    let id = FOCUS.load(Ordering::Relaxed);
+    all().into_iter().find(|vm| vm.id == id)
+}
+
+/// The next VM that is up is typed to.
+pub fn focus_next() {
+    let mut vms = all();
+    let id = FOCUS.load(Ordering::Relaxed);
+    let here = vms.iter().position(|vm| vm.id == id);
+    vms.rotate_left(here.map_or(0, |place| place + 1));
+    if let Some(vm) = vms.iter().find(|vm| vm.is_up()) {
+        vm.focus();
+    }
+}
+
+/// What is typed.
+impl Vm {
+    /// Whether one of its vCPUs is on.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        !self.lock().power.all_off()
+    }
+
+    /// From now on what is typed goes to this VM.
+    pub fn focus(&self) {
+        let before = focused().filter(|vm| vm.id != self.id);
+        FOCUS.store(self.id, Ordering::Relaxed);
+        console::set_focus(self.writer);
+        if let Some(before) = before {
+            before.lock().hear();
+            log::info!("input goes to {}", self.name());
+        }
+    }
+
+    /// Whether it takes what is typed. It does not while its input is full.
+    #[must_use]
+    pub fn hears(&self) -> bool {
+        self.lock().deaf.is_none()
+    }
+
+    /// A byte has been typed.
+    pub fn type_in(&self, byte: u8) {
+        let kick = {
+            let mut state = self.lock();
+            state.type_in(byte);
+            let level = state.uart.line();
+            state.gic.set_level(0, interrupt::UART, level)
+        };
+        self.wake(kick.0);
+    }
+
+    /// Gives up on a guest that has read nothing for a while: what is typed beyond its input is
+    /// lost, so that the operator's commands are heard again. When to ask again, ticks.
+    pub fn give_up(&self) -> Option<u64> {
+        let mut state = self.lock();
+        let until = state.deaf? + u64::from(machine::wiring().frequency) * HEARING;
+        if machine::now() < until {
+            return Some(until);
+        }
+        state.hear();
+        state.unheard = true;
+        drop(state);
+        log::warn!("{} reads nothing: what is typed is lost", self.name());
+        None
+    }
+}
+
+impl State {
+    fn type_in(&mut self, byte: u8) {
+        if !self.typed && self.uart.receive(byte).is_ok() {
+            // Whether more is to come can't be known: the guest need not wait for it.
+            let _ = self.uart.time_out();
+            return;
+        }
+        self.typed = true;
+        // It is heard only while there is room, but for a guest that has been given up.
+        let _ = self.input.push(byte);
+        if self.input.len() >= FULL && !self.unheard && self.deaf.is_none() {
+            let now = machine::now();
+            self.deaf = Some(now);
+            console::listen(false);
+            console::wake_at(now + u64::from(machine::wiring().frequency) * HEARING);
+        }
+    }
+
+    /// Moves on what was typed, if the UART has room.
+    #[cold]
+    pub fn refill(&mut self) {
+        while self.uart.room()
+            && let Some(byte) = self.input.pop()
+        {
+            let _ = self.uart.receive(byte);
+            self.unheard = false;
+        }
+        let _ = self.uart.time_out();
+        self.typed = !self.input.is_empty();
+        if self.deaf.is_some() {
+            self.deaf = Some(machine::now());
+            if self.input.len() < FULL / 2 {
+                self.hear();
+            }
+        }
+    }
+
+    fn forget_input(&mut self) {
+        self.input.clear();
+        self.typed = false;
+        self.unheard = false;
+        self.hear();
+    }
+
+    /// Lets the keyboard go on.
+    fn hear(&mut self) {
+        if self.deaf.take().is_some() {
+            console::listen(true);
+        }
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        console::close(self.writer);
+    }
 }

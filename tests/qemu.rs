@@ -7,7 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
@@ -16,6 +16,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use regex::Regex;
 use xtask::board::{self, Board};
 use xtask::console::{self, Ending, Input, Outcome, Session};
+use xtask::debian;
 use xtask::image::{self, Images};
 use xtask::progress::{self, Line};
 use xtask::qemu::{Load, Machine};
@@ -53,6 +54,8 @@ struct Case {
     native: Option<&'static str>,
     /// Spoils the device tree.
     edit: Option<fn(&mut DeviceTree)>,
+    /// What else must hold of the console's text.
+    check: Option<fn(&str) -> Result<(), String>>,
     /// More of QEMU's options; `{guests}` is where the guests are.
     more: &'static [&'static str],
     seconds: u64,
@@ -75,6 +78,7 @@ const PLAIN: Case = Case {
     icount: false,
     native: None,
     edit: None,
+    check: None,
     more: &[],
     seconds: 60,
     soak: false,
@@ -89,6 +93,25 @@ const GUESTS: Case = Case {
     seconds: 120,
     ..PLAIN
 };
+
+/// Debian's Linux, which does what its command line says in `run=` and is off then.
+const LINUX: Case = Case {
+    vms: &[],
+    seconds: 240,
+    ..PLAIN
+};
+
+/// Commands for `run=` that may use `clock NAME`, which prints the second that begins by the real-time clock, and the time by
+/// Linux's.
+macro_rules! clock {
+    ($commands:literal) => {
+        concat!(
+            "r=/sys/class/rtc/rtc0/since_epoch; clock() { read a < $r; while read b < $r; [ $a = $b ]; do :; done; ",
+            "echo clock $1 $b $EPOCHREALTIME; }; ",
+            $commands
+        )
+    };
+}
 
 /// A VM with nothing wrong, beside one that has.
 const GOOD: &str = "kernel=guest:hello,append=once,memory=16M,name=good";
@@ -363,6 +386,208 @@ const CASES: &[Case] = &[
         expect: Expect::Ends(&["You said: good day", "Good-bye"]),
         ..PLAIN
     },
+    // Linux, from Debian's packages: kinds of machines.
+    Case {
+        name: "linux::boots_with_1_vcpu_and_64_mib",
+        vms: &[r#"linux,memory=64M,append=quiet run="poweroff -f""#],
+        expect: Expect::Ends(&["init: up, Linux .*, 1 CPUs", "vm0: off"]),
+        ..LINUX
+    },
+    Case {
+        name: "linux::boots_verbosely_with_1_vcpu_and_128_mib",
+        vms: &[r#"linux,memory=128M,append=run="poweroff -f""#],
+        expect: Expect::Ends(&[
+            "Booting Linux on physical CPU 0x0",
+            "init: up, Linux .*, 1 CPUs",
+            "Power down",
+            "vm0: off",
+        ]),
+        ..LINUX
+    },
+    Case {
+        name: "linux::boots_with_2_vcpus_and_512_mib",
+        vms: &[r#"linux,cpus=2,memory=512M,append=quiet run="poweroff -f""#],
+        expect: Expect::Ends(&["init: up, Linux .*, 2 CPUs", "vm0: off"]),
+        smp: 2,
+        ..LINUX
+    },
+    Case {
+        name: "linux::boots_verbosely_with_2_vcpus_on_1_cpu",
+        vms: &[r#"linux,cpus=2,memory=256M,append=run="poweroff -f""#],
+        expect: Expect::Ends(&[
+            "SMP: Total of 2 processors",
+            "init: up, Linux .*, 2 CPUs",
+            "vm0: off",
+        ]),
+        ..LINUX
+    },
+    Case {
+        name: "linux::boots_with_4_vcpus_and_2_gib",
+        vms: &[r#"linux,cpus=4,memory=2G,append=quiet run="poweroff -f""#],
+        expect: Expect::Ends(&["init: up, Linux .*, 4 CPUs", "vm0: off"]),
+        smp: 4,
+        memory: "4G",
+        ..LINUX
+    },
+    Case {
+        name: "linux::boots_verbosely_with_4_vcpus_on_2_cpus",
+        vms: &[r#"linux,cpus=4,memory=256M,append=run="poweroff -f""#],
+        expect: Expect::Ends(&[
+            "SMP: Total of 4 processors",
+            "init: up, Linux .*, 4 CPUs",
+            "vm0: off",
+        ]),
+        smp: 2,
+        ..LINUX
+    },
+    Case {
+        name: "linux::boots_on_cortex_a7",
+        vms: &[r#"linux,cpus=2,memory=128M,append=quiet run="poweroff -f""#],
+        expect: Expect::Ends(&["init: up, Linux .*, 2 CPUs", "vm0: off"]),
+        cpu: "cortex-a7",
+        smp: 2,
+        ..LINUX
+    },
+    // Several VMs.
+    Case {
+        name: "linux::two_vms_and_a_bare_metal_guest_on_2_cpus",
+        vms: &[
+            r#"linux,cpus=2,memory=256M,name=one,append=run="poweroff -f""#,
+            r#"linux,cpus=2,memory=256M,name=two,append=run="poweroff -f""#,
+            GOOD,
+        ],
+        expect: Expect::Ends(&["every VM is off"]),
+        check: Some(|text| {
+            each(
+                text,
+                &[
+                    "one: .*init: up, Linux .*, 2 CPUs",
+                    "two: .*init: up, Linux .*, 2 CPUs",
+                    "good: .*Hello from a bare-metal guest",
+                ],
+            )
+        }),
+        smp: 2,
+        ..LINUX
+    },
+    Case {
+        name: "linux::poweroff_of_one_leaves_the_other_running",
+        vms: &[
+            r#"linux,memory=128M,name=one,append=quiet run="poweroff -f""#,
+            r#"linux,memory=128M,name=two,append=quiet run="sleep 20; echo still here; poweroff -f""#,
+        ],
+        expect: Expect::Ends(&["one: off", "still here", "two: off"]),
+        ..LINUX
+    },
+    Case {
+        name: "linux::reboot_is_of_one_vm_and_loses_no_page",
+        vms: &[
+            r#"linux,memory=128M,name=one,append=quiet run="reboot -f""#,
+            r#"linux,memory=128M,name=two,append=quiet run="while sleep 1; do read a b < /proc/uptime; echo tick $a; done""#,
+        ],
+        expect: Expect::Stops(&[r"(?s:(one: init: up.*?){11})", "two: tick"]),
+        check: Some(reboots),
+        smp: 2,
+        ..LINUX
+    },
+    // What it does with its machine.
+    Case {
+        name: "linux::every_cpu_gets_its_interrupts",
+        vms: &[concat!(
+            "linux,cpus=4,memory=256M,append=quiet run=\"u=$(grep uart-pl011 /proc/interrupts | cut -d: -f1); ",
+            "for c in 1 2 4 8; do echo $c > /proc/irq/$((u))/smp_affinity; echo key $c; read x; done; ",
+            "cat /proc/interrupts; poweroff -f\""
+        )],
+        typed: &[
+            ("^key 1$", "\r"),
+            ("^key 2$", "\r"),
+            ("^key 4$", "\r"),
+            ("^key 8$", "\r"),
+        ],
+        expect: Expect::Ends(&["vm0: off"]),
+        check: Some(interrupts),
+        smp: 2,
+        ..LINUX
+    },
+    Case {
+        name: "linux::cpus_go_and_come_50_times",
+        vms: &[concat!(
+            "linux,cpus=4,memory=256M,append=quiet run=\"for i in $(seq 50); do for c in 1 2 3; do ",
+            "f=/sys/devices/system/cpu/cpu$c/online; echo 0 > $f; echo 1 > $f; done; done; ",
+            "echo $(nproc) CPUs after $i rounds; poweroff -f\""
+        )],
+        expect: Expect::Ends(&["4 CPUs after 50 rounds", "vm0: off"]),
+        smp: 2,
+        ..LINUX
+    },
+    Case {
+        name: "linux::clocks_of_two_vms_go_alike_for_an_hour",
+        vms: &[
+            concat!(
+                "linux,memory=128M,name=one,append=quiet run=\"",
+                clock!("sleep 20; clock one; sleep 3600; clock one; poweroff -f"),
+                "\""
+            ),
+            concat!(
+                "linux,memory=128M,name=two,append=quiet run=\"",
+                clock!("sleep 40; clock two; sleep 3600; clock two; poweroff -f"),
+                "\""
+            ),
+        ],
+        expect: Expect::Ends(&["one: off", "two: off"]),
+        check: Some(clocks),
+        icount: true,
+        ..LINUX
+    },
+    Case {
+        name: "linux::its_shell_answers",
+        vms: &["linux,memory=128M,append=quiet"],
+        typed: &[("/ # ", "echo $((6 * 7))\r"), ("^42\n", "poweroff -f\r")],
+        expect: Expect::Ends(&["^42$", "vm0: off"]),
+        ..LINUX
+    },
+    Case {
+        name: "uboot::takes_commands_at_its_prompt",
+        vms: &["uboot,memory=256M"],
+        typed: &[
+            ("Hit any key", " "),
+            ("^=> ", "echo $board\r"),
+            ("^qemu-arm$", "poweroff\r"),
+        ],
+        expect: Expect::Ends(&["U-Boot 20", "DRAM: +256 MiB", "^qemu-arm$", "vm0: off"]),
+        ..LINUX
+    },
+    // Files that are no good; the other VM still starts.
+    Case {
+        name: "vms::wrong::a_kernel_larger_than_its_memory",
+        vms: &["linux,memory=4M,name=bad", GOOD],
+        expect: Expect::Ends(&["bad.*memory", "Hello from a bare-metal guest"]),
+        ..PLAIN
+    },
+    Case {
+        name: "vms::wrong::an_initrd_with_no_room_beside_the_kernel",
+        vms: &[
+            "kernel=debian:linux,initrd=debian:linux,memory=8M,name=bad",
+            GOOD,
+        ],
+        expect: Expect::Ends(&["bad.*initrd", "Hello from a bare-metal guest"]),
+        ..PLAIN
+    },
+    Case {
+        name: "vms::wrong::a_kernel_cut_short",
+        vms: &["linux,memory=64M,name=bad", GOOD],
+        edit: Some(|tree| {
+            // The kernel's module is a page only.
+            for module in modules(tree).take(1) {
+                let mut reg = bytes(module, "reg");
+                reg.truncate(8);
+                reg.extend(4096u64.to_be_bytes());
+                set(module, "reg", &reg);
+            }
+        }),
+        expect: Expect::Ends(&["bad.*cut short", "Hello from a bare-metal guest"]),
+        ..PLAIN
+    },
     Case {
         name: "bench::the_guest_of_measurements_ends_well",
         vms: &["kernel=guest:bench,memory=64M"],
@@ -375,8 +600,10 @@ const CASES: &[Case] = &[
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let cases = CASES.iter().copied().chain(guests_of_tests());
-    let trials =
-        cases.map(|case| Trial::test(case.name, move || case.run()).with_ignored_flag(case.soak));
+    let trials = cases.map(|case| {
+        let left_out = case.soak || case.of_debian() && !debian::available();
+        Trial::test(case.name, move || case.run()).with_ignored_flag(left_out)
+    });
     let trials = trials.chain([Trial::test(
         "bench::figures_are_within_their_budget",
         figures,
@@ -443,6 +670,14 @@ fn built() -> Result<&'static (PathBuf, Images), Failed> {
 }
 
 impl Case {
+    /// Whether it needs files of Debian's packages.
+    fn of_debian(&self) -> bool {
+        let words = ["linux,", "uboot,", "debian:"];
+        self.vms
+            .iter()
+            .any(|vm| words.iter().any(|word| vm.contains(word)))
+    }
+
     fn run(&self) -> Result<(), Failed> {
         let place = tempfile::tempdir()?;
         let mut prepared = self
@@ -491,13 +726,19 @@ impl Case {
             ..Board::named(board::DEFAULT)?
         };
         if let Some(guest) = self.native {
-            images.elf = build::guest_file(Path::new(&format!("guest:{guest}")));
+            images.elf = build::file(Path::new(&format!("guest:{guest}")));
         }
         let mut vms = Vec::new();
         for (index, vm) in self.vms.iter().enumerate() {
             vms.push(Vm::from_spec(&vm.parse()?, index, board.memory)?);
         }
-        let guests = build::guest_file(Path::new("guest:hello"));
+        {
+            // One at a time: what the first has fetched is there for the others.
+            static FETCHING: Mutex<()> = Mutex::new(());
+            let _fetching = FETCHING.lock();
+            vms.iter().try_for_each(Vm::provide)?;
+        }
+        let guests = build::file(Path::new("guest:hello"));
         let guests = guests
             .parent()
             .map(|path| path.display().to_string())
@@ -530,6 +771,11 @@ impl Case {
     }
 
     fn judge(&self, outcome: &Outcome) -> Result<(), String> {
+        self.judge_end(outcome)?;
+        self.check.map_or(Ok(()), |check| check(&outcome.text))
+    }
+
+    fn judge_end(&self, outcome: &Outcome) -> Result<(), String> {
         let stops = matches!(self.expect, Expect::Stops(_));
         match outcome.ending {
             Ending::Matched if stops => return report::no_failure(&outcome.text),
@@ -548,6 +794,82 @@ impl Case {
                 }
             }
         }
+    }
+}
+
+/// Every one of `lines` is somewhere in `text`.
+fn each(text: &str, lines: &[&str]) -> Result<(), String> {
+    for line in lines {
+        if !console::expression(line)?.is_match(text) {
+            return Err(format!("the console does not match {line:?}"));
+        }
+    }
+    Ok(())
+}
+
+/// What the expression `line` captures first, wherever it matches.
+fn numbers(text: &str, line: &str) -> Result<Vec<f64>, String> {
+    let matches = console::expression(line)?;
+    let matches = matches.captures_iter(text);
+    matches
+        .map(|found| found[1].parse().map_err(|_| found[0].to_owned()))
+        .collect()
+}
+
+/// The VM `one` was reset ten times with as much memory free each time, and `two` did not notice.
+fn reboots(text: &str) -> Result<(), String> {
+    let free = numbers(text, r"one: reset \((\d+) KiB free")?;
+    if free.len() != 10 || free.iter().any(|&size| size != free[0]) {
+        return Err(format!("KiB free at each reset of ten: {free:?}"));
+    }
+    let ticks = numbers(text, r"two: tick ([\d.]+)")?;
+    if ticks.is_empty() || !ticks.is_sorted() {
+        return Err(format!("the other's uptime: {ticks:?}"));
+    }
+    Ok(())
+}
+
+/// Each of four CPUs has had IPIs, and interrupts of the timer and of the UART, by /proc/interrupts.
+fn interrupts(text: &str) -> Result<(), String> {
+    let mut counts = [[0u64; 4]; 3];
+    for line in text.lines() {
+        let kind = match line {
+            line if line.starts_with("IPI") => 0,
+            line if line.ends_with("arch_timer") => 1,
+            line if line.ends_with("uart-pl011") => 2,
+            _ => continue,
+        };
+        let columns = line.split_whitespace().skip(1);
+        for (count, column) in counts[kind].iter_mut().zip(columns) {
+            *count += column.parse::<u64>().map_err(|_| line.to_owned())?;
+        }
+    }
+    if counts.iter().flatten().all(|&count| count > 0) {
+        Ok(())
+    } else {
+        Err(format!("IPIs, timer, UART on each CPU: {counts:?}"))
+    }
+}
+
+/// The two VMs' clocks are as far apart after an hour as before, within 1 ms. Each is read at the edge of a second of the
+/// real-time clock, which counts alike in all VMs.
+fn clocks(text: &str) -> Result<(), String> {
+    let mut gained = Vec::new();
+    for vm in ["one", "two"] {
+        let seconds = numbers(text, &format!(r"clock {vm} (\d+) "))?;
+        let times = numbers(text, &format!(r"clock {vm} \d+ ([\d.]+)"))?;
+        let ([before, after], [from, to]) = (&seconds[..], &times[..]) else {
+            return Err(format!("{vm} has not read its clock twice: {times:?}"));
+        };
+        if after - before < 3600.0 {
+            return Err(format!("{vm}: {} s are no hour", after - before));
+        }
+        gained.push((to - from) - (after - before));
+    }
+    if (gained[0] - gained[1]).abs() < 0.001 {
+        Ok(())
+    } else {
+        Err(format!("seconds gained on the real-time clock: {gained:?}"))
     }
 }
 

@@ -25,6 +25,13 @@ pub fn set_deadline(deadline: u64) {
     }
 }
 
+/// Makes the Hyp timer interrupt this CPU at `deadline`, ticks, or earlier if it is set so.
+pub fn advance_deadline(deadline: u64) {
+    if CNTHP_CTL::read() & 1 == 0 || CNTHP_CVAL::read() > deadline {
+        set_deadline(deadline);
+    }
+}
+
 /// Stops this CPU's Hyp timer.
 pub fn clear_deadline() {
     // SAFETY: the Hyp timer is the hypervisor's own.

@@ -60,7 +60,12 @@ struct Machine {
     found: Option<Guest>,
     thumb_stores_mislabelled: bool,
     events: Vec<Event>,
-    console: Vec<(u32, String, u8)>,
+    console: Vec<(usize, String, u8)>,
+    console_full: bool,
+    prefixes: Vec<String>,
+    named: bool,
+    typed: VecDeque<u8>,
+    due: Option<u64>,
 }
 
 /// The GIC's virtual interface control registers.
@@ -110,6 +115,11 @@ thread_local! {
         thumb_stores_mislabelled: false,
         events: Vec::new(),
         console: Vec::new(),
+        console_full: false,
+        prefixes: Vec::new(),
+        named: false,
+        typed: VecDeque::new(),
+        due: None,
     });
 }
 
@@ -827,7 +837,7 @@ const QEMU: Wiring = Wiring {
     hyp_timer: 26,
     virtual_timer: 27,
     maintenance: 25,
-    console: None,
+    console: Some(33),
     gicv: Range {
         start: Pa(0x0804_0000),
         size: 0x2000,
@@ -882,9 +892,83 @@ pub fn clear_deadline() {
     cpu(|cpu| cpu.deadline = None);
 }
 
-/// Writes one byte of `writer`, whose lines begin with `prefix`.
-pub fn console_put(writer: u32, prefix: &str, byte: u8) {
-    machine(|machine| machine.console.push((writer, prefix.into(), byte)));
+/// The console: what is written is noted, and nobody types.
+pub mod console {
+    use super::machine;
+
+    /// Who writes: the place of its prefix.
+    pub type Writer = usize;
+
+    /// A new writer, whose lines begin with `prefix` where there are several.
+    #[must_use]
+    pub fn open(prefix: String) -> Writer {
+        machine(|machine| {
+            machine.prefixes.push(prefix);
+            machine.prefixes.len() - 1
+        })
+    }
+
+    /// `writer` has written its last.
+    pub fn close(_: Writer) {}
+
+    /// Whether lines begin with their writers' names.
+    pub fn set_named(named: bool) {
+        machine(|machine| machine.named = named);
+    }
+
+    /// Shows what `writer` writes as it comes.
+    pub fn set_focus(_: Writer) {}
+
+    /// Writes one byte of `writer`; `false` where [`test::fill_console`] says so.
+    ///
+    /// [`test::fill_console`]: super::test::fill_console
+    #[must_use]
+    pub fn put(writer: Writer, byte: u8) -> bool {
+        machine(|machine| {
+            let prefix = match machine.prefixes.get(writer) {
+                Some(prefix) if machine.named => prefix.clone(),
+                _ => String::new(),
+            };
+            machine.console.push((writer, prefix, byte));
+            !machine.console_full
+        })
+    }
+
+    /// A byte that has been typed.
+    #[must_use]
+    pub fn get() -> Option<u8> {
+        machine(|machine| machine.typed.pop_front())
+    }
+
+    /// Takes bytes from the keyboard, or leaves them where they are.
+    pub fn listen(on: bool) {
+        super::note(super::Event::Listen(on));
+    }
+
+    /// Acknowledges the UART's interrupt.
+    pub fn acknowledge() {}
+
+    /// Has [`tick`] called at `due`, ticks.
+    pub fn wake_at(due: u64) {
+        machine(|machine| machine.due = Some(machine.due.map_or(due, |old| old.min(due))));
+    }
+
+    /// When [`tick`] has to be called, ticks.
+    #[must_use]
+    pub fn due() -> Option<u64> {
+        machine(|machine| machine.due)
+    }
+
+    /// Does what is due; whether something was.
+    pub fn tick() -> bool {
+        machine(|machine| {
+            let is_due = machine.due.is_some_and(|due| due <= machine.now);
+            if is_due {
+                machine.due = None;
+            }
+            is_due
+        })
+    }
 }
 
 /// Ends the run: [`test::run`] says so.
@@ -936,6 +1020,7 @@ pub mod test {
         ForgetInstructions,
         ForgetBranches,
         Deadline(Option<u64>),
+        Listen(bool),
         Vfp { saved: bool },
         Zero { pa: Pa, size: u64 },
         Clean { pa: Pa, size: u64 },
@@ -1127,8 +1212,18 @@ pub mod test {
         machine(|machine| std::mem::take(&mut machine.events))
     }
 
+    /// Has whoever writes to the console wait, or not.
+    pub fn fill_console(full: bool) {
+        machine(|machine| machine.console_full = full);
+    }
+
+    /// Types `text`.
+    pub fn type_in(text: &[u8]) {
+        machine(|machine| machine.typed.extend(text));
+    }
+
     /// What has been written to the console since this was asked before: writer, prefix and byte.
-    pub fn console() -> Vec<(u32, String, u8)> {
+    pub fn console() -> Vec<(usize, String, u8)> {
         machine(|machine| std::mem::take(&mut machine.console))
     }
 

@@ -14,6 +14,10 @@ struct Layout {
     can_receive: (u32, u32),
     /// Register and bits that let it interrupt for what it has received.
     interrupt: (usize, u32),
+    /// Whether those bits forbid it.
+    masks: bool,
+    /// The register where all ones end what is pending, if one does.
+    acknowledge: Option<usize>,
 }
 
 const PL011: Layout = Layout {
@@ -24,6 +28,8 @@ const PL011: Layout = Layout {
     receive_status: 0x18,
     can_receive: (1 << 4, 0),
     interrupt: (0x38, 1 << 4 | 1 << 6),
+    masks: false,
+    acknowledge: None,
 };
 /// Offsets in registers, which the board spaces by its `reg-shift`.
 const NS16550: Layout = Layout {
@@ -34,6 +40,8 @@ const NS16550: Layout = Layout {
     receive_status: 5,
     can_receive: (1, 1),
     interrupt: (1, 1),
+    masks: false,
+    acknowledge: None,
 };
 const STM32: Layout = Layout {
     transmit: 0x28,
@@ -43,6 +51,8 @@ const STM32: Layout = Layout {
     receive_status: 0x1c,
     can_receive: (1 << 5, 1 << 5),
     interrupt: (0x00, 1 << 5),
+    masks: false,
+    acknowledge: None,
 };
 const IMX: Layout = Layout {
     transmit: 0x40,
@@ -52,6 +62,8 @@ const IMX: Layout = Layout {
     receive_status: 0xb4,
     can_receive: (1 << 5, 0),
     interrupt: (0x80, 1 << 9),
+    masks: false,
+    acknowledge: None,
 };
 const EXYNOS: Layout = Layout {
     transmit: 0x20,
@@ -60,7 +72,10 @@ const EXYNOS: Layout = Layout {
     can_transmit: (1 << 1, 1 << 1),
     receive_status: 0x10,
     can_receive: (1, 1),
-    interrupt: (0x04, 1),
+    // UINTM and UINTP.
+    interrupt: (0x38, 1 << 0),
+    masks: true,
+    acknowledge: Some(0x30),
 };
 
 /// A UART whose registers are mapped.
@@ -70,6 +85,10 @@ pub struct Uart {
     shift: u32,
     byte_wide: bool,
     pl011: bool,
+    /// Where a byte goes, where it is said whether there is room, and how.
+    data: usize,
+    status: usize,
+    room: (u32, u32),
 }
 
 impl Uart {
@@ -95,6 +114,9 @@ impl Uart {
             shift,
             byte_wide,
             pl011: matches!(kind, UartKind::Pl011),
+            data: base + (layout.transmit << shift),
+            status: base + (layout.transmit_status << shift),
+            room: layout.can_transmit,
         };
         if uart.pl011 && uart.read(0x30) & 1 == 0 {
             // Firmware left it off: 8 bits, FIFOs, both directions.
@@ -105,7 +127,15 @@ impl Uart {
     }
 
     fn read(&self, offset: usize) -> u32 {
-        let at = self.base + (offset << self.shift);
+        self.load(self.base + (offset << self.shift))
+    }
+
+    fn write(&self, offset: usize, value: u32) {
+        self.store(self.base + (offset << self.shift), value);
+    }
+
+    #[inline(always)]
+    fn load(&self, at: usize) -> u32 {
         // SAFETY: `new`'s caller vouched for the registers.
         unsafe {
             if self.byte_wide {
@@ -116,25 +146,27 @@ impl Uart {
         }
     }
 
-    fn write(&self, offset: usize, value: u32) {
-        let at = self.base + (offset << self.shift);
+    #[inline(always)]
+    fn store(&self, at: usize, value: u32) {
         // SAFETY: `new`'s caller vouched for the registers.
         unsafe {
             if self.byte_wide {
-                write_volatile(at as *mut u8, value as u8)
+                write_volatile(at as *mut u8, value as u8);
             } else {
-                write_volatile(at as *mut u32, value)
+                write_volatile(at as *mut u32, value);
             }
         }
     }
 
-    /// Sends a byte, waiting for room.
-    pub fn put(&self, byte: u8) {
-        let (mask, value) = self.layout.can_transmit;
-        while self.read(self.layout.transmit_status) & mask != value {
-            core::hint::spin_loop();
+    /// Sends a byte, if there is room; whether there was.
+    #[inline(always)]
+    pub fn send(&self, byte: u8) -> bool {
+        let (mask, value) = self.room;
+        let room = self.load(self.status) & mask == value;
+        if room {
+            self.store(self.data, byte.into());
         }
-        self.write(self.layout.transmit, byte.into());
+        room
     }
 
     /// A byte that has come, if one has.
@@ -145,10 +177,18 @@ impl Uart {
             .then(|| self.read(self.layout.receive) as u8)
     }
 
-    /// Lets it interrupt when bytes come.
+    /// Lets it interrupt when bytes come, or not.
     pub fn listen(&self, on: bool) {
         let (offset, bits) = self.layout.interrupt;
         let old = self.read(offset);
-        self.write(offset, if on { old | bits } else { old & !bits });
+        let set = on != self.layout.masks;
+        self.write(offset, if set { old | bits } else { old & !bits });
+    }
+
+    /// Ends what is pending, where that is not done by serving it.
+    pub fn acknowledge(&self) {
+        if let Some(offset) = self.layout.acknowledge {
+            self.write(offset, 0xf);
+        }
     }
 }

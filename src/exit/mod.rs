@@ -5,7 +5,7 @@ mod hvc;
 mod mmio;
 
 use crate::inject::{self, Fault};
-use crate::machine::{Exit, Live};
+use crate::machine::{self, Exit, Live};
 use crate::regs::psr;
 use crate::syndrome::{Hsr, Syndrome};
 use crate::vcpu::{Reason, Vcpu};
@@ -32,11 +32,24 @@ pub enum Next {
     Stop(Stop),
 }
 
-/// Handles an exit of `vcpu`, which is live.
+/// Runs `vcpu`, which is live, until there is something else to do than to run on.
 #[inline(always)]
-pub fn handle(vcpu: &mut Vcpu, exit: Exit) -> Next {
+pub fn run(vcpu: &mut Vcpu) -> Next {
+    loop {
+        let next = match machine::enter(&mut vcpu.context) {
+            Exit::Trap => trap(vcpu),
+            exit => interrupt(vcpu, exit),
+        };
+        if next != Next::Resume {
+            return next;
+        }
+    }
+}
+
+#[inline(always)]
+fn interrupt(vcpu: &mut Vcpu, exit: Exit) -> Next {
     match exit {
-        Exit::Trap => trap(vcpu),
+        Exit::Trap => Next::Resume,
         Exit::Irq | Exit::Fiq => {
             vcpu.count(Reason::Irq);
             Next::Interrupt
@@ -52,10 +65,12 @@ pub fn handle(vcpu: &mut Vcpu, exit: Exit) -> Next {
 #[inline(always)]
 fn trap(vcpu: &mut Vcpu) -> Next {
     let hsr = Hsr(Live::hsr());
-    match hsr.decode() {
-        Syndrome::Hvc { imm16 } => hvc::hvc(vcpu, imm16),
-        Syndrome::DataAbort(abort) => mmio::data_abort(vcpu, abort, hsr),
-        _ => rare(vcpu, hsr),
+    if let Syndrome::Hvc { imm16 } = hsr.decode() {
+        return hvc::hvc(vcpu, imm16);
+    }
+    match hsr.plain_access() {
+        Some(abort) => mmio::plain(vcpu, abort),
+        None => rare(vcpu, hsr),
     }
 }
 
@@ -82,6 +97,7 @@ fn rare(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
         Syndrome::Cp15Double(transfer) => cp15::cp15_double(vcpu, transfer, hsr),
         Syndrome::VfpId(transfer) => cp15::vfp_id(vcpu, transfer, hsr),
         Syndrome::Cp14(transfer) => cp15::cp14(vcpu, transfer, hsr),
+        Syndrome::DataAbort(abort) => mmio::data_abort(vcpu, abort),
         Syndrome::PrefetchAbort(abort) => mmio::prefetch_abort(vcpu, abort),
         Syndrome::Bxj(bxj) => {
             vcpu.count(Reason::Other);
@@ -99,8 +115,7 @@ fn rare(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
         | Syndrome::HypPrefetchAbort(_)
         | Syndrome::HypDataAbort(_)
         | Syndrome::Reserved { .. }
-        | Syndrome::Hvc { .. }
-        | Syndrome::DataAbort(_) => stop(vcpu, hsr),
+        | Syndrome::Hvc { .. } => stop(vcpu, hsr),
     }
 }
 

@@ -158,12 +158,12 @@ pub(super) const fn ram(level: u32, pa: u64, attrs: u64) -> u64 {
 }
 
 /// The table that `entry` points to, where it is one; only the low word is needed, since tables lie
-/// below 4 GiB. Not for level 3.
+/// below 4 GiB, and nothing else is in it ([`table`]). Not for level 3.
 #[inline]
 pub(super) const fn next(entry: u64) -> Option<Table> {
     let low = entry as u32;
     if low & KIND == TABLE {
-        Some(Table(low & !0xfff))
+        Some(Table(low ^ TABLE))
     } else {
         None
     }

@@ -130,6 +130,18 @@ impl Hsr {
         }
     }
 
+    /// A data abort by what drivers do most, found by one comparison: a load or store of r0 to r7
+    /// that extends no sign, [`described`](DataAbort::described).
+    #[must_use]
+    #[inline]
+    pub const fn plain_access(self) -> Option<DataAbort> {
+        if self.0 & 0xfd28_03bc == 0x9100_0004 {
+            Some(DataAbort(self.0))
+        } else {
+            None
+        }
+    }
+
     /// Whether the trapped instruction would have executed. A core may trap one that fails its
     /// condition; such a one must be skipped and nothing else (B1.14). `regs` are the guest's at
     /// the trap: its flags, and ITSTATE where the syndrome holds no condition, as it may for Thumb.
@@ -416,6 +428,12 @@ impl DataAbort {
         field(self.0, 16, 4)
     }
 
+    /// The length of the instruction, bytes, where [`isv`](Self::isv) holds.
+    #[must_use]
+    pub const fn length(self) -> u32 {
+        2 + (self.0 >> 24 & 2)
+    }
+
     /// The external abort's type, IMPLEMENTATION DEFINED.
     #[must_use]
     pub const fn ea(self) -> bool {
@@ -445,6 +463,14 @@ impl DataAbort {
     #[inline]
     pub const fn status(self) -> FaultStatus {
         FaultStatus::decode(self.0)
+    }
+
+    /// Whether it is [`mmio`](Self::mmio) with [`isv`](Self::isv), and no permission fault: HPFAR
+    /// holds the address.
+    #[must_use]
+    #[inline]
+    pub const fn described(self) -> bool {
+        self.0 & 0x0100_03bc == 0x0100_0004
     }
 
     /// Whether this can be an access to an emulated device: a translation or permission fault of

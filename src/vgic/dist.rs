@@ -35,7 +35,25 @@ impl Vgic {
             let kick = self.sync(vcpu, lrs);
             self.owe(vcpu, kick);
         }
-        self.read_word(vcpu, offset & 0xffc) >> (8 * (offset & 3)) & lanes(width)
+        self.peek(vcpu, offset, width)
+    }
+
+    /// The same without looking into list registers: enough unless [`is_state`](Self::is_state).
+    #[inline]
+    #[must_use]
+    pub fn peek(&self, vcpu: usize, offset: u32, width: u32) -> u32 {
+        let word = self.read_word(vcpu, offset & 0xffc);
+        if width == 4 {
+            return word;
+        }
+        word >> (8 * (offset & 3)) & lanes(width)
+    }
+
+    /// Whether the register at `offset` shows pending or active state.
+    #[inline]
+    #[must_use]
+    pub const fn is_state(offset: u32) -> bool {
+        is_state(offset)
     }
 
     /// The other vCPUs, a bit each, whose list registers hold state that a read at `offset` by

@@ -230,7 +230,7 @@ pub(crate) fn console_lines_carry_the_name_while_there_are_several_vms() {
     board.run(put);
     board.run(put);
     let written = test::console();
-    let ids: Vec<u32> = board.vms.iter().map(|vm| vm.id).collect();
+    let ids: Vec<usize> = board.vms.iter().map(|vm| vm.writer).collect();
     for (writer, prefix, byte) in &written {
         let place = ids.iter().position(|id| id == writer).unwrap();
         assert!(prefix.contains(["a:", "b:"][place]), "{prefix:?}");

@@ -9,6 +9,8 @@
 mod aborts;
 mod board;
 mod calls;
+mod console;
+mod emulate;
 mod life;
 mod schedule;
 mod system;
@@ -42,7 +44,7 @@ const TESTS: &[Test] = tests! {
         an_access_in_thumb_state_is_skipped_by_its_length_and_advances_itstate
         a_permission_fault_takes_the_address_by_translation
         a_permission_fault_that_translates_no_more_is_tried_again
-        a_store_to_read_only_memory_aborts
+        a_store_to_flash_is_a_command_that_does_nothing
         an_access_to_ram_that_is_there_by_now_is_tried_again
         an_access_where_nothing_is_aborts_as_the_processor_would
         a_data_abort_says_what_it_was_in_both_formats
@@ -53,6 +55,21 @@ const TESTS: &[Test] = tests! {
         a_fetch_where_nothing_is_aborts
         a_walk_through_a_device_is_an_external_abort_on_the_walk
         a_walk_through_ram_that_is_there_by_now_is_tried_again;
+    emulate:
+        a_store_with_writeback_reaches_the_device_and_moves_its_base
+        a_thumb_instruction_is_fetched_by_halves_across_pages
+        many_words_may_straddle_ram_and_device
+        an_abort_half_way_names_its_own_address_and_restores_the_base
+        an_unprivileged_access_has_user_modes_rights
+        an_instruction_that_cant_be_fetched_any_more_is_tried_again
+        exclusives_of_a_device_abort_and_of_ram_are_tried_again
+        a_swap_of_a_device_loads_and_stores
+        big_endian_data_is_swapped_and_instructions_are_not
+        what_is_unpredictable_aborts_and_is_logged_now_and_then
+        an_unaligned_access_to_device_memory_is_an_alignment_fault
+        vfp_registers_are_the_guests_own
+        a_load_into_pc_from_a_device_is_a_prefetch_abort
+        a_core_that_names_the_wrong_register_for_thumb_stores_is_not_believed;
     system:
         set_way_operations_clean_memory_once_and_watch_until_the_caches_turn
         jazelle_branches_as_bx_does
@@ -73,6 +90,14 @@ const TESTS: &[Test] = tests! {
         a_vcpu_without_vfp_moves_none
         registers_come_back_after_another_vcpu_ran
         vcpus_of_one_vm_on_two_cpus_stop_together;
+    console:
+        what_is_typed_goes_to_one_vm_until_another_is_selected
+        a_paste_waits_at_the_keyboard_and_arrives_whole
+        a_guest_that_reads_nothing_does_not_keep_commands_from_being_heard
+        input_goes_to_the_next_vm_when_one_is_off
+        a_vm_is_reset_from_the_console
+        vcpus_are_shown_with_what_they_have_done
+        a_vcpu_whose_console_is_full_lets_the_other_run;
     life:
         a_vm_starts_as_its_kernel_wants
         a_new_vm_finds_nothing_of_what_memory_held

@@ -166,7 +166,7 @@ pub(crate) fn every_interrupt_is_ended_and_deactivated() {
                 board.step(0);
             }
             assert_eq!(board.soon().map(|guest| guest.vttbr), Some(first.vttbr));
-            assert_eq!(test::active(0), []);
+            assert_eq!(test::active(0), [0; 0]);
         }
     }
     // One that is gone by the time it is taken.
@@ -230,7 +230,7 @@ pub(crate) fn vfp_moves_at_the_first_use_after_a_switch() {
     });
     assert_eq!(a_is_next(&mut board, false).vfp, None, "the other's trap");
     assert_eq!(a_is_next(&mut board, true).vfp, Some(0xaaaa));
-    assert_eq!(moves(), [], "the other did not use them");
+    assert_eq!(moves(), [false; 0], "the other did not use them");
     // The other does: what was there goes to its owner.
     let b = board.run(|guest| guest.trap(VFP));
     assert_ne!(b.vttbr, a.vttbr);

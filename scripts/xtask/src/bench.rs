@@ -89,6 +89,7 @@ pub fn bench(options: &Bench) -> anyhow::Result<u8> {
 pub fn measure(qemu: PathBuf, images: Images) -> anyhow::Result<Figures> {
     let board = Board {
         memory: Size::mib(512),
+        smp: 1,
         ..Board::named(board::DEFAULT)?
     };
     let spec = "kernel=guest:bench,name=bench,memory=128M"
@@ -190,7 +191,7 @@ fn boot_to_guest(machine: &Machine) -> anyhow::Result<u64> {
         .first()
         .and_then(|vm| vm.modules.first())
         .context("no guest")?;
-    let entry = image::entry(&build::guest_file(&guest.file))?;
+    let entry = image::entry(&build::file(&guest.file))?;
     let place = tempfile::tempdir()?;
     let machine = Machine {
         load: Load::At(APART),

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::debian::Item;
 use crate::failure::unusable;
 use crate::progress::{self, Line};
 
@@ -94,9 +95,12 @@ pub fn guest_names() -> Vec<String> {
     names
 }
 
-/// The file itself: for `guest:NAME` the ELF file of that guest of tests/guests.
+/// The file itself: for `guest:NAME` the ELF file of that guest of tests/guests, for `debian:NAME` that of Debian's.
 #[must_use]
-pub fn guest_file(file: &Path) -> PathBuf {
+pub fn file(file: &Path) -> PathBuf {
+    if let Some(item) = Item::named(file) {
+        return item.path();
+    }
     match guest_name(file) {
         Some(name) => target_directory()
             .join("guests")

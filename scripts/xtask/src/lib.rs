@@ -8,6 +8,8 @@ pub mod size;
 pub mod board;
 pub mod build;
 pub mod console;
+pub mod cpio;
+pub mod debian;
 pub mod dts;
 pub mod image;
 pub mod layout;

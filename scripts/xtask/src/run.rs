@@ -18,11 +18,12 @@ pub fn run(options: Run) -> anyhow::Result<u8> {
     let mut board = Board::named(&options.board)?;
     board.smp = options.smp.unwrap_or(board.smp);
     board.memory = options.memory.unwrap_or(board.memory);
-    let vms = vms(&options, &board)?;
+    let (vms, demo) = vms(&options, &board)?;
     vms.iter().try_for_each(Vm::check_files)?;
 
     setup::target()?;
     let qemu = setup::qemu(options.qemu.as_deref())?;
+    let vms = provided(vms, demo)?;
     let images = image::build(image::DEFAULT_LOAD, Line::IfSlow)?;
     let elf = images.elf.clone();
     if vms
@@ -80,19 +81,31 @@ pub fn run(options: Run) -> anyhow::Result<u8> {
     Ok(status(outcome.ending, options.until.is_some()))
 }
 
-/// The VMs asked for, and where there are none, in the user's own device tree neither, the demo.
-fn vms(options: &Run, board: &Board) -> anyhow::Result<Vec<Vm>> {
+/// `vms` with their files there. Of a demo, those are left out whose files can't be had.
+fn provided(vms: Vec<Vm>, demo: bool) -> anyhow::Result<Vec<Vm>> {
+    let mut there = Vec::new();
+    for vm in vms {
+        match vm.provide() {
+            Ok(()) => there.push(vm),
+            Err(why) if demo => eprintln!("the demo goes without VM '{}': {why}", vm.name()),
+            Err(why) => return Err(why),
+        }
+    }
+    Ok(there)
+}
+
+/// The VMs asked for, and where there are none, in the user's own device tree neither, the demo; whether it is that.
+fn vms(options: &Run, board: &Board) -> anyhow::Result<(Vec<Vm>, bool)> {
     let own = match &options.dtb {
         Some(path) => vm::describes_vms(&qemu::read_tree(path)?),
         None => false,
     };
     if options.vms.is_empty() && !own {
-        return vm::demo(&board.demo());
+        return Ok((vm::demo(&board.demo())?, true));
     }
     let specs = options.vms.iter().enumerate();
-    specs
-        .map(|(index, spec)| Vm::from_spec(spec, index, board.memory))
-        .collect()
+    let vms = specs.map(|(index, spec)| Vm::from_spec(spec, index, board.memory));
+    Ok((vms.collect::<Result<_, _>>()?, false))
 }
 
 fn status(ending: Ending, until: bool) -> u8 {

@@ -1,12 +1,17 @@
 //! `--vm SPEC`: one virtual machine in words.
 //!
 //! `kernel=FILE[,initrd=FILE][,append=STRING][,memory=SIZE][,cpus=N][,name=NAME][,dtb=FILE]`, or `firmware=FILE`
-//! in place of `kernel`. A comma inside a value is written twice, as QEMU does.
+//! in place of `kernel`. A comma inside a value is written twice, as QEMU does. In front of the other keys, `linux` stands for
+//! Debian's kernel with an initramfs, and `uboot` for Debian's U-Boot as firmware.
 
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::debian::Item;
 use crate::size::Size;
+
+/// The command line of a Linux that has nothing else to be told.
+const LINUX_CONSOLE: &str = "console=ttyAMA0";
 
 /// What a VM is started from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +47,9 @@ impl FromStr for Spec {
     fn from_str(text: &str) -> Result<Self, String> {
         let mut fields = Fields::default();
         for item in split(text) {
+            if fields.shorthand(&item)? {
+                continue;
+            }
             let (key, value) = item.split_once('=').ok_or_else(|| {
                 format!("'{item}' is not KEY=VALUE (a comma inside a value is written twice)")
             })?;
@@ -61,9 +69,29 @@ struct Fields {
     cpus: Option<u32>,
     name: Option<String>,
     dtb: Option<PathBuf>,
+    /// Whether its kernel is Debian's, which has to be told where its console is.
+    linux: bool,
 }
 
 impl Fields {
+    /// Takes a word that stands for several fields; whether `word` is one.
+    fn shorthand(&mut self, word: &str) -> Result<bool, String> {
+        match word {
+            "linux" => {
+                self.file("kernel", Item::Linux)?;
+                self.file("initrd", Item::Initramfs)?;
+                self.linux = true;
+            }
+            "uboot" => self.file("firmware", Item::UBoot)?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn file(&mut self, key: &str, item: Item) -> Result<(), String> {
+        self.set(key, &item.file().to_string_lossy())
+    }
+
     fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
         if value.is_empty() && key != "append" {
             return Err(format!("'{key}=' has no value"));
@@ -95,10 +123,15 @@ impl Fields {
             (None, Some(file)) => Boot::Firmware(file),
             _ => return Err("a VM has one of kernel=FILE and firmware=FILE".into()),
         };
+        let append = match (self.linux, self.append) {
+            (true, Some(more)) => Some(format!("{LINUX_CONSOLE} {more}")),
+            (true, None) => Some(LINUX_CONSOLE.into()),
+            (false, append) => append,
+        };
         Ok(Spec {
             boot,
             initrd: self.initrd,
-            append: self.append,
+            append,
             memory: self.memory,
             cpus: self.cpus,
             name: self.name,
@@ -162,6 +195,20 @@ mod tests {
             dtb: Some("x.dtb".into()),
         };
         assert_eq!(spec, expected);
+    }
+
+    #[test]
+    fn linux_and_uboot_stand_for_files_of_debian() {
+        let linux: Spec = "linux,append=quiet,cpus=2".parse().unwrap();
+        assert_eq!(linux.boot, Boot::Kernel(Item::Linux.file()));
+        assert_eq!(linux.initrd, Some(Item::Initramfs.file()));
+        assert_eq!(linux.append.as_deref(), Some("console=ttyAMA0 quiet"));
+        let uboot: Spec = "uboot,name=u".parse().unwrap();
+        assert_eq!(uboot.boot, Boot::Firmware(Item::UBoot.file()));
+        assert_eq!(uboot.append, None);
+        for twice in ["linux,kernel=a", "linux,linux", "uboot,linux"] {
+            twice.parse::<Spec>().unwrap_err();
+        }
     }
 
     #[test]

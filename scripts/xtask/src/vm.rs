@@ -11,6 +11,7 @@ use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use dtoolkit::{Node, Property};
 
 use crate::build;
+use crate::debian::Item;
 use crate::dts;
 use crate::failure::unusable;
 use crate::layout::{KERNEL_OFFSET, Layout};
@@ -122,9 +123,20 @@ impl Vm {
         self.node.name()
     }
 
+    /// Fetches its files of Debian's.
+    pub fn provide(&self) -> anyhow::Result<()> {
+        let files = self.modules.iter();
+        files
+            .filter_map(|module| Item::named(&module.file))
+            .try_for_each(Item::provide)
+    }
+
     /// Finds out before anything is built whether its files are there or will be.
     pub fn check_files(&self) -> anyhow::Result<()> {
         for module in &self.modules {
+            if Item::named(&module.file).is_some() {
+                continue;
+            }
             let known = build::guest_names();
             match build::guest_name(&module.file) {
                 None => drop(self.size(module)?),
@@ -144,7 +156,7 @@ impl Vm {
     /// The size of a file of its.
     fn size(&self, module: &Module) -> anyhow::Result<u64> {
         let wrong = |why: &str| unusable(format!("{}: {why}", self.describe(module)));
-        match fs::metadata(build::guest_file(&module.file)) {
+        match fs::metadata(build::file(&module.file)) {
             Ok(found) if found.is_file() && found.len() > 0 => Ok(found.len()),
             Ok(found) if found.is_file() => Err(wrong("the file is empty")),
             Ok(_) => Err(wrong("this is no file")),
@@ -184,7 +196,7 @@ impl Vm {
             }
             domain.add_child(node);
             placed.push(Placed {
-                file: build::guest_file(&module.file),
+                file: build::file(&module.file),
                 address,
             });
         }

@@ -10,7 +10,7 @@
 
 use super::memory;
 use crate::addr::{Ipa, PAGE};
-use crate::bus::{self, PLACES};
+use crate::bus::Device;
 use crate::decode::{Access, Form, Reason, Refusal, Transfer, Vectors};
 use crate::exit::Next;
 use crate::inject::{self, Fault};
@@ -85,7 +85,7 @@ pub(super) fn emulate(vcpu: &mut Vcpu, abort: DataAbort, far: u32, ipa: Ipa) -> 
     let Some(instruction) = fetched else {
         return Next::Resume;
     };
-    let transfer = registers(vcpu, |registers| Transfer::new(instruction, registers));
+    let mut transfer = registers(vcpu, |registers| Transfer::new(instruction, registers));
     let vectors = transfer.op().uses_vectors();
     if vectors {
         // Executed natively it will trap, or be undefined, before it gets here again.
@@ -107,7 +107,7 @@ pub(super) fn emulate(vcpu: &mut Vcpu, abort: DataAbort, far: u32, ipa: Ipa) -> 
             privileged: vcpu.context.regs().privileged(),
         },
     };
-    match perform(vcpu, transfer, page) {
+    match perform(vcpu, &mut transfer, page) {
         Ok(Ok(())) if vectors => vfp::reload(&vcpu.context.vfp),
         Ok(Ok(())) | Err(Unmade::Again) => {}
         Ok(Err(refusal)) => refuse(vcpu, refusal, abort, far),
@@ -121,7 +121,7 @@ pub(super) fn emulate(vcpu: &mut Vcpu, abort: DataAbort, far: u32, ipa: Ipa) -> 
 /// Makes every access of `transfer`, and completes it.
 fn perform(
     vcpu: &mut Vcpu,
-    mut transfer: Transfer,
+    transfer: &mut Transfer,
     mut page: Page,
 ) -> Result<Result<(), Refusal>, Unmade> {
     let bond = match transfer.op().form {
@@ -210,19 +210,15 @@ fn one(
             // Flash takes commands alone, which do nothing.
             Some(_) => Ok(0),
         },
-        Leaf::Slot(slot) => match PLACES.get(slot as usize) {
-            Some(place) if bond != Bond::Monitor => {
-                let offset = (ipa.0 as u32).wrapping_sub(place.base);
-                let access = bus::Access {
-                    offset,
-                    width: size,
-                    store,
-                };
-                Ok(vcpu.access(state, place.device, access))
+        Leaf::Slot(slot) if bond != Bond::Monitor => {
+            let (device, address) = (Device::of_slot(slot), ipa.0 as u32);
+            match store {
+                None => return Ok(vcpu.load(state, device, address, size)),
+                Some(value) => vcpu.store(state, device, address, size, value),
             }
-            _ => Err(nothing),
-        },
-        Leaf::Nothing => Err(nothing),
+            Ok(0)
+        }
+        Leaf::Slot(_) | Leaf::Nothing => Err(nothing),
     }
 }
 

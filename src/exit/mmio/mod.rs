@@ -3,13 +3,14 @@
 mod emulate;
 mod memory;
 
-use super::{Next, external_abort, skip};
+use super::{Next, external_abort};
 use crate::addr::{Ipa, PAGE};
-use crate::bus::{Access, Device, PLACES};
+use crate::bus::Device;
 use crate::inject::{self, Fault};
 use crate::machine::{self, Live};
+use crate::regs::psr;
 use crate::stage2::Leaf;
-use crate::syndrome::{DataAbort, FaultStatus, Hsr, PrefetchAbort};
+use crate::syndrome::{DataAbort, FaultStatus, PrefetchAbort};
 use crate::vcpu::{Reason, Vcpu};
 use crate::walk::{self, Kind};
 
@@ -30,72 +31,132 @@ fn translated(vcpu: &Vcpu, far: u32, kind: Kind) -> Option<Ipa> {
     found.ok().map(|found| found.ipa)
 }
 
-/// A load or store that stage 2 stopped.
+/// A plain load or store that stage 2 stopped, see [`Hsr::plain_access`](crate::syndrome::Hsr::plain_access).
 #[inline(always)]
-pub(super) fn data_abort(vcpu: &mut Vcpu, abort: DataAbort, hsr: Hsr) -> Next {
+pub(super) fn plain(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
     vcpu.count(Reason::DataAbort);
-    let far = Live::hdfar();
-    let ipa = if abort.mmio() && !matches!(abort.status(), FaultStatus::Permission { .. }) {
-        faulting(far)
+    let ipa = faulting(Live::hdfar());
+    if abort.write() {
+        plain_store(vcpu, abort, ipa)
     } else {
-        match unusual(vcpu, abort, far) {
-            Ok(ipa) => ipa,
-            Err(next) => return next,
+        plain_load(vcpu, abort, ipa)
+    }
+}
+
+/// A plain load, in ARM state. It does what [`access`] does, which sees to everything else.
+#[inline(never)]
+fn plain_load(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
+    let (address, width) = (ipa.0 as u32, abort.bytes());
+    if address & (width - 1) != 0 || vcpu.context.regs().cpsr & (psr::T | psr::E) != 0 {
+        return rare(vcpu, abort, ipa, false);
+    }
+    let state = vcpu.vm.lock();
+    let slot = match state.memory.space.lookup(ipa) {
+        Leaf::Slot(slot) => slot,
+        leaf => {
+            let nothing = leaf == Leaf::Nothing;
+            drop(state);
+            return rare(vcpu, abort, ipa, nothing);
         }
     };
-    let store = abort.write().then(|| {
-        let value = vcpu.gpr(abort.rt());
-        in_order(vcpu, abort.bytes(), value)
-    });
-    let state = vcpu.vm.lock();
-    let place = match state.memory.space.lookup(ipa) {
-        Leaf::Slot(slot) => PLACES.get(slot as usize),
-        Leaf::Ram { attrs, .. } if attrs.perms.write || !abort.write() => return Next::Resume,
-        // Read-only memory is flash: what is written to it is a command.
-        Leaf::Ram { .. } => PLACES.get(Device::Flash as usize),
-        Leaf::Nothing => None,
-    };
-    let Some(place) = place else {
-        drop(state);
-        return external_abort(vcpu, far, abort.write());
-    };
-    if !described(vcpu, abort, far) {
-        drop(state);
-        return undescribed(vcpu, abort, far, ipa);
-    }
-    let access = Access {
-        offset: (ipa.0 as u32).wrapping_sub(place.base),
-        width: abort.bytes(),
-        store,
-    };
-    let value = vcpu.access(state, place.device, access);
-    if store.is_none() {
-        let value = in_order(vcpu, access.width, value);
-        let value = if abort.sign_extend() {
-            extend(value, access.width)
-        } else {
-            value
-        };
-        vcpu.set_gpr(abort.rt(), value);
-    }
-    skip(vcpu, hsr);
+    let value = vcpu.load_fast(state, Device::of_slot(slot), address, width);
+    let regs = vcpu.context.regs_mut();
+    regs.r[abort.rt() as usize & 7] = value;
+    regs.pc = regs.pc.wrapping_add(4);
     Next::Resume
 }
 
-/// Whether the syndrome says all there is to know: it is there, of an aligned access that does not
-/// load pc, and not from a core that gets it wrong.
-#[inline(always)]
-fn described(vcpu: &Vcpu, abort: DataAbort, far: u32) -> bool {
-    abort.isv()
-        && far & (abort.bytes() - 1) == 0
-        && abort.rt() != 15
-        && !(abort.write() && vcpu.context.regs().thumb() && machine::thumb_stores_mislabelled())
+/// The same for a store.
+#[inline(never)]
+fn plain_store(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
+    let (address, width) = (ipa.0 as u32, abort.bytes());
+    let regs = vcpu.context.regs();
+    if address & (width - 1) != 0 || regs.cpsr & (psr::T | psr::E) != 0 {
+        return rare(vcpu, abort, ipa, false);
+    }
+    let value = regs.r[abort.rt() as usize & 7];
+    let state = vcpu.vm.lock();
+    let slot = match state.memory.space.lookup(ipa) {
+        Leaf::Slot(slot) => slot,
+        leaf => {
+            let nothing = leaf == Leaf::Nothing;
+            drop(state);
+            return rare(vcpu, abort, ipa, nothing);
+        }
+    };
+    vcpu.store_fast(state, Device::of_slot(slot), address, width, value);
+    let regs = vcpu.context.regs_mut();
+    regs.pc = regs.pc.wrapping_add(4);
+    Next::Resume
 }
 
-/// An access to a device by an instruction that has to be looked at.
+/// What is plain in the syndrome alone.
+#[inline(never)]
+fn rare(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa, nothing: bool) -> Next {
+    if nothing {
+        return external_abort(vcpu, Live::hdfar(), abort.write());
+    }
+    access(vcpu, abort, ipa)
+}
+
+/// A load or store at `ipa` that the syndrome describes.
+#[inline(never)]
+fn access(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
+    let state = vcpu.vm.lock();
+    let slot = match state.memory.space.lookup(ipa) {
+        Leaf::Slot(slot) => slot,
+        leaf => {
+            drop(state);
+            return no_device(vcpu, abort, leaf);
+        }
+    };
+    let (address, width, rt) = (ipa.0 as u32, abort.bytes(), abort.rt());
+    if address & (width - 1) != 0 || rt == 15 {
+        drop(state);
+        return undescribed(vcpu, abort, ipa);
+    }
+    let device = Device::of_slot(slot);
+    if abort.write() {
+        if vcpu.context.regs().thumb() && machine::thumb_stores_mislabelled() {
+            drop(state);
+            return undescribed(vcpu, abort, ipa);
+        }
+        let value = in_order(vcpu, width, vcpu.gpr(rt));
+        vcpu.store(state, device, address, width, value);
+    } else {
+        let value = vcpu.load(state, device, address, width);
+        let value = in_order(vcpu, width, value);
+        let value = if abort.sign_extend() {
+            extend(value, width)
+        } else {
+            value
+        };
+        vcpu.set_gpr(rt, value);
+    }
+    vcpu.context.regs_mut().skip(abort.length());
+    Next::Resume
+}
+
+/// A load or store where no device is.
+#[inline(never)]
+fn no_device(vcpu: &mut Vcpu, abort: DataAbort, leaf: Leaf) -> Next {
+    match leaf {
+        Leaf::Nothing => return external_abort(vcpu, Live::hdfar(), abort.write()),
+        // Read-only memory is flash: what is written to it is a command, which does nothing.
+        Leaf::Ram { attrs, .. } if abort.write() && !attrs.perms.write => {
+            vcpu.context.regs_mut().skip(abort.length());
+        }
+        // It is there by now.
+        Leaf::Ram { .. } | Leaf::Slot(_) => {}
+    }
+    Next::Resume
+}
+
+/// An access of which the syndrome does not say enough: a core gets it wrong, or it is unaligned.
 #[cold]
-fn undescribed(vcpu: &mut Vcpu, abort: DataAbort, far: u32, ipa: Ipa) -> Next {
-    if abort.isv() && abort.rt() == 15 && !abort.write() {
+fn undescribed(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
+    let far = Live::hdfar();
+    if abort.rt() == 15 && !abort.write() {
         // A device holds no code to go to.
         inject::prefetch_abort(&mut vcpu.context, Fault::External, far);
         return Next::Resume;
@@ -103,17 +164,29 @@ fn undescribed(vcpu: &mut Vcpu, abort: DataAbort, far: u32, ipa: Ipa) -> Next {
     emulate::emulate(vcpu, abort, far, ipa)
 }
 
-/// A data abort whose address is not in HPFAR, or that no load or store caused: the address, or
-/// what comes of it.
+/// A data abort that is not plain, or that no load or store caused.
 #[cold]
-fn unusual(vcpu: &mut Vcpu, abort: DataAbort, far: u32) -> Result<Ipa, Next> {
+pub(super) fn data_abort(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
+    vcpu.count(Reason::DataAbort);
+    let far = Live::hdfar();
     let kind = if abort.write() {
         Kind::Write
     } else {
         Kind::Read
     };
+    if abort.described() {
+        return access(vcpu, abort, faulting(far));
+    }
     if abort.mmio() {
-        return translated(vcpu, far, kind).ok_or(Next::Resume);
+        let ipa = match abort.status() {
+            FaultStatus::Permission { .. } => translated(vcpu, far, kind),
+            _ => Some(faulting(far)),
+        };
+        return match ipa {
+            Some(ipa) if abort.isv() => access(vcpu, abort, ipa),
+            Some(ipa) => emulate::emulate(vcpu, abort, far, ipa),
+            None => Next::Resume,
+        };
     }
     let fault = match abort.status() {
         FaultStatus::Alignment => Some(Fault::Alignment),
@@ -123,7 +196,7 @@ fn unusual(vcpu: &mut Vcpu, abort: DataAbort, far: u32) -> Result<Ipa, Next> {
     if let Some(fault) = fault {
         inject::data_abort(&mut vcpu.context, fault, far, abort.write());
     }
-    Err(Next::Resume)
+    Next::Resume
 }
 
 /// A table walk of the guest, for `far`, that stage 2 stopped: the abort, unless all its tables
@@ -138,7 +211,6 @@ fn stopped_walk(vcpu: &Vcpu, far: u32, kind: Kind) -> Option<Fault> {
 
 /// A value between a register and a bus that is little-endian, as the guest's data endianness has
 /// it.
-#[inline(always)]
 fn in_order(vcpu: &Vcpu, width: u32, value: u32) -> u32 {
     if !vcpu.context.regs().big_endian() {
         return value;

@@ -1,0 +1,312 @@
+//! Debian's kernel, an initramfs of its busybox, and its U-Boot: real guests, through apt into this tool's own cache.
+//!
+//! apt gets a state directory, a cache and an empty dpkg status of its own, and armhf for an architecture; of the system's
+//! it reads where packages come from, with which keys, and how the network is reached. So nothing of the system's is changed,
+//! and no root is needed.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail};
+
+use crate::build::{self, target_directory};
+use crate::cpio::Archive;
+use crate::failure::unusable;
+use crate::progress::{self, Line};
+
+/// What begins the name of one of these files in place of a path.
+const PREFIX: &str = "debian:";
+/// The first process of the initramfs.
+const INIT: &str = include_str!("init.sh");
+
+/// A file that a VM may name as `debian:NAME`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Item {
+    /// The kernel of `linux-image-armmp-lpae`, a zImage.
+    Linux,
+    /// A file system of `busybox-static` and a script that ends in a shell.
+    Initramfs,
+    /// The firmware of `u-boot-qemu` for the 32-bit machine.
+    UBoot,
+}
+
+impl Item {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Linux, Self::Initramfs, Self::UBoot];
+
+    /// The item that `file` stands for, if it does.
+    #[must_use]
+    pub fn named(file: &Path) -> Option<Self> {
+        let name = file.to_str()?.strip_prefix(PREFIX)?;
+        Self::ALL.into_iter().find(|item| item.name() == name)
+    }
+
+    /// How a VM names it.
+    #[must_use]
+    pub fn file(self) -> PathBuf {
+        format!("{PREFIX}{}", self.name()).into()
+    }
+
+    /// The file itself, once it has been provided.
+    #[must_use]
+    pub fn path(self) -> PathBuf {
+        place().join(match self {
+            Self::Linux => "vmlinuz",
+            Self::Initramfs => "initramfs.cpio",
+            Self::UBoot => "u-boot.bin",
+        })
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Linux => "linux",
+            Self::Initramfs => "initramfs",
+            Self::UBoot => "u-boot",
+        }
+    }
+
+    /// Makes sure that its file is there.
+    pub fn provide(self) -> anyhow::Result<()> {
+        match self {
+            Self::Linux => from_package(&self.path(), "linux-image-armmp-lpae", |path| {
+                path.starts_with("boot/vmlinuz-")
+            }),
+            Self::UBoot => from_package(&self.path(), "u-boot-qemu", |path| {
+                path == "usr/lib/u-boot/qemu_arm/u-boot.bin"
+            }),
+            Self::Initramfs => {
+                let busybox = place().join("busybox");
+                from_package(&busybox, "busybox-static", |path| {
+                    path.ends_with("bin/busybox")
+                })?;
+                let archive = initramfs(&fs::read(&busybox)?);
+                match fs::read(self.path()) {
+                    Ok(there) if there == archive => Ok(()),
+                    _ => replace(&self.path(), &archive),
+                }
+            }
+        }
+    }
+}
+
+/// Whether packages can be had here at all.
+#[must_use]
+pub fn available() -> bool {
+    let there = |program: &str| {
+        let mut command = Command::new(program);
+        command.arg("--version");
+        progress::captured(&mut command, |_| ()).is_ok_and(|(succeeded, _)| succeeded)
+    };
+    there("apt-get") && there("dpkg-deb")
+}
+
+fn place() -> PathBuf {
+    target_directory().join("debian")
+}
+
+/// The file system: busybox, which makes its own links, and what it needs before that.
+fn initramfs(busybox: &[u8]) -> Vec<u8> {
+    let mut archive = Archive::default();
+    for directory in ["bin", "dev", "proc", "sys", "tmp"] {
+        archive.directory(directory);
+    }
+    archive.device("dev/console", (5, 1));
+    archive.program("bin/busybox", busybox);
+    archive.program("init", INIT.as_bytes());
+    archive.finish()
+}
+
+/// Fetches `package` and takes the file that is `wanted` out of it, where `file` is not there yet.
+fn from_package(file: &Path, package: &str, wanted: fn(&str) -> bool) -> anyhow::Result<()> {
+    if file.is_file() {
+        return Ok(());
+    }
+    if !available() {
+        return Err(unusable(format!(
+            "Debian's {package} comes through apt-get and dpkg-deb, which are not here. Name files of your own instead: \
+             --vm kernel=FILE,initrd=FILE,append=console=ttyAMA0 or --vm firmware=FILE"
+        )));
+    }
+    fs::create_dir_all(place())?;
+    let fetched = tempfile::tempdir_in(place())?;
+    let archive = Apt::new()?.fetch(package, fetched.path())?;
+    let contents = progress::step(&format!("unpack {package}"), Line::IfSlow, |_| {
+        unpacked(&archive, wanted)
+    })?;
+    replace(file, &contents)
+}
+
+/// The contents of the file that is `wanted` of the package `archive`.
+fn unpacked(archive: &Path, wanted: fn(&str) -> bool) -> anyhow::Result<Vec<u8>> {
+    let mut command = Command::new("dpkg-deb");
+    command.arg("--fsys-tarfile").arg(archive);
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = command.spawn().with_context(|| progress::shown(&command))?;
+    let files = child.stdout.take().context("no output")?;
+    let found = find(files, wanted);
+    // It is not read to its end, so that it may end by a broken pipe.
+    let _ = child.kill();
+    child.wait()?;
+    match found? {
+        Some(contents) => Ok(contents),
+        None => bail!("{}: it does not hold what it should", archive.display()),
+    }
+}
+
+fn find(files: impl Read, wanted: fn(&str) -> bool) -> anyhow::Result<Option<Vec<u8>>> {
+    for entry in tar::Archive::new(files).entries()? {
+        let mut entry = entry?;
+        let path = entry.path()?.to_string_lossy().into_owned();
+        if wanted(path.trim_start_matches("./")) {
+            let mut contents = Vec::new();
+            entry.read_to_end(&mut contents)?;
+            return Ok(Some(contents));
+        }
+    }
+    Ok(None)
+}
+
+/// Writes a file whole, even where others read or write it at this moment.
+fn replace(file: &Path, contents: &[u8]) -> anyhow::Result<()> {
+    let directory = tempfile::tempdir_in(place())?;
+    let new = directory.path().join("new");
+    build::write(&new, contents)?;
+    fs::rename(&new, file).with_context(|| file.display().to_string())
+}
+
+/// apt with a state of its own.
+struct Apt {
+    configuration: PathBuf,
+}
+
+impl Apt {
+    fn new() -> anyhow::Result<Self> {
+        let place = place().join("apt");
+        for directory in ["lists/partial", "archives/partial", "none"] {
+            fs::create_dir_all(place.join(directory))?;
+        }
+        build::write(&place.join("status"), b"")?;
+        let configuration = place.join("apt.conf");
+        let text = format!(
+            "APT::Architecture \"armhf\";\n\
+             APT::Architectures {{ \"armhf\"; }};\n\
+             Dir::State \"{0}\";\n\
+             Dir::State::status \"{0}/status\";\n\
+             Dir::Cache \"{0}\";\n\
+             Dir::Etc::main \"\";\n\
+             Dir::Etc::parts \"{0}/none\";\n\
+             Acquire::Languages \"none\";\n\
+             {1}",
+            place.display(),
+            network()?
+        );
+        build::write(&configuration, text.as_bytes())?;
+        Ok(Self { configuration })
+    }
+
+    fn command(&self, program: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env("APT_CONFIG", &self.configuration)
+            .args(arguments);
+        command
+    }
+
+    /// Fetches `package`, or what it stands for, into `place`.
+    fn fetch(&self, package: &str, place: &Path) -> anyhow::Result<PathBuf> {
+        if let Ok(archive) = self.download(package, place) {
+            return Ok(archive);
+        }
+        let mut update = self.command("apt-get", &["update"]);
+        // One of many lists may fail, and not be the one that is needed.
+        let output = progress::step("fetch Debian's package lists", Line::Always, |bar| {
+            progress::captured(&mut update, |text| bar.set_message(text.to_owned()))
+        })?
+        .1;
+        self.download(package, place)
+            .map_err(|error| unusable(format!("{}\n{error}", output.trim_end())))
+    }
+
+    fn download(&self, package: &str, place: &Path) -> anyhow::Result<PathBuf> {
+        let package = self.meant(package)?;
+        let mut download = self.command("apt-get", &["--quiet", "download", &package]);
+        download.current_dir(place);
+        progress::command(
+            &format!("fetch Debian's {package}"),
+            Line::Always,
+            &mut download,
+        )?;
+        let mut files = fs::read_dir(place)?.flatten().map(|entry| entry.path());
+        files
+            .find(|path| path.extension().is_some_and(|kind| kind == "deb"))
+            .with_context(|| format!("apt-get fetched no {package}"))
+    }
+
+    /// The package that `package` stands for: a kernel's depends on the one of the newest version.
+    fn meant(&self, package: &str) -> anyhow::Result<String> {
+        let mut depends = self.command("apt-cache", &["depends", "--important", package]);
+        let (succeeded, output) = progress::captured(&mut depends, |_| ())?;
+        if !succeeded {
+            bail!("{}", output.trim_end());
+        }
+        Ok(versioned(&output).unwrap_or(package).into())
+    }
+}
+
+/// The kernel that the one of a plain name depends on, by what apt-cache prints.
+fn versioned(depends: &str) -> Option<&str> {
+    let mut names = depends
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("Depends: "));
+    names.find(|name| name.starts_with("linux-image-"))
+}
+
+/// How the system's apt reaches the network: proxies and the like.
+fn network() -> anyhow::Result<String> {
+    let mut dump = Command::new("apt-config");
+    dump.arg("dump");
+    let (_, output) = progress::captured(&mut dump, |_| ())?;
+    let lines = output
+        .lines()
+        .filter(|line| line.starts_with("Acquire::http"));
+    Ok(lines.map(|line| format!("{line}\n")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_item_is_known_by_its_name() {
+        for item in Item::ALL {
+            assert_eq!(Item::named(&item.file()), Some(item));
+        }
+        assert_eq!(Item::named(Path::new("debian:hurd")), None);
+        assert_eq!(Item::named(Path::new("linux")), None);
+    }
+
+    #[test]
+    fn a_kernels_plain_name_stands_for_a_version() {
+        let output = "linux-image-armmp-lpae\n  Depends: linux-image-6.1.0-50-armmp-lpae\n  Depends: libc6\n";
+        assert_eq!(versioned(output), Some("linux-image-6.1.0-50-armmp-lpae"));
+        assert_eq!(versioned("u-boot-qemu\n  Depends: libc6\n"), None);
+    }
+
+    #[test]
+    fn a_file_is_found_in_a_package_by_its_path() {
+        let mut tar = tar::Builder::new(Vec::new());
+        for (path, contents) in [("./boot/config-6", "no"), ("./boot/vmlinuz-6", "kernel")] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(contents.len() as u64);
+            header.set_cksum();
+            tar.append_data(&mut header, path, contents.as_bytes())
+                .unwrap();
+        }
+        let tar = tar.into_inner().unwrap();
+        let kernel = find(&tar[..], |path| path.starts_with("boot/vmlinuz-")).unwrap();
+        assert_eq!(kernel.as_deref(), Some(&b"kernel"[..]));
+        assert_eq!(find(&tar[..], |path| path == "init").unwrap(), None);
+    }
+}
