@@ -468,7 +468,13 @@ impl Vcpu {
 
     /// The virtual timer has fired; its physical interrupt stays active until the guest
     /// deactivates it.
+    ///
+    /// QEMU deactivates it then without looking at the timer's line again (7.2, gic_complete_irq):
+    /// where that has risen meanwhile, as it does when the next deadline is near, nothing is seen of
+    /// it until the next change of any line. The Hyp timer makes one soon. Hardware has no need.
     pub fn virtual_timer_fired(&self) {
+        const SOON: u32 = 512;
+        machine::set_deadline_if_none(machine::wiring().frequency / SOON);
         self.with_gic(|gic, vcpu, lrs| gic.raise(vcpu, interrupt::VIRTUAL_TIMER, lrs));
     }
 

@@ -11,7 +11,7 @@ use bare::machine::number;
 use bare::probe::{Place, Probe};
 use bare::report::Outcome;
 use bare::timer::{self, ENABLE, IMASK, ISTATUS, Timer, now, physical_now, ticks};
-use bare::{armillary, check, check_eq, cpu, fail, mcr, probes, skip, smp, tests};
+use bare::{check, check_eq, cpu, fail, mcr, probes, smp, tests};
 use core::sync::atomic::{AtomicU32, Ordering};
 
 tests! {
@@ -27,7 +27,7 @@ tests! {
     interrupt_never_comes_for_the_last_deadline_there_is => || both(never),
     masked_timer_gives_no_interrupt => || both(masked),
     unmasking_an_expired_timer_gives_its_interrupt => || both(unmasked),
-    interrupt_comes_again_until_the_timer_is_quietened => level_of_both,
+    interrupt_comes_again_until_the_timer_is_quietened => || both(level),
     interrupt_goes_away_when_the_deadline_moves_on => || both(deadline_moved),
     interrupt_goes_away_when_the_timer_is_turned_off => || both(turned_off),
     interrupt_goes_away_when_the_timer_is_masked => || both(masked_late),
@@ -352,16 +352,6 @@ fn masked_late(timer: Timer) -> Outcome {
         "no interrupt from {timer:?} after it was unmasked"
     );
     take(timer)
-}
-
-fn level_of_both() -> Outcome {
-    level(Timer::Physical)?;
-    if armillary::present() {
-        // Hardware looks at the line of a physical interrupt again when a list register that is
-        // linked to it deactivates it. QEMU 7.2 waits for the line's next change.
-        skip!("QEMU forgets the virtual timer's level over a linked end of interrupt");
-    }
-    level(Timer::Virtual)
 }
 
 fn level(timer: Timer) -> Outcome {
