@@ -126,7 +126,7 @@ pub fn set_private_active(id: u32, on: bool) {
 }
 
 /// Forgets this CPU's branch predictions, where that mitigates Spectre (BPIALL; on a Cortex-A15
-/// only ICIALLU does, and only where firmware has set ACTLR[0]).
+/// only ICIALLU does, and only where firmware has set ACTLR\[0\]).
 pub fn forget_branches() {
     crate::arch::cache::forget_branches();
 }

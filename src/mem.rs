@@ -434,7 +434,7 @@ pub fn reserve_heap(bytes: usize) -> bool {
 /// Bytes of RAM that the hypervisor has taken for itself, beside its image.
 static OWN: Mutex<u64> = Mutex::new(0);
 
-/// As [`alloc`], for the hypervisor itself and for good.
+/// As [`alloc()`], for the hypervisor itself and for good.
 #[must_use]
 pub fn alloc_own(size: u64) -> Option<Pa> {
     let pa = alloc(size, size)?;

@@ -42,7 +42,7 @@ pub mod psr {
     pub const E: u32 = 1 << 9;
     /// Jazelle state.
     pub const J: u32 = 1 << 24;
-    /// Both parts of ITSTATE: bits 26:25 hold IT[1:0], bits 15:10 IT[7:2].
+    /// Both parts of ITSTATE: bits 26:25 hold IT\[1:0\], bits 15:10 IT\[7:2\].
     pub const IT: u32 = 0x0600_fc00;
 }
 

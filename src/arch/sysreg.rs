@@ -10,7 +10,7 @@ use aarch32_cpu::register::{
 
 macro_rules! registers {
     ($($name:ident: $cp:literal, $op1:literal, $crn:literal, $crm:literal, $op2:literal;)*) => {$(
-        #[expect(clippy::upper_case_acronyms, reason = "the architecture's own names")]
+        #[allow(non_camel_case_types, clippy::upper_case_acronyms, reason = "the architecture's own names")]
         #[doc = concat!(stringify!($name), ": p", $cp, ", ", $op1, ", c", $crn, ", c", $crm, ", ", $op2)]
         pub(super) struct $name;
         impl SysReg for $name {
@@ -39,6 +39,7 @@ macro_rules! registers {
 
 macro_rules! registers64 {
     ($($name:ident: $cp:literal, $op1:literal, $crm:literal;)*) => {$(
+        #[allow(non_camel_case_types, reason = "the architecture's own names")]
         #[doc = concat!(stringify!($name), ": p", $cp, ", ", $op1, ", c", $crm)]
         pub(super) struct $name;
         impl SysReg64 for $name {

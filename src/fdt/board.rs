@@ -37,7 +37,7 @@ pub struct Board {
 /// A physical CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cpu {
-    /// Its affinity fields as in MPIDR[23:0].
+    /// Its affinity fields as in MPIDR\[23:0\].
     pub mpidr: u32,
     /// How it is started.
     pub start: CpuStart,
