@@ -303,6 +303,7 @@ impl Pl011 {
         }
     }
 
+    #[inline(always)]
     fn flags(&self) -> u16 {
         let mut flags = fr::TXFE | self.modem();
         if self.count == 0 {

@@ -148,7 +148,7 @@ pub struct Vm {
     pub writer: console::Writer,
     /// Its vCPUs as other CPUs see them.
     pub links: Vec<Link>,
-    /// When the real-time clock's alarm is due, in its seconds; [`NO_ALARM`]: never.
+    /// When the real-time clock's alarm is due, in seconds of the counter; [`NO_ALARM`]: never.
     alarm: AtomicU32,
     vmid: Vmid,
     /// VTTBR without a VMID.
@@ -328,7 +328,15 @@ impl Vm {
     /// Notes when the alarm is due, after the real-time clock has been written: the first vCPU's CPU
     /// looks after it.
     pub fn note_alarm(&self, state: &State) {
-        let due = state.rtc.deadline().unwrap_or(NO_ALARM);
+        let up = self
+            .seconds()
+            .wrapping_sub(machine::wiring().seconds_at_zero);
+        // The match is for equality: one that has passed comes again in 136 years.
+        let left = |due: u32| due.wrapping_sub(self.seconds());
+        let due = state
+            .rtc
+            .deadline()
+            .map_or(NO_ALARM, |due| up.saturating_add(left(due)));
         if self.alarm.swap(due, Ordering::Relaxed) != due {
             self.wake(1);
         }
@@ -337,13 +345,9 @@ impl Vm {
     /// When the real-time clock's alarm is due, ticks.
     #[must_use]
     pub fn alarm_ticks(&self) -> Option<u64> {
-        let wiring = machine::wiring();
         match self.alarm.load(Ordering::Relaxed) {
             NO_ALARM => None,
-            due => {
-                let up = due.wrapping_sub(wiring.seconds_at_zero);
-                Some(u64::from(up) * u64::from(wiring.frequency))
-            }
+            due => Some(u64::from(due) * u64::from(machine::wiring().frequency)),
         }
     }
 

@@ -101,12 +101,13 @@ const LINUX: Case = Case {
     ..PLAIN
 };
 
-/// Commands for `run=` that may use `clock`, which prints the second that begins by the real-time clock, and the time by Linux's.
+/// Commands for `run=` that may use `clock NAME`, which prints the second that begins by the real-time clock, and the time by
+/// Linux's.
 macro_rules! clock {
     ($commands:literal) => {
         concat!(
             "r=/sys/class/rtc/rtc0/since_epoch; clock() { read a < $r; while read b < $r; [ $a = $b ]; do :; done; ",
-            "echo clock $b $EPOCHREALTIME; }; ",
+            "echo clock $1 $b $EPOCHREALTIME; }; ",
             $commands
         )
     };
@@ -475,7 +476,7 @@ const CASES: &[Case] = &[
             r#"linux,memory=128M,name=one,append=quiet run="poweroff -f""#,
             r#"linux,memory=128M,name=two,append=quiet run="sleep 20; echo still here; poweroff -f""#,
         ],
-        expect: Expect::Ends(&["one: off", "two: still here", "two: off"]),
+        expect: Expect::Ends(&["one: off", "still here", "two: off"]),
         ..LINUX
     },
     Case {
@@ -494,9 +495,15 @@ const CASES: &[Case] = &[
         name: "linux::every_cpu_gets_its_interrupts",
         vms: &[concat!(
             "linux,cpus=4,memory=256M,append=quiet run=\"u=$(grep uart-pl011 /proc/interrupts | cut -d: -f1); ",
-            "for c in 1 2 4 8; do echo $c > /proc/irq/$((u))/smp_affinity; seq 200; done; ",
+            "for c in 1 2 4 8; do echo $c > /proc/irq/$((u))/smp_affinity; echo key $c; read x; done; ",
             "cat /proc/interrupts; poweroff -f\""
         )],
+        typed: &[
+            ("^key 1$", "\r"),
+            ("^key 2$", "\r"),
+            ("^key 4$", "\r"),
+            ("^key 8$", "\r"),
+        ],
         expect: Expect::Ends(&["vm0: off"]),
         check: Some(interrupts),
         smp: 2,
@@ -518,12 +525,12 @@ const CASES: &[Case] = &[
         vms: &[
             concat!(
                 "linux,memory=128M,name=one,append=quiet run=\"",
-                clock!("sleep 20; clock; sleep 3600; clock; poweroff -f"),
+                clock!("sleep 20; clock one; sleep 3600; clock one; poweroff -f"),
                 "\""
             ),
             concat!(
                 "linux,memory=128M,name=two,append=quiet run=\"",
-                clock!("sleep 40; clock; sleep 3600; clock; poweroff -f"),
+                clock!("sleep 40; clock two; sleep 3600; clock two; poweroff -f"),
                 "\""
             ),
         ],
@@ -849,8 +856,8 @@ fn interrupts(text: &str) -> Result<(), String> {
 fn clocks(text: &str) -> Result<(), String> {
     let mut gained = Vec::new();
     for vm in ["one", "two"] {
-        let seconds = numbers(text, &format!(r"{vm}: clock (\d+) "))?;
-        let times = numbers(text, &format!(r"{vm}: clock \d+ ([\d.]+)"))?;
+        let seconds = numbers(text, &format!(r"clock {vm} (\d+) "))?;
+        let times = numbers(text, &format!(r"clock {vm} \d+ ([\d.]+)"))?;
         let ([before, after], [from, to]) = (&seconds[..], &times[..]) else {
             return Err(format!("{vm} has not read its clock twice: {times:?}"));
         };

@@ -65,10 +65,12 @@ fn interrupt(vcpu: &mut Vcpu, exit: Exit) -> Next {
 #[inline(always)]
 fn trap(vcpu: &mut Vcpu) -> Next {
     let hsr = Hsr(Live::hsr());
-    match hsr.decode() {
-        Syndrome::Hvc { imm16 } => hvc::hvc(vcpu, imm16),
-        Syndrome::DataAbort(abort) => mmio::data_abort(vcpu, abort),
-        _ => rare(vcpu, hsr),
+    if let Syndrome::Hvc { imm16 } = hsr.decode() {
+        return hvc::hvc(vcpu, imm16);
+    }
+    match hsr.plain_access() {
+        Some(abort) => mmio::plain(vcpu, abort),
+        None => rare(vcpu, hsr),
     }
 }
 
@@ -95,6 +97,7 @@ fn rare(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
         Syndrome::Cp15Double(transfer) => cp15::cp15_double(vcpu, transfer, hsr),
         Syndrome::VfpId(transfer) => cp15::vfp_id(vcpu, transfer, hsr),
         Syndrome::Cp14(transfer) => cp15::cp14(vcpu, transfer, hsr),
+        Syndrome::DataAbort(abort) => mmio::data_abort(vcpu, abort),
         Syndrome::PrefetchAbort(abort) => mmio::prefetch_abort(vcpu, abort),
         Syndrome::Bxj(bxj) => {
             vcpu.count(Reason::Other);
@@ -112,8 +115,7 @@ fn rare(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
         | Syndrome::HypPrefetchAbort(_)
         | Syndrome::HypDataAbort(_)
         | Syndrome::Reserved { .. }
-        | Syndrome::Hvc { .. }
-        | Syndrome::DataAbort(_) => stop(vcpu, hsr),
+        | Syndrome::Hvc { .. } => stop(vcpu, hsr),
     }
 }
 

@@ -130,6 +130,18 @@ impl Hsr {
         }
     }
 
+    /// A data abort by what drivers do most, found by one comparison: a load or store of r0 to r7
+    /// that extends no sign, [`described`](DataAbort::described).
+    #[must_use]
+    #[inline]
+    pub const fn plain_access(self) -> Option<DataAbort> {
+        if self.0 & 0xfd28_03bc == 0x9100_0004 {
+            Some(DataAbort(self.0))
+        } else {
+            None
+        }
+    }
+
     /// Whether the trapped instruction would have executed. A core may trap one that fails its
     /// condition; such a one must be skipped and nothing else (B1.14). `regs` are the guest's at
     /// the trap: its flags, and ITSTATE where the syndrome holds no condition, as it may for Thumb.

@@ -85,7 +85,7 @@ pub(super) fn emulate(vcpu: &mut Vcpu, abort: DataAbort, far: u32, ipa: Ipa) -> 
     let Some(instruction) = fetched else {
         return Next::Resume;
     };
-    let transfer = registers(vcpu, |registers| Transfer::new(instruction, registers));
+    let mut transfer = registers(vcpu, |registers| Transfer::new(instruction, registers));
     let vectors = transfer.op().uses_vectors();
     if vectors {
         // Executed natively it will trap, or be undefined, before it gets here again.
@@ -107,7 +107,7 @@ pub(super) fn emulate(vcpu: &mut Vcpu, abort: DataAbort, far: u32, ipa: Ipa) -> 
             privileged: vcpu.context.regs().privileged(),
         },
     };
-    match perform(vcpu, transfer, page) {
+    match perform(vcpu, &mut transfer, page) {
         Ok(Ok(())) if vectors => vfp::reload(&vcpu.context.vfp),
         Ok(Ok(())) | Err(Unmade::Again) => {}
         Ok(Err(refusal)) => refuse(vcpu, refusal, abort, far),
@@ -121,7 +121,7 @@ pub(super) fn emulate(vcpu: &mut Vcpu, abort: DataAbort, far: u32, ipa: Ipa) -> 
 /// Makes every access of `transfer`, and completes it.
 fn perform(
     vcpu: &mut Vcpu,
-    mut transfer: Transfer,
+    transfer: &mut Transfer,
     mut page: Page,
 ) -> Result<Result<(), Refusal>, Unmade> {
     let bond = match transfer.op().form {

@@ -8,7 +8,8 @@ use crate::addr::{Ipa, PAGE};
 use crate::bus::Device;
 use crate::inject::{self, Fault};
 use crate::machine::{self, Live};
-use crate::stage2::{Attrs, Leaf};
+use crate::regs::psr;
+use crate::stage2::Leaf;
 use crate::syndrome::{DataAbort, FaultStatus, PrefetchAbort};
 use crate::vcpu::{Reason, Vcpu};
 use crate::walk::{self, Kind};
@@ -30,15 +31,72 @@ fn translated(vcpu: &Vcpu, far: u32, kind: Kind) -> Option<Ipa> {
     found.ok().map(|found| found.ipa)
 }
 
-/// A load or store that stage 2 stopped.
+/// A plain load or store that stage 2 stopped, see [`Hsr::plain_access`](crate::syndrome::Hsr::plain_access).
 #[inline(always)]
-pub(super) fn data_abort(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
+pub(super) fn plain(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
     vcpu.count(Reason::DataAbort);
-    if abort.described() {
-        access(vcpu, abort, faulting(Live::hdfar()))
+    let ipa = faulting(Live::hdfar());
+    if abort.write() {
+        plain_store(vcpu, abort, ipa)
     } else {
-        unusual(vcpu, abort)
+        plain_load(vcpu, abort, ipa)
     }
+}
+
+/// A plain load, in ARM state. It does what [`access`] does, which sees to everything else.
+#[inline(never)]
+fn plain_load(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
+    let (address, width) = (ipa.0 as u32, abort.bytes());
+    if address & (width - 1) != 0 || vcpu.context.regs().cpsr & (psr::T | psr::E) != 0 {
+        return rare(vcpu, abort, ipa, false);
+    }
+    let state = vcpu.vm.lock();
+    let slot = match state.memory.space.lookup(ipa) {
+        Leaf::Slot(slot) => slot,
+        leaf => {
+            let nothing = leaf == Leaf::Nothing;
+            drop(state);
+            return rare(vcpu, abort, ipa, nothing);
+        }
+    };
+    let value = vcpu.load_fast(state, Device::of_slot(slot), address, width);
+    let regs = vcpu.context.regs_mut();
+    regs.r[abort.rt() as usize & 7] = value;
+    regs.pc = regs.pc.wrapping_add(4);
+    Next::Resume
+}
+
+/// The same for a store.
+#[inline(never)]
+fn plain_store(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
+    let (address, width) = (ipa.0 as u32, abort.bytes());
+    let regs = vcpu.context.regs();
+    if address & (width - 1) != 0 || regs.cpsr & (psr::T | psr::E) != 0 {
+        return rare(vcpu, abort, ipa, false);
+    }
+    let value = regs.r[abort.rt() as usize & 7];
+    let state = vcpu.vm.lock();
+    let slot = match state.memory.space.lookup(ipa) {
+        Leaf::Slot(slot) => slot,
+        leaf => {
+            let nothing = leaf == Leaf::Nothing;
+            drop(state);
+            return rare(vcpu, abort, ipa, nothing);
+        }
+    };
+    vcpu.store_fast(state, Device::of_slot(slot), address, width, value);
+    let regs = vcpu.context.regs_mut();
+    regs.pc = regs.pc.wrapping_add(4);
+    Next::Resume
+}
+
+/// What is plain in the syndrome alone.
+#[inline(never)]
+fn rare(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa, nothing: bool) -> Next {
+    if nothing {
+        return external_abort(vcpu, Live::hdfar(), abort.write());
+    }
+    access(vcpu, abort, ipa)
 }
 
 /// A load or store at `ipa` that the syndrome describes.
@@ -47,13 +105,9 @@ fn access(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
     let state = vcpu.vm.lock();
     let slot = match state.memory.space.lookup(ipa) {
         Leaf::Slot(slot) => slot,
-        Leaf::Nothing => {
+        leaf => {
             drop(state);
-            return external_abort(vcpu, Live::hdfar(), abort.write());
-        }
-        Leaf::Ram { attrs, .. } => {
-            drop(state);
-            return memory_there(vcpu, abort, attrs);
+            return no_device(vcpu, abort, leaf);
         }
     };
     let (address, width, rt) = (ipa.0 as u32, abort.bytes(), abort.rt());
@@ -71,35 +125,29 @@ fn access(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
         vcpu.store(state, device, address, width, value);
     } else {
         let value = vcpu.load(state, device, address, width);
-        loaded(vcpu, abort, value);
+        let value = in_order(vcpu, width, value);
+        let value = if abort.sign_extend() {
+            extend(value, width)
+        } else {
+            value
+        };
+        vcpu.set_gpr(rt, value);
     }
-    let regs = vcpu.context.regs_mut();
-    if regs.thumb() {
-        regs.skip(abort.length());
-    } else {
-        regs.pc = regs.pc.wrapping_add(4);
-    }
+    vcpu.context.regs_mut().skip(abort.length());
     Next::Resume
 }
 
-/// Register `rt` gets what was loaded.
-#[inline(always)]
-fn loaded(vcpu: &mut Vcpu, abort: DataAbort, value: u32) {
-    let value = in_order(vcpu, abort.bytes(), value);
-    let value = if abort.sign_extend() {
-        extend(value, abort.bytes())
-    } else {
-        value
-    };
-    vcpu.set_gpr(abort.rt(), value);
-}
-
-/// A load or store in memory, which is there by now, or takes no stores.
-#[cold]
-fn memory_there(vcpu: &mut Vcpu, abort: DataAbort, attrs: Attrs) -> Next {
-    if abort.write() && !attrs.perms.write {
+/// A load or store where no device is.
+#[inline(never)]
+fn no_device(vcpu: &mut Vcpu, abort: DataAbort, leaf: Leaf) -> Next {
+    match leaf {
+        Leaf::Nothing => return external_abort(vcpu, Live::hdfar(), abort.write()),
         // Read-only memory is flash: what is written to it is a command, which does nothing.
-        vcpu.context.regs_mut().skip(abort.length());
+        Leaf::Ram { attrs, .. } if abort.write() && !attrs.perms.write => {
+            vcpu.context.regs_mut().skip(abort.length());
+        }
+        // It is there by now.
+        Leaf::Ram { .. } | Leaf::Slot(_) => {}
     }
     Next::Resume
 }
@@ -116,16 +164,19 @@ fn undescribed(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
     emulate::emulate(vcpu, abort, far, ipa)
 }
 
-/// A data abort without a syndrome, or whose address is not in HPFAR, or that no load or store
-/// caused.
+/// A data abort that is not plain, or that no load or store caused.
 #[cold]
-fn unusual(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
+pub(super) fn data_abort(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
+    vcpu.count(Reason::DataAbort);
     let far = Live::hdfar();
     let kind = if abort.write() {
         Kind::Write
     } else {
         Kind::Read
     };
+    if abort.described() {
+        return access(vcpu, abort, faulting(far));
+    }
     if abort.mmio() {
         let ipa = match abort.status() {
             FaultStatus::Permission { .. } => translated(vcpu, far, kind),
@@ -160,7 +211,6 @@ fn stopped_walk(vcpu: &Vcpu, far: u32, kind: Kind) -> Option<Fault> {
 
 /// A value between a register and a bus that is little-endian, as the guest's data endianness has
 /// it.
-#[inline(always)]
 fn in_order(vcpu: &Vcpu, width: u32, value: u32) -> u32 {
     if !vcpu.context.regs().big_endian() {
         return value;
