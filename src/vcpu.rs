@@ -518,7 +518,7 @@ impl Vcpu {
         };
         let mut state = self.vm.lock();
         each_bit(state.gic.held(self.index), |id| {
-            machine::set_private_active(id, true)
+            machine::set_private_active(id, true);
         });
         let kick = state.gic.load(self.index, &mut lrs);
         self.release(&mut state);
@@ -535,7 +535,7 @@ impl Vcpu {
         let kick = state.gic.put(self.index, &mut lrs);
         self.release(&mut state);
         each_bit(state.gic.held(self.index), |id| {
-            machine::set_private_active(id, false)
+            machine::set_private_active(id, false);
         });
         drop(state);
         self.vm.kick(kick, self.index);
