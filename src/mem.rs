@@ -300,7 +300,11 @@ impl Ram {
     pub fn scrub(&mut self) {
         for extent in &self.extents {
             // SAFETY: as for `read`.
-            unsafe { window::zero(extent.pa, extent.size) };
+            unsafe {
+                window::zero(extent.pa, extent.size);
+                // Whoever has it next may begin with its caches off.
+                window::clean(extent.pa, extent.size);
+            }
         }
     }
 

@@ -331,12 +331,11 @@ impl Vm {
         let up = self
             .seconds()
             .wrapping_sub(machine::wiring().seconds_at_zero);
-        // The match is for equality: one that has passed comes again in 136 years.
+        // The match is for equality: one that has passed, in this second too, comes again in 136
+        // years.
         let left = |due: u32| due.wrapping_sub(self.seconds());
-        let due = state
-            .rtc
-            .deadline()
-            .map_or(NO_ALARM, |due| up.saturating_add(left(due)));
+        let due = state.rtc.deadline().map(left).filter(|&left| left != 0);
+        let due = due.map_or(NO_ALARM, |left| up.saturating_add(left));
         if self.alarm.swap(due, Ordering::Relaxed) != due {
             self.wake(1);
         }
