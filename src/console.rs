@@ -100,7 +100,7 @@ impl Console {
     /// at once than the ring holds.
     fn write_byte(&mut self, byte: u8) {
         let patience = Patience::new(Patience::BYTE);
-        while !self.screen.queue(LOG, byte, 0) {
+        while !self.screen.queue(LOG, byte, counter::now()) {
             if matches!(self.line, Line::Unknown) || patience.is_over() {
                 return;
             }
@@ -161,10 +161,11 @@ pub fn attach(uart: Uart) {
 }
 
 /// From now on [`tick`] is called, and the UART's interrupt served. Unfinished lines are shown after a
-/// hundredth of a second; the counter runs at `frequency` Hz.
+/// tenth of a second: longer than a vCPU that shares its CPU is away. The counter runs at `frequency`
+/// Hz.
 pub fn start(frequency: u32) {
     let mut console = CONSOLE.lock();
-    console.screen.set_patience(u64::from(frequency / 100));
+    console.screen.set_patience(u64::from(frequency / 10));
     console.period = u64::from(frequency / 1000).max(1);
     match &console.line {
         Line::Unknown => console.line = Line::Missing,
@@ -188,18 +189,18 @@ pub fn open(prefix: String) -> Writer {
 
 /// `writer` has written its last.
 pub fn close(writer: Writer) {
-    CONSOLE.lock().screen.close(writer);
+    CONSOLE.lock().screen.close(writer, counter::now());
     advance();
 }
 
 /// Whether lines begin with their writers' names.
 pub fn set_named(named: bool) {
-    CONSOLE.lock().screen.set_named(named);
+    CONSOLE.lock().screen.set_named(named, counter::now());
 }
 
 /// Shows what `writer` writes as it comes.
 pub fn set_focus(writer: Writer) {
-    CONSOLE.lock().screen.set_focus(writer);
+    CONSOLE.lock().screen.set_focus(writer, counter::now());
     advance();
 }
 

@@ -26,6 +26,10 @@ const SLICE: u64 = 2;
 const VM_HEAP: usize = 128 << 10;
 
 /// vCPUs on their way to each CPU.
+#[expect(
+    clippy::vec_box,
+    reason = "a vCPU is over a KiB, and stays where it is while its context is live"
+)]
 static INBOX: [Mutex<Vec<Box<Vcpu>>>; MAX_CPUS] = [const { Mutex::new(Vec::new()) }; MAX_CPUS];
 
 /// Gives `vcpu` to the CPU that its VM says it lives on.
@@ -74,6 +78,10 @@ pub fn build(configs: Vec<VmConfig>, cpus: usize) -> usize {
 /// One physical CPU.
 pub struct Cpu {
     index: usize,
+    #[expect(
+        clippy::vec_box,
+        reason = "a vCPU is over a KiB, and stays where it is while its context is live"
+    )]
     vcpus: Vec<Box<Vcpu>>,
     /// The vCPU whose registers are in the hardware.
     loaded: Option<usize>,
@@ -264,6 +272,7 @@ impl Cpu {
         }
         Live::trap_wfi(!alone);
         self.set_deadline();
+        self.vcpus[index].watch_virtual_timer();
     }
 
     /// Runs vCPU `index` until something other than itself has to be done.
@@ -312,6 +321,8 @@ impl Cpu {
                 monitor::tick();
                 self.wake_due();
                 self.vcpus[index].update_timer();
+                // So that what has been deactivated is known to be.
+                self.vcpus[index].sync();
             }
         }
         if self.vcpus[index].state != State::Ready || self.loaded != Some(index) {

@@ -207,25 +207,38 @@ impl Screen {
         self.vms.len()
     }
 
-    /// `writer` has written its last; what it has queued is still shown.
-    pub fn close(&mut self, writer: Writer) {
-        self.direct = NOBODY;
+    /// `writer` has written its last; what it has queued is still shown. The time is `now`.
+    pub fn close(&mut self, writer: Writer, now: u64) {
+        self.revoke(now);
         if let Some(stream) = self.stream_mut(writer) {
             stream.open = false;
         }
     }
 
-    /// Has lines begin with their writers' names, or not. What waits to be shown keeps its name.
-    pub fn set_named(&mut self, named: bool) {
+    /// Has lines begin with their writers' names, or not. What waits to be shown keeps its name. The
+    /// time is `now`.
+    pub fn set_named(&mut self, named: bool, now: u64) {
         self.naming = named;
         self.named = named || self.named && !self.idle();
-        self.direct = NOBODY;
+        self.revoke(now);
     }
 
-    /// Shows what `writer` writes as it comes, not line by line.
-    pub const fn set_focus(&mut self, writer: Writer) {
+    /// Shows what `writer` writes as it comes, not line by line. The time is `now`.
+    pub fn set_focus(&mut self, writer: Writer, now: u64) {
         self.focus = writer;
-        self.direct = NOBODY;
+        self.revoke(now);
+    }
+
+    /// Nobody writes straight to the port any more. Whoever did has been writing until now, for all
+    /// that is known.
+    fn revoke(&mut self, now: u64) {
+        let direct = core::mem::replace(&mut self.direct, NOBODY);
+        if direct != NOBODY {
+            self.length = 0;
+            if let Some(stream) = self.stream_mut(direct) {
+                stream.last = now;
+            }
+        }
     }
 
     /// Sends `byte` of `writer` straight to the port, where it is that one's turn and there is room;
@@ -249,14 +262,7 @@ impl Screen {
     /// Queues `byte` of `writer` at the time `now`; whether there was room.
     #[must_use]
     pub fn queue(&mut self, writer: Writer, byte: u8, now: u64) -> bool {
-        if self.direct != NOBODY {
-            // Whoever it is has been writing until now, for all that is known.
-            let direct = core::mem::replace(&mut self.direct, NOBODY);
-            self.length = 0;
-            if let Some(stream) = self.stream_mut(direct) {
-                stream.last = now;
-            }
-        }
+        self.revoke(now);
         let Some(stream) = self.stream_mut(writer) else {
             return true;
         };

@@ -151,6 +151,9 @@ impl Vcpu {
     }
 }
 
+/// How soon the virtual timer's line is looked at again, 1/s: near 2 ms.
+const SOON: u32 = 512;
+
 /// General registers.
 impl Vcpu {
     /// Its general registers by number.
@@ -470,12 +473,23 @@ impl Vcpu {
     /// deactivates it.
     ///
     /// QEMU deactivates it then without looking at the timer's line again (7.2, gic_complete_irq):
-    /// where that has risen meanwhile, as it does when the next deadline is near, nothing is seen of
-    /// it until the next change of any line. The Hyp timer makes one soon. Hardware has no need.
+    /// where that has risen meanwhile, nothing is seen of it until the next change of any line. The
+    /// Hyp timer makes one soon, and again while the interrupt is active. Hardware has no need.
     pub fn virtual_timer_fired(&self) {
-        const SOON: u32 = 512;
         machine::set_deadline_if_none(machine::wiring().frequency / SOON);
         self.with_gic(|gic, vcpu, lrs| gic.raise(vcpu, interrupt::VIRTUAL_TIMER, lrs));
+    }
+
+    /// Sees to the virtual timer as above, after the Hyp timer has been set for other things.
+    pub fn watch_virtual_timer(&self) {
+        if self
+            .vm
+            .lock()
+            .gic
+            .outstanding(self.index, interrupt::VIRTUAL_TIMER)
+        {
+            machine::set_deadline_if_none(machine::wiring().frequency / SOON);
+        }
     }
 
     /// Gives the line of the physical timer the level that it has now.
@@ -504,7 +518,7 @@ impl Vcpu {
         };
         let mut state = self.vm.lock();
         each_bit(state.gic.held(self.index), |id| {
-            machine::set_private_active(id, true)
+            machine::set_private_active(id, true);
         });
         let kick = state.gic.load(self.index, &mut lrs);
         self.release(&mut state);
@@ -521,7 +535,7 @@ impl Vcpu {
         let kick = state.gic.put(self.index, &mut lrs);
         self.release(&mut state);
         each_bit(state.gic.held(self.index), |id| {
-            machine::set_private_active(id, false)
+            machine::set_private_active(id, false);
         });
         drop(state);
         self.vm.kick(kick, self.index);

@@ -40,11 +40,11 @@ impl Desk {
     fn new(writers: usize, named: bool) -> Self {
         let mut screen = Screen::new();
         screen.set_patience(PATIENCE);
-        screen.set_named(named);
+        screen.set_named(named, 0);
         for writer in 1..=writers {
             assert_eq!(screen.open(format!("<{writer}>")), writer);
         }
-        screen.set_focus(1);
+        screen.set_focus(1, 0);
         let written = vec![Vec::new(); writers + 1];
         let tape = Tape {
             room: usize::MAX,
@@ -171,7 +171,7 @@ proptest! {
                 Step::Log(_) => {}
                 Step::Wait(ticks) => desk.now += ticks,
                 Step::Room(bytes) => desk.tape.room = desk.tape.text.len() + bytes,
-                Step::Focus(writer) => desk.screen.set_focus(writer),
+                Step::Focus(writer) => desk.screen.set_focus(writer, desk.now),
                 Step::Pump => match desk.pump() {
                     Pumped::Done(None) => prop_assert!((0..4).all(|w| desk.screen.empty(w))),
                     // What is promised for a time comes then, not before.
@@ -240,6 +240,10 @@ proptest! {
         let _ = desk.pump();
         prop_assert_eq!(&desk.tape.text, &bytes);
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 20, ..settings() })]
 
     #[test]
     fn a_ring_is_a_bounded_queue(pushes in prop::collection::vec(any::<Option<u8>>(), 0..3 * RING)) {
@@ -337,6 +341,21 @@ fn writers_with_lines_take_turns() {
 }
 
 #[test]
+fn a_line_that_went_straight_to_the_port_is_not_broken_at_once() {
+    let mut desk = Desk::new(2, true);
+    desk.put(1, b'b');
+    let _ = desk.pump();
+    desk.now += 10 * PATIENCE;
+    desk.put(1, b'b');
+    desk.screen.set_focus(2, desk.now);
+    desk.line(LOG, 1);
+    assert_eq!(desk.pump(), Pumped::Done(Some(desk.now + PATIENCE)));
+    desk.put(1, b'\n');
+    let _ = desk.pump();
+    assert_eq!(desk.text(), "<1>bb\na\n");
+}
+
+#[test]
 fn the_log_goes_first() {
     let mut desk = Desk::new(2, true);
     desk.tape.room = 0;
@@ -354,7 +373,7 @@ fn what_waits_keeps_its_name_when_names_are_no_longer_needed() {
     desk.tape.room = 0;
     desk.line(1, 1);
     desk.line(2, 1);
-    desk.screen.set_named(false);
+    desk.screen.set_named(false, desk.now);
     desk.tape.room = usize::MAX;
     let _ = desk.pump();
     desk.line(1, 1);
@@ -367,7 +386,7 @@ fn a_writer_that_has_gone_is_still_shown_and_its_place_given_away() {
     let mut desk = Desk::new(2, true);
     desk.put(2, b'c');
     let _ = desk.pump();
-    desk.screen.close(2);
+    desk.screen.close(2, desk.now);
     assert_eq!(desk.screen.open("<3>".into()), 3);
     assert_eq!(desk.pump(), Pumped::Done(None));
     desk.line(1, 0);

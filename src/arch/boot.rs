@@ -37,6 +37,7 @@ global_asm!(
     secondary = sym secondary,
 );
 
+#[expect(improper_ctypes, reason = "both sides are this image's")]
 unsafe extern "C" {
     static __image_start: u8;
     static __image_end: u8;
@@ -105,7 +106,7 @@ pub fn mode() -> u32 {
     let cpsr: u32;
     // SAFETY: reads a status register.
     unsafe {
-        core::arch::asm!("mrs {}, cpsr", out(reg) cpsr, options(nomem, nostack, preserves_flags))
+        core::arch::asm!("mrs {}, cpsr", out(reg) cpsr, options(nomem, nostack, preserves_flags));
     };
     cpsr & mode::MASK
 }

@@ -4,6 +4,12 @@
 //! that crate lacks many of them and has CNTHP_CVAL at CNTP_CVAL's encoding. ARM DDI 0406C, B3.17
 //! and B8.2.
 
+#![allow(
+    non_camel_case_types,
+    clippy::upper_case_acronyms,
+    reason = "the architecture's own names"
+)]
+
 use aarch32_cpu::register::{
     SysReg, SysReg64, SysRegRead, SysRegRead64, SysRegWrite, SysRegWrite64,
 };

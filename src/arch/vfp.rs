@@ -90,7 +90,7 @@ fn read_fpexc() -> u32 {
     let value;
     // SAFETY: HCPTR is open, so the register is accessible.
     unsafe {
-        asm!(".fpu neon-vfpv4", "vmrs {}, fpexc", out(reg) value, options(nomem, nostack, preserves_flags))
+        asm!(".fpu neon-vfpv4", "vmrs {}, fpexc", out(reg) value, options(nomem, nostack, preserves_flags));
     };
     value
 }
@@ -98,7 +98,7 @@ fn read_fpexc() -> u32 {
 fn write_fpexc(value: u32) {
     // SAFETY: HCPTR is open, so the register is accessible; Hyp is soft-float.
     unsafe {
-        asm!(".fpu neon-vfpv4", "vmsr fpexc, {}", in(reg) value, options(nomem, nostack, preserves_flags))
+        asm!(".fpu neon-vfpv4", "vmsr fpexc, {}", in(reg) value, options(nomem, nostack, preserves_flags));
     };
 }
 

@@ -56,16 +56,20 @@ pub(super) fn cp14(vcpu: &mut Vcpu, transfer: Transfer, hsr: Hsr) -> Next {
             return Next::Resume;
         }
         // Jazelle's trivial implementation (B1.10.5), and no debug: they read as zero.
-        JIDR | JOSCR | JMCR | DBGDIDR if transfer.read() => Some(vcpu.set_gpr(transfer.rt(), 0)),
+        JIDR | JOSCR | JMCR | DBGDIDR if transfer.read() => zero(vcpu, transfer),
         JOSCR | JMCR => Some(()),
         // The debug registers (opc1 = 0, C11.2) read as zero and ignore writes.
-        _ if transfer.opc1() == 0 && transfer.read() && transfer.rt() != 15 => {
-            Some(vcpu.set_gpr(transfer.rt(), 0))
-        }
+        _ if transfer.opc1() == 0 && transfer.read() && transfer.rt() != 15 => zero(vcpu, transfer),
         _ if transfer.opc1() == 0 => Some(()),
         _ => None,
     };
     finish(vcpu, hsr, done)
+}
+
+/// A register that reads as zero.
+fn zero(vcpu: &mut Vcpu, transfer: Transfer) -> Option<()> {
+    vcpu.set_gpr(transfer.rt(), 0);
+    Some(())
 }
 
 /// VMRS of an ID register; a write to FPSID is ignored (B4.1.58).
@@ -95,7 +99,8 @@ pub(super) fn cp15_double(vcpu: &mut Vcpu, transfer: TransferDouble, hsr: Hsr) -
         (14, 2, true) => {
             let value = vcpu.timer.compare();
             vcpu.set_gpr(transfer.rt(), value as u32);
-            Some(vcpu.set_gpr(transfer.rt2(), (value >> 32) as u32))
+            vcpu.set_gpr(transfer.rt2(), (value >> 32) as u32);
+            Some(())
         }
         (14, 2, false) => {
             vcpu.timer.set_compare(value);

@@ -85,8 +85,12 @@ pub(crate) fn a_store_with_writeback_reaches_the_device_and_moves_its_base() {
 pub(crate) fn a_thumb_instruction_is_fetched_by_halves_across_pages() {
     let mut board = Board::one();
     // Pages that are not neighbours: 0xc000_0ffe is at DATA + 0xffe, 0xc000_1000 at CODE + 0x2000.
-    mmu_on(&board, &[(0xc00, TABLE + 0x4000 | 1)]);
-    write(&board, TABLE + 0x4000, &[DATA | 0x32, CODE + 0x2000 | 0x32]);
+    mmu_on(&board, &[(0xc00, (TABLE + 0x4000) | 1)]);
+    write(
+        &board,
+        TABLE + 0x4000,
+        &[DATA | 0x32, (CODE + 0x2000) | 0x32],
+    );
     // ldr.w r2, [r0], #4: f850 2b04
     write(&board, DATA + 0xffc, &[0xf850_0000]);
     write(&board, CODE + 0x2000, &[0x2b04]);
@@ -107,7 +111,7 @@ pub(crate) fn a_thumb_instruction_is_fetched_by_halves_across_pages() {
 pub(crate) fn many_words_may_straddle_ram_and_device() {
     let mut board = Board::one();
     // The page before is RAM, the one after the UART's.
-    mmu_on(&board, &[(0xc00, TABLE + 0x4000 | 1)]);
+    mmu_on(&board, &[(0xc00, (TABLE + 0x4000) | 1)]);
     write(&board, TABLE + 0x4000, &[DATA | 0x32, UART | 0x32]);
     write(&board, DATA + 0xff8, &[0x1111_1111, 0x2222_2222]);
     // ldmia r0!, {r1, r2, r3}: the last is the UART's data register, which is empty.
@@ -142,7 +146,7 @@ pub(crate) fn an_abort_half_way_names_its_own_address_and_restores_the_base() {
     let at = 0xc000_0ffc;
     // Nothing at all, and a page that stage 1 does not map.
     for (second, dfsr) in [(NOWHERE | 0x32, STATUS_EXTERNAL), (0, 0x007)] {
-        mmu_on(&board, &[(0xc00, TABLE + 0x4000 | 1)]);
+        mmu_on(&board, &[(0xc00, (TABLE + 0x4000) | 1)]);
         write(&board, TABLE + 0x4000, &[UART | 0x32, second]);
         for (code, write) in [(0xe8b0_0006, 0), (0xe8a0_0006, WRITE)] {
             self::write(&board, CODE, &[code]);
@@ -166,7 +170,10 @@ pub(crate) fn an_abort_half_way_names_its_own_address_and_restores_the_base() {
 pub(crate) fn an_unprivileged_access_has_user_modes_rights() {
     let mut board = Board::one();
     // The UART, for PL1 alone, after a page that everybody may use.
-    mmu_on(&board, &[(0x090, 0x0900_0412), (0xc00, TABLE + 0x4000 | 1)]);
+    mmu_on(
+        &board,
+        &[(0x090, 0x0900_0412), (0xc00, (TABLE + 0x4000) | 1)],
+    );
     let before = [IBRD, 0x55];
     // ldrt r1, [r0], #0: the hardware would have refused it at stage 1, so its tables have moved.
     let again = execute(&mut board, &[0xe4b0_1000], IBRD, PLAIN, move |guest| {
@@ -198,13 +205,13 @@ pub(crate) fn exclusives_of_a_device_abort_and_of_ram_are_tried_again() {
     // ldrex r1, [r0]; strex r2, r1, [r0]
     for (code, iss) in [(0xe190_1f9f, PLAIN), (0xe180_2f91, PLAIN | WRITE)] {
         let after = execute(&mut board, &[code], IBRD, iss, |guest| {
-            guest.regs.r[0] = IBRD
+            guest.regs.r[0] = IBRD;
         });
         assert_eq!(after.regs.mode(), mode::ABT);
         assert_eq!(after.system.dfar, IBRD);
         assert_eq!(after.system.dfsr & 0x40f, STATUS_EXTERNAL);
         let after = execute(&mut board, &[code], DATA, iss, |guest| {
-            guest.regs.r[0] = DATA
+            guest.regs.r[0] = DATA;
         });
         assert_eq!((after.regs.mode(), after.regs.pc), (mode::SVC, CODE));
     }
