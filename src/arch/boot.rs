@@ -37,6 +37,8 @@ global_asm!(
     secondary = sym secondary,
 );
 
+global_asm!(include_str!("unpack.s"));
+
 unsafe extern "C" {
     static __image_start: u8;
     static __image_end: u8;

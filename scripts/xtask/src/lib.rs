@@ -11,6 +11,7 @@ pub mod console;
 pub mod dts;
 pub mod image;
 pub mod layout;
+pub mod pack;
 pub mod qemu;
 pub mod report;
 pub mod setup;
