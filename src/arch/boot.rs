@@ -37,6 +37,8 @@ global_asm!(
     secondary = sym secondary,
 );
 
+global_asm!(include_str!("unpack.s"));
+
 #[expect(improper_ctypes, reason = "both sides are this image's")]
 unsafe extern "C" {
     static __image_start: u8;

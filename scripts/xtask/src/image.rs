@@ -9,6 +9,7 @@ use elf::abi::PT_LOAD;
 use elf::endian::AnyEndian;
 
 use crate::build;
+use crate::pack;
 use crate::progress::Line;
 
 /// Where a U-Boot image is loaded if nothing is said.
@@ -21,7 +22,7 @@ const LARGEST: u64 = 64 << 20;
 pub struct Images {
     /// The ELF file, with symbols.
     pub elf: PathBuf,
-    /// The raw image: a zImage header first, to be loaded anywhere.
+    /// The raw image, packed: a zImage header first, to be loaded anywhere.
     pub raw: PathBuf,
     /// The raw image behind a U-Boot header.
     pub uimage: PathBuf,
@@ -31,7 +32,7 @@ pub struct Images {
 pub fn build(load: u32, line: Line) -> anyhow::Result<Images> {
     let elf = build::hypervisor(line)?;
     let contents = fs::read(&elf).with_context(|| elf.display().to_string())?;
-    let raw = flatten(&contents).with_context(|| elf.display().to_string())?;
+    let raw = packed(&contents).with_context(|| elf.display().to_string())?;
     let at = build::output_directory();
     let images = Images {
         elf: at.join("armillary.elf"),
@@ -56,6 +57,24 @@ fn replace(path: &Path, contents: &[u8]) -> anyhow::Result<()> {
     let new = path.with_extension(format!("new-{}", std::process::id()));
     build::write(&new, contents)?;
     fs::rename(&new, path).with_context(|| path.display().to_string())
+}
+
+/// The packed raw image of an ELF file: its section `.unpack`, then what that unpacks.
+pub fn packed(file: &[u8]) -> anyhow::Result<Vec<u8>> {
+    /// Where a zImage header has the file's size.
+    const SIZE: std::ops::Range<usize> = 0x2c..0x30;
+
+    let elf = ElfBytes::<AnyEndian>::minimal_parse(file).context("not an ELF file")?;
+    let section = elf
+        .section_header_by_name(".unpack")?
+        .context("no section .unpack")?;
+    let (stub, _) = elf.section_data(&section)?;
+    let mut packed = stub.to_vec();
+    packed.extend(pack::pack(&flatten(file)?)?);
+    let size = u32::try_from(packed.len())?;
+    let field = packed.get_mut(SIZE).context("no header in .unpack")?;
+    field.copy_from_slice(&size.to_le_bytes());
+    Ok(packed)
 }
 
 /// The loaded bytes of an ELF file, by physical address from the lowest.

@@ -13,6 +13,7 @@ pub mod debian;
 pub mod dts;
 pub mod image;
 pub mod layout;
+pub mod pack;
 pub mod qemu;
 pub mod report;
 pub mod setup;
