@@ -80,6 +80,24 @@ unpack_tree_magic:
     add     r5, r5, r4
     bl      unpack_forget
     mov     r12, #0x80000000
+    b       unpack_next
+
+unpack_match:
+    cmp     lr, #UNPACK_NEAR
+    bhs     unpack_far
+    lsr     r4, lr, #3
+    and     r3, lr, #7
+    ldrb    lr, [r10], #1
+    orr     r3, lr, r3, lsl #8
+    @ r4 = length - 2, r3 = distance - 1.
+unpack_copy:
+    sub     lr, r6, r3, lsl #1
+    ldrh    r3, [lr, #-2]!
+    strh    r3, [r6], #2
+3:  ldrh    r3, [lr, #2]!
+    strh    r3, [r6], #2
+    subs    r4, r4, #1
+    bpl     3b
 
     @ A flag for each item, the highest bit first: 0 for a raw halfword, 1 for a code. The last 1 stands for the end
     @ of the word.
@@ -114,25 +132,6 @@ unpack_stop:
     wfi
     b       unpack_stop
 
-    @ r4 = length - 2, r3 = distance - 1.
-unpack_match:
-    cmp     lr, #UNPACK_NEAR
-    bhs     unpack_far
-    lsr     r4, lr, #3
-    and     r3, lr, #7
-    ldrb    lr, [r10], #1
-    orr     r3, lr, r3, lsl #8
-unpack_copy:
-    sub     lr, r6, r3, lsl #1
-    ldrh    r3, [lr, #-2]!
-    strh    r3, [r6], #2
-3:  ldrh    r3, [lr, #2]!
-    strh    r3, [r6], #2
-    subs    r4, r4, #1
-    bpl     3b
-    lsls    r12, r12, #1
-    bcc     unpack_raw
-    b       unpack_coded
 unpack_far:
     sub     r4, lr, #UNPACK_NEAR
     cmp     r4, #(255 - UNPACK_DICTIONARY - UNPACK_NEAR)

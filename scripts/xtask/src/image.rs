@@ -17,6 +17,9 @@ pub const DEFAULT_LOAD: u32 = 0x4020_8000;
 /// More than any image; a gap between segments would make a raw image this large.
 const LARGEST: u64 = 64 << 20;
 
+/// What the flash of a small board has for the packed image. The budget of a board is what fails.
+const FLASH: usize = 128 << 10;
+
 /// The files that `cargo xtask image` writes.
 #[derive(Clone, Debug)]
 pub struct Images {
@@ -70,7 +73,15 @@ pub fn packed(file: &[u8]) -> anyhow::Result<Vec<u8>> {
         .context("no section .unpack")?;
     let (stub, _) = elf.section_data(&section)?;
     let mut packed = stub.to_vec();
-    packed.extend(pack::pack(&flatten(file)?)?);
+    let raw = flatten(file)?;
+    packed.extend(pack::pack(&raw)?);
+    if packed.len() > FLASH {
+        eprintln!(
+            "warning: the image takes {} bytes packed, {} unpacked: more than the flash's {FLASH}",
+            packed.len(),
+            raw.len()
+        );
+    }
     let size = u32::try_from(packed.len())?;
     let field = packed.get_mut(SIZE).context("no header in .unpack")?;
     field.copy_from_slice(&size.to_le_bytes());

@@ -297,7 +297,13 @@ mod tests {
     fn matches_of_every_length_and_distance_come_through() {
         let block = noise(600, 65536);
         for length in 1..=600 {
-            let image = [&block, &block[..2 * length], &noise(2100, 65000), &block].concat();
+            let image = [
+                &block[..],
+                &block[..2 * length],
+                &noise(2100, 65000),
+                &block,
+            ]
+            .concat();
             assert_eq!(unpack(&pack(&image).unwrap()), image, "{length}");
         }
         for apart in [NEAR_DISTANCE, DISTANCE] {
@@ -305,7 +311,7 @@ mod tests {
                 if between % 97 < 95 && !(apart - 4..apart + 5).contains(&(between + 600)) {
                     continue;
                 }
-                let image = [&block, &noise(between, 60000), &block].concat();
+                let image = [&block[..], &noise(between, 60000), &block].concat();
                 assert_eq!(unpack(&pack(&image).unwrap()), image, "{between}");
             }
         }
