@@ -81,7 +81,10 @@ fn obey(command: Key) {
             machine::power_off();
         }
         Key::Unknown(byte) => {
-            log::info!("no command: {:?}; Ctrl-A ? shows them", char::from(byte));
+            log::info!(
+                "no command: {}; Ctrl-A ? shows them",
+                core::ascii::escape_default(byte)
+            );
         }
         Key::Byte(_) => {}
     }

@@ -65,39 +65,33 @@ pub fn attach_console(tree: &fdt::Tree<'_, '_>) {
 
 /// Gives the frame allocator all RAM but `taken` and the modules of `vms`.
 pub fn add_ram(board: &Board, taken: &[Range], vms: &[VmConfig]) {
-    let modules: Vec<Range> = vms
-        .iter()
-        .flat_map(VmConfig::modules)
-        .map(|(_, module)| module.range)
-        .collect();
-    let mut taken: Vec<Range> = board
-        .reserved
-        .iter()
-        .chain(taken)
-        .copied()
-        .chain(modules.iter().copied())
-        .collect();
-    for range in modules {
-        // SAFETY: it is in `taken`.
+    let modules = vms.iter().flat_map(VmConfig::modules);
+    let modules: Vec<Range> = modules.map(|(_, module)| module.range).collect();
+    for &range in &modules {
+        // SAFETY: it is not added below.
         unsafe { mem::reserve_module(range) };
     }
-    taken.sort_unstable_by_key(|range| range.start);
-    for memory in &board.memory {
-        let mut start = memory.start;
-        for range in &taken {
-            if range.start < memory.end() && range.end() > start {
-                add_pages(start, range.start.min(memory.end()));
-                start = start.max(range.end());
-            }
+    let mut free = board.memory.clone();
+    for hole in board.reserved.iter().chain(taken).chain(&modules) {
+        let mut left = Vec::with_capacity(free.len() + 1);
+        for range in free {
+            // What lies before the hole, and what behind it.
+            left.extend(between(range.start, range.end().min(hole.start)));
+            left.extend(between(range.start.max(hole.end()), range.end()));
         }
-        add_pages(start, memory.end());
+        free = left;
+    }
+    for range in free {
+        mem::add_ram(range.start, range.size);
     }
 }
 
-fn add_pages(start: Pa, end: Pa) {
-    if start < end {
-        mem::add_ram(start, end.0 - start.0);
-    }
+/// The addresses from `start` up to `end`, if there are any.
+fn between(start: Pa, end: Pa) -> Option<Range> {
+    (start < end).then(|| Range {
+        start,
+        size: end.0 - start.0,
+    })
 }
 
 /// Readies the interrupt controller and the boot CPU.
