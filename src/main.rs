@@ -17,7 +17,7 @@ mod image {
     use armillary::fdt::{self, Board, Range, Tree};
     use armillary::regs::mode;
     use armillary::run::{self, Cpu};
-    use armillary::{console, mem, platform};
+    use armillary::{console, mem, platform, vm};
     use core::panic::PanicInfo;
     use core::sync::atomic::{AtomicUsize, Ordering};
     use spin::Once;
@@ -30,6 +30,7 @@ mod image {
     extern "Rust" fn start(handover: &Handover) -> ! {
         console::init();
         mem::init();
+        arch::at_death(die);
         let Some((bytes, place)) = platform::tree(handover) else {
             stop("no device tree: give its address in r2, or put it at the start of RAM")
         };
@@ -97,6 +98,20 @@ mod image {
         // SAFETY: the machine stops after this.
         unsafe { console::seize() };
         log::error!("panic: {info}");
+        arch::trace();
         arch::die()
+    }
+
+    /// The end of a panic: what ran, then a stop, or a reset where the board's words ask for one.
+    fn die() -> ! {
+        vm::last_words(arch::context::number());
+        let mut words = BOARD
+            .get()
+            .into_iter()
+            .flat_map(|board| board.words.split(' '));
+        if words.any(|word| word == "panic=reset") {
+            arch::smc::reset();
+        }
+        boot::stop()
     }
 }

@@ -13,7 +13,7 @@ use crate::mem;
 use crate::monitor;
 use crate::regs::{mode, psr};
 use crate::vcpu::{State, Vcpu};
-use crate::vm::{MAX_CPUS, Vm, request};
+use crate::vm::{self, MAX_CPUS, Vm, request};
 use crate::vtimer::Timer;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -348,6 +348,7 @@ impl Cpu {
             self.vfp == Some(index),
         );
         vcpu.load_interrupts();
+        vm::note_loaded(self.index, &vcpu.vm, vcpu.index);
         self.loaded = Some(index);
     }
 

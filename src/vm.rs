@@ -458,6 +458,35 @@ pub fn all() -> Vec<Arc<Vm>> {
     vms.iter().filter_map(Weak::upgrade).collect()
 }
 
+/// What each CPU has loaded, for the last words of a panic: a VM's number in bits 31:8, a vCPU's
+/// and one in 7:0; 0: nothing.
+static LOADED: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
+
+/// Notes that CPU number `cpu` has vCPU `index` of `vm` loaded.
+pub fn note_loaded(cpu: usize, vm: &Vm, index: usize) {
+    if let Some(loaded) = LOADED.get(cpu) {
+        loaded.store(vm.id << 8 | (index as u32 + 1), Ordering::Relaxed);
+    }
+}
+
+/// Says what each CPU has loaded; `here` is the CPU that panics. Waits for no lock, which that CPU
+/// may hold itself.
+pub fn last_words(here: Option<usize>) {
+    let vms = VMS.try_lock();
+    for (cpu, loaded) in LOADED.iter().enumerate() {
+        let loaded = loaded.load(Ordering::Relaxed);
+        let (id, Some(index)) = (loaded >> 8, (loaded & 0xff).checked_sub(1)) else {
+            continue;
+        };
+        let this = if here == Some(cpu) { ", this one," } else { "" };
+        let known = vms.iter().flat_map(|vms| vms.iter());
+        match known.filter_map(Weak::upgrade).find(|vm| vm.id == id) {
+            Some(vm) => log::error!("CPU {cpu}{this} has vCPU {index} of {}", vm.name()),
+            None => log::error!("CPU {cpu}{this} has vCPU {index} of VM {id}"),
+        }
+    }
+}
+
 /// The VM that is typed to.
 #[must_use]
 pub fn focused() -> Option<Arc<Vm>> {

@@ -49,19 +49,22 @@ unsafe extern "C" {
 }
 
 /// From boot.s, on the boot CPU, MMU and caches on.
-extern "C" fn boot(tree: u32, image: u32, mode: u32) -> ! {
+extern "C" fn boot(tree: u32, image: u32, entered_in: u32) -> ! {
     let (first, end) = (
         &raw const __image_start as usize,
         &raw const __image_end as usize,
     );
     mmu::init();
+    if entered_in == mode::HYP {
+        super::context::set_vectors();
+    }
     // SAFETY: the image's binary defines it.
     unsafe {
         start(&Handover {
             image: Pa(image.into()),
             image_size: (end - first) as u64,
             tree: Pa(tree.into()),
-            mode,
+            mode: entered_in,
         })
     }
 }

@@ -11,6 +11,7 @@ use crate::walk::Stage1;
 use aarch32_cpu::asm::isb;
 use core::arch::{asm, global_asm};
 use core::mem::offset_of;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 /// What [`enter`] came back by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -318,10 +319,33 @@ impl Context {
     }
 }
 
+/// MPIDR's affinity fields of the CPUs, by number.
+static AFFINITIES: [AtomicU32; super::mmu::MAX_CPUS] =
+    [const { AtomicU32::new(u32::MAX) }; super::mmu::MAX_CPUS];
+
+/// This CPU's number, found without HTPIDR, which an exception in Hyp loses.
+#[must_use]
+pub fn number() -> Option<usize> {
+    let here = super::boot::affinity();
+    AFFINITIES
+        .iter()
+        .position(|affinity| affinity.load(Ordering::Relaxed) == here)
+}
+
+/// Makes exceptions that are taken in Hyp be told, from the start.
+pub fn set_vectors() {
+    // SAFETY: the vectors are ours.
+    unsafe { HVBAR::write((&raw const vectors) as u32) };
+    isb();
+}
+
 /// Readies this CPU for guests: the traps that all of them share, and the vectors.
 ///
 /// `cpu` is this CPU's number, which HTPIDR keeps.
 pub fn init(cpu: usize) {
+    if let Some(affinity) = AFFINITIES.get(cpu) {
+        affinity.store(super::boot::affinity(), Ordering::Relaxed);
+    }
     // SAFETY: no guest runs yet; the vectors are ours.
     unsafe {
         HTPIDR::write(cpu as u32);

@@ -50,8 +50,20 @@ pub(super) extern "C" fn fault(dump: &Dump, kind: u32) -> ! {
         None => log::error!("{what} in Hyp at pc {:#010x}", dump.pc),
     }
     log::error!("HSR {hsr:#010x}: {}\n{dump}", Hsr(hsr));
-    backtrace(dump.r[11]);
+    // In Thumb state r7 is the frame pointer.
+    backtrace(dump.r[7]);
     die()
+}
+
+/// Prints the return addresses of the callers.
+#[inline(never)]
+pub fn trace() {
+    let fp: u32;
+    // SAFETY: reads a register.
+    unsafe {
+        core::arch::asm!("mov {}, r7", out(reg) fp, options(nomem, nostack, preserves_flags));
+    }
+    backtrace(fp);
 }
 
 /// Prints the return addresses of the frames from `fp` on.

@@ -13,4 +13,4 @@ pub mod tlb;
 pub mod vfp;
 pub mod window;
 
-pub use fault::{backtrace, die};
+pub use fault::{at_death, die, trace};
