@@ -20,7 +20,7 @@ use xtask::debian;
 use xtask::image::{self, Images};
 use xtask::progress::{self, Line};
 use xtask::qemu::{Load, Machine};
-use xtask::vm::Vm;
+use xtask::vm::{self, Vm};
 use xtask::{bench, build, report, setup, test};
 
 /// What a case is to come to.
@@ -38,7 +38,7 @@ enum Expect {
 #[derive(Clone, Copy)]
 struct Case {
     name: &'static str,
-    /// As of `--vm`.
+    /// As of `--vm`, or `demo` for those of the board's.
     vms: &'static [&'static str],
     expect: Expect,
     /// What is typed when the console has matched.
@@ -547,6 +547,40 @@ const CASES: &[Case] = &[
         ..LINUX
     },
     Case {
+        name: "linux::a_paste_of_64_kib_arrives_whole",
+        vms: &[concat!(
+            "linux,memory=128M,append=quiet run=\"stty raw -echo; echo ready; head -c 65538 > /tmp/pasted; stty sane; ",
+            "seq 10001 20923 | cmp - /tmp/pasted && echo it is whole; poweroff -f\""
+        )],
+        typed: &[("^ready$", "{10001 to 20923}")],
+        expect: Expect::Ends(&["^it is whole$", "vm0: off"]),
+        ..LINUX
+    },
+    Case {
+        name: "demo::each_console_answers",
+        vms: &["demo"],
+        typed: &[
+            ("(?s)(/ # .*){2}", "\x010echo first $((6 * 7))\r"),
+            ("first 42$", "\x011echo second $((6 * 7))\r"),
+            ("second 42$", "\x012good day\r"),
+            ("You said: good day$", "\x01i"),
+            ("2 hello: 16 MiB(?s:.*)exits", "off\r"),
+            ("hello: off", "\x010poweroff -f\r"),
+            ("linux1: off", "\x011poweroff -f\r"),
+        ],
+        expect: Expect::Ends(&[
+            "linux1: first 42$",
+            "linux2: second 42$",
+            "hello: You said: good day$",
+            "0 linux1: 256 MiB",
+            r"vCPU 1 on CPU \d: (waits|runs), .*; exits",
+            "1 linux2: 256 MiB",
+            "every VM is off",
+        ]),
+        smp: 2,
+        ..LINUX
+    },
+    Case {
         name: "uboot::takes_commands_at_its_prompt",
         vms: &["uboot,memory=256M"],
         typed: &[
@@ -675,7 +709,7 @@ fn built() -> Result<&'static (PathBuf, Images), Failed> {
 impl Case {
     /// Whether it needs files of Debian's packages.
     fn of_debian(&self) -> bool {
-        let words = ["linux,", "uboot,", "debian:"];
+        let words = ["linux,", "uboot,", "debian:", "demo"];
         self.vms
             .iter()
             .any(|vm| words.iter().any(|word| vm.contains(word)))
@@ -732,7 +766,10 @@ impl Case {
             images.elf = build::file(Path::new(&format!("guest:{guest}")));
         }
         let mut vms = Vec::new();
-        for (index, vm) in self.vms.iter().enumerate() {
+        if self.vms == ["demo"] {
+            vms = vm::demo(&board.demo())?;
+        }
+        for (index, vm) in self.vms.iter().enumerate().filter(|(_, vm)| **vm != "demo") {
             vms.push(Vm::from_spec(&vm.parse()?, index, board.memory)?);
         }
         {
@@ -768,7 +805,7 @@ impl Case {
     fn script(&self) -> Result<Vec<(Regex, String)>, Failed> {
         let mut script = Vec::new();
         for (question, answer) in self.typed {
-            script.push((console::expression(question)?, (*answer).to_owned()));
+            script.push((console::expression(question)?, typed(answer)));
         }
         Ok(script)
     }
@@ -873,6 +910,18 @@ fn clocks(text: &str) -> Result<(), String> {
         Ok(())
     } else {
         Err(format!("seconds gained on the real-time clock: {gained:?}"))
+    }
+}
+
+/// What an answer means: `{FROM to TO}` are the numbers between, a line each.
+fn typed(answer: &str) -> String {
+    let range = answer
+        .strip_prefix('{')
+        .and_then(|rest| rest.strip_suffix('}')?.split_once(" to "));
+    let bounds = range.and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
+    match bounds {
+        Some((from, to)) => (from..=to).map(|n: u32| format!("{n}\n")).collect(),
+        None => answer.to_owned(),
     }
 }
 
