@@ -4,7 +4,7 @@
 //! even distances. Huffman's codes would save a third, but take more instructions than the whole way to the guest.
 //!
 //! Little-endian: three words, the bytes of the output, of the flags and of the raw halfwords; the dictionary of
-//! [`DICTIONARY`] halfwords; the flags; the raw halfwords; the codes. An item is a flag, from the highest bit of a word
+//! `DICTIONARY` halfwords; the flags; the raw halfwords; the codes. An item is a flag, from the highest bit of a word
 //! down, and what it announces. Below an item's last flag in a word is a one, then zeroes.
 //!
 //! | flag, code           | item                                                                                      |
