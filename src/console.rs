@@ -283,6 +283,10 @@ impl Log for ConsoleLog {
             Level::Debug => "debug",
             Level::Trace => "trace",
         };
+        if crate::arch::faulted() {
+            // SAFETY: this CPU goes no further than its dump, and may itself be the lock's holder.
+            unsafe { seize() };
+        }
         // Writing to the console can't fail.
         let _ = writeln!(CONSOLE.lock(), "[{level}] {}", record.args());
         if LAST_WORDS.load(Ordering::Relaxed) {

@@ -817,17 +817,17 @@ fn checksum(source: &dyn Source, mut offset: u64, mut bytes: u64) -> Result<u32,
     Ok(crc.finish())
 }
 
-/// The CRC-32 of gzip and uImage.
+/// The CRC-32 of gzip and uImage, by halves of bytes: a table for whole ones is a KiB of the image.
 struct Crc(u32);
 
 impl Crc {
-    const TABLE: [u32; 256] = {
-        let mut table = [0; 256];
+    const TABLE: [u32; 16] = {
+        let mut table = [0; 16];
         let mut n = 0;
-        while n < 256 {
+        while n < 16 {
             let mut crc = n as u32;
             let mut bit = 0;
-            while bit < 8 {
+            while bit < 4 {
                 crc = crc >> 1 ^ if crc & 1 != 0 { 0xedb8_8320 } else { 0 };
                 bit += 1;
             }
@@ -842,10 +842,11 @@ impl Crc {
     }
 
     fn update(&mut self, bytes: &[u8]) {
-        static TABLE: [u32; 256] = Crc::TABLE;
-        self.0 = bytes.iter().fold(self.0, |crc, &byte| {
-            TABLE[usize::from(crc as u8 ^ byte)] ^ crc >> 8
-        });
+        static TABLE: [u32; 16] = Crc::TABLE;
+        let half = |crc: u32| TABLE[crc as usize & 15] ^ crc >> 4;
+        self.0 = bytes
+            .iter()
+            .fold(self.0, |crc, &byte| half(half(crc ^ u32::from(byte))));
     }
 
     fn finish(&self) -> u32 {

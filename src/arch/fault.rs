@@ -4,6 +4,7 @@
 use super::sysreg::{HDFAR, HIFAR, HSR};
 use crate::syndrome::Hsr;
 use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 /// The registers at the exception, as `switch.s` stores them.
 #[repr(C)]
@@ -31,8 +32,17 @@ impl fmt::Display for Dump {
     }
 }
 
+static FAULTED: AtomicBool = AtomicBool::new(false);
+
+/// Whether an exception has been taken in Hyp: the machine is about to stop.
+#[must_use]
+pub fn faulted() -> bool {
+    FAULTED.load(Ordering::Relaxed)
+}
+
 /// Called by the vectors: prints and stops.
 pub(super) extern "C" fn fault(dump: &Dump, kind: u32) -> ! {
+    FAULTED.store(true, Ordering::Relaxed);
     let (what, address) = match kind {
         0 => ("undefined instruction", None),
         1 => ("hypercall", None),

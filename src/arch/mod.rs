@@ -13,4 +13,4 @@ pub mod tlb;
 pub mod vfp;
 pub mod window;
 
-pub use fault::{at_death, die, trace};
+pub use fault::{at_death, die, faulted, trace};
