@@ -376,7 +376,7 @@ const CASES: &[Case] = &[
     Case {
         name: "guests::canary_lives_more_often_than_there_are_vmids",
         vms: &["kernel=guest:canary,memory=4M,append=resets stride=4096"],
-        expect: Expect::Stops(&["(?s:(boot.*?){600})"]),
+        expect: Expect::Stops(&["(?s:(boot.*?){300})"]),
         ..GUESTS
     },
     Case {
