@@ -17,6 +17,7 @@ use crate::board::{self, Board};
 use crate::build;
 use crate::cli::Bench;
 use crate::console::{self, Ending, Input, Session};
+use crate::debian;
 use crate::image::{self, Images};
 use crate::progress::{self, Line};
 use crate::qemu::{Load, Machine};
@@ -24,8 +25,17 @@ use crate::setup;
 use crate::size::Size;
 use crate::vm::Vm;
 
+mod linux;
+
 /// The longest that the bench guest may take.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// What the bench guest measures with two vCPUs: on how many CPUs, and its command line.
+const TWO_VCPUS: [(u32, &str); 4] = [
+    (2, "only=ipi"),
+    (2, "only=cpu_on"),
+    (1, "one_cpu only=ipi"),
+    (1, "one_cpu only=vcpu_switch"),
+];
 /// Where the image is loaded to count its way to the guest: nowhere near the guest's own addresses.
 const APART: u32 = 0x4800_0000;
 /// More instructions than any boot takes.
@@ -51,6 +61,9 @@ fn number<S: serde::Serializer>(value: &f64, out: S) -> Result<S::Ok, S::Error> 
         out.serialize_f64(*value)
     }
 }
+
+/// Samples by the figure's name.
+type Values = BTreeMap<String, Vec<f64>>;
 
 /// Figures by name.
 pub type Figures = BTreeMap<String, Figure>;
@@ -104,6 +117,12 @@ pub fn measure(qemu: PathBuf, images: Images) -> anyhow::Result<Figures> {
         guest_console(&machine)
     })?;
     let mut values = values(&console);
+    for (cpus, words) in TWO_VCPUS {
+        let more = progress::step("run it with two vCPUs", Line::IfSlow, |_| {
+            two_vcpus(&machine, cpus, words)
+        })?;
+        values.extend(more);
+    }
     values
         .entry("own_ram_bytes".into())
         .or_default()
@@ -116,6 +135,12 @@ pub fn measure(qemu: PathBuf, images: Images) -> anyhow::Result<Figures> {
         boot_to_guest(&machine)
     })?;
     values.insert("boot_to_guest".into(), vec![boot as f64]);
+    if debian::available() {
+        let more = progress::step("boot Linux here and there", Line::IfSlow, |_| {
+            linux::figures(&machine)
+        })?;
+        values.extend(more);
+    }
     Ok(figures(values))
 }
 
@@ -123,8 +148,9 @@ pub fn measure(qemu: PathBuf, images: Images) -> anyhow::Result<Figures> {
 pub fn over_budget(figures: &Figures, board: &Board) -> anyhow::Result<Vec<String>> {
     let path = board.budget();
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    let budget: BTreeMap<String, f64> =
+    let mut budget: BTreeMap<String, f64> =
         toml::from_str(&text).with_context(|| path.display().to_string())?;
+    budget.retain(|name, _| !name.starts_with("linux_") || debian::available());
     Ok(excesses(figures, &budget))
 }
 
@@ -135,6 +161,18 @@ fn excesses(figures: &Figures, budget: &BTreeMap<String, f64>) -> Vec<String> {
         None => Some(format!("{name} was not measured, its budget {most}")),
     };
     budget.iter().filter_map(excess).collect()
+}
+
+/// The figures of two vCPUs on so many CPUs.
+fn two_vcpus(machine: &Machine, cpus: u32, words: &str) -> anyhow::Result<Values> {
+    let spec = format!("kernel=guest:bench,name=bench,memory=128M,cpus=2,append={words}");
+    let spec = spec.parse().map_err(anyhow::Error::msg)?;
+    let mut machine = Machine {
+        vms: vec![Vm::from_spec(&spec, 0, machine.board.memory)?],
+        ..machine.clone()
+    };
+    machine.board.smp = cpus;
+    Ok(values(&guest_console(&machine)?))
 }
 
 fn guest_console(machine: &Machine) -> anyhow::Result<String> {
@@ -157,8 +195,8 @@ fn guest_console(machine: &Machine) -> anyhow::Result<String> {
 }
 
 /// The values of the lines `BENCH name count`, behind whatever prefix.
-fn values(console: &str) -> BTreeMap<String, Vec<f64>> {
-    let mut values = BTreeMap::<String, Vec<f64>>::new();
+fn values(console: &str) -> Values {
+    let mut values = Values::new();
     for line in console.lines() {
         let mut words = line
             .split_whitespace()
@@ -177,14 +215,15 @@ fn own_ram(console: &str) -> Option<f64> {
     text.split_whitespace().next()?.parse().ok()
 }
 
-fn figures(values: BTreeMap<String, Vec<f64>>) -> Figures {
+fn figures(values: Values) -> Figures {
     values
         .into_iter()
         .filter_map(|(name, values)| Some((name, Figure::of(values)?)))
         .collect()
 }
 
-/// Counts the instructions from reset to the guest's first one: with one instruction a block, QEMU's trace has one line for each.
+/// Counts the instructions from reset to the guest's first one: with one instruction a block, QEMU's trace has one line for
+/// each.
 fn boot_to_guest(machine: &Machine) -> anyhow::Result<u64> {
     let guest = machine
         .vms
@@ -192,6 +231,11 @@ fn boot_to_guest(machine: &Machine) -> anyhow::Result<u64> {
         .and_then(|vm| vm.modules.first())
         .context("no guest")?;
     let entry = image::entry(&build::file(&guest.file))?;
+    boot_to(machine, u32::try_from(entry)?)
+}
+
+/// Counts the instructions from reset to the first one at `entry`.
+fn boot_to(machine: &Machine, entry: u32) -> anyhow::Result<u64> {
     let place = tempfile::tempdir()?;
     let machine = Machine {
         load: Load::At(APART),
@@ -207,7 +251,7 @@ fn boot_to_guest(machine: &Machine) -> anyhow::Result<u64> {
     let trace = qemu.stderr.take().map(BufReader::new);
     let count = trace
         .context("no trace")
-        .and_then(|trace| count_until(trace, u32::try_from(entry)?));
+        .and_then(|trace| count_until(trace, entry));
     qemu.kill()?;
     qemu.wait()?;
     count
