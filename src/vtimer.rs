@@ -79,6 +79,13 @@ impl Timer {
         self.control & IMASK == 0 && self.met(now_ticks)
     }
 
+    /// Whether the line is asserted or will be, if nothing is written.
+    #[inline(always)]
+    #[must_use]
+    pub const fn runs(&self) -> bool {
+        self.control & (ENABLE | IMASK) == ENABLE
+    }
+
     /// When the line will be asserted if nothing is written, in ticks; `None` where it won't be or
     /// already is.
     #[inline]
