@@ -8,9 +8,10 @@ use crate::addr::{Ipa, PAGE, PAGE_SHIFT, Pa};
 use crate::fdt::Range;
 use crate::machine::window;
 use alloc::vec::Vec;
-use buddy_system_allocator::FrameAllocator;
-use core::alloc::Layout;
+use frames::Frames;
 use spin::Mutex;
+
+mod frames;
 
 #[cfg(target_os = "none")]
 mod heap {
@@ -81,52 +82,39 @@ pub fn init() {
     heap::HEAP.init();
 }
 
-/// Bytes of RAM that are free.
-static FREE: Mutex<u64> = Mutex::new(0);
+/// Free frames of 4 KiB.
+static FRAMES: Mutex<Frames> = Mutex::new(Frames::new());
 
 /// Bytes of RAM that are free.
 #[must_use]
 pub fn free_bytes() -> u64 {
-    *FREE.lock()
+    FRAMES.lock().count() << PAGE_SHIFT
 }
-
-/// Free frames of 4 KiB, by number.
-static FRAMES: Mutex<FrameAllocator<29>> = Mutex::new(FrameAllocator::new());
 
 /// Adds free RAM; what is less than a page at either end is lost.
 pub fn add_ram(start: Pa, size: u64) {
     let first = start.0.div_ceil(PAGE);
     let end = (start.0 + size) >> PAGE_SHIFT;
-    if first < end {
-        FRAMES.lock().add_frame(first as usize, end as usize);
-        *FREE.lock() += (end - first) << PAGE_SHIFT;
-    }
+    FRAMES.lock().put(first as u32, end as u32);
 }
 
 /// Takes `size` bytes aligned to `align`, both multiples of the page size.
 #[must_use]
 pub fn alloc(size: u64, align: u64) -> Option<Pa> {
-    let frames = (size / PAGE) as usize;
-    let layout = Layout::from_size_align(frames, (align / PAGE) as usize).ok()?;
-    let frame = FRAMES.lock().alloc_aligned(layout)?;
-    *FREE.lock() -= taken(layout);
-    Some(Pa((frame as u64) << PAGE_SHIFT))
+    let frame = FRAMES.lock().take(order(size, align))?;
+    Some(Pa(u64::from(frame) << PAGE_SHIFT))
 }
 
 /// Gives back what [`alloc()`] gave for the same size and alignment.
 pub fn free(pa: Pa, size: u64, align: u64) {
-    let frames = (size / PAGE) as usize;
-    if let Ok(layout) = Layout::from_size_align(frames, (align / PAGE) as usize) {
-        FRAMES
-            .lock()
-            .dealloc_aligned((pa.0 >> PAGE_SHIFT) as usize, layout);
-        *FREE.lock() += taken(layout);
-    }
+    let first = (pa.0 >> PAGE_SHIFT) as u32;
+    FRAMES.lock().put(first, first + (1 << order(size, align)));
 }
 
-/// Bytes that the allocator takes for a layout in frames.
-fn taken(layout: Layout) -> u64 {
-    (layout.size().next_power_of_two().max(layout.align()) as u64) << PAGE_SHIFT
+/// Of the block of frames that is taken for so much.
+fn order(size: u64, align: u64) -> u32 {
+    let frames = (size.max(align) >> PAGE_SHIFT) as u32;
+    frames.next_power_of_two().ilog2()
 }
 
 /// A guest's address that is not in its RAM.

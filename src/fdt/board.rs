@@ -540,9 +540,12 @@ impl Uart {
         if path.starts_with('/') {
             return Self::read(tree, tree.find(path)?);
         }
-        let (alias, rest) = path.split_at(path.find('/').unwrap_or(path.len()));
-        let start = string(tree.property(tree.find("/aliases")?, alias)?)?;
-        Self::read(tree, tree.find(&format!("{start}{rest}"))?)
+        let aliases = tree.find("/aliases")?;
+        let alias = |name| string(tree.property(aliases, name)?);
+        match path.split_once('/') {
+            Some((name, rest)) => Self::read(tree, tree.find(&format!("{}/{rest}", alias(name)?))?),
+            None => Self::read(tree, tree.find(alias(path)?)?),
+        }
     }
 
     fn read(tree: &Tree<'_, '_>, id: Id) -> Option<Self> {

@@ -229,7 +229,7 @@ fn refuse(vcpu: &mut Vcpu, refusal: Refusal, abort: DataAbort, far: u32) {
     vcpu.refused = vcpu.refused.wrapping_add(1);
     if vcpu.refused.is_power_of_two() {
         log::info!(
-            "{}: vCPU {} at {:#010x}: {:x?} at {far:#010x} is not performed: {:?} ({} so far)",
+            "{}: vCPU {} at {:#010x}: {} at {far:#010x} is not performed: {:?} ({} so far)",
             vcpu.vm.name(),
             vcpu.index,
             vcpu.context.regs().pc,
