@@ -9,7 +9,7 @@ use crate::fdt::Range;
 use crate::machine::window;
 use alloc::vec::Vec;
 use frames::Frames;
-use spin::Mutex;
+use spin::{Mutex, MutexGuard};
 
 mod frames;
 
@@ -19,7 +19,7 @@ mod heap {
     use core::alloc::{GlobalAlloc, Layout};
     use core::mem::MaybeUninit;
     use core::ptr::{NonNull, null_mut};
-    use spin::Mutex;
+    use spin::{Mutex, MutexGuard};
 
     /// What the hypervisor starts with, in its own image: enough to read the board.
     const FIRST: usize = 256 << 10;
@@ -36,33 +36,37 @@ mod heap {
     pub(super) static HEAP: HypHeap = HypHeap(Mutex::new(Heap::empty()));
 
     impl HypHeap {
+        #[inline(never)]
+        fn lock(&self) -> MutexGuard<'_, Heap<24>> {
+            self.0.lock()
+        }
+
         pub(super) fn init(&self) {
             // SAFETY: called once, before anything is allocated; the arena is used here alone.
-            unsafe { self.0.lock().init((&raw mut ARENA) as usize, FIRST) };
+            unsafe { self.lock().init((&raw mut ARENA) as usize, FIRST) };
         }
 
         /// # Safety
         /// The memory must be mapped, and nobody else's.
         pub(super) unsafe fn add(&self, start: usize, size: usize) {
             // SAFETY: the caller's word.
-            unsafe { self.0.lock().add_to_heap(start, start + size) };
+            unsafe { self.lock().add_to_heap(start, start + size) };
         }
 
         pub(super) fn free(&self) -> usize {
-            let heap = self.0.lock();
+            let heap = self.lock();
             heap.stats_total_bytes() - heap.stats_alloc_actual()
         }
 
         pub(super) fn total(&self) -> usize {
-            self.0.lock().stats_total_bytes()
+            self.lock().stats_total_bytes()
         }
     }
 
     // SAFETY: the buddy allocator gives out disjoint blocks of the layout asked for.
     unsafe impl GlobalAlloc for HypHeap {
         unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-            self.0
-                .lock()
+            self.lock()
                 .alloc(layout)
                 .map_or(null_mut(), NonNull::as_ptr)
         }
@@ -70,7 +74,7 @@ mod heap {
         unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
             if let Some(at) = NonNull::new(at) {
                 // SAFETY: the caller's word: `at` came from `alloc` with this layout.
-                unsafe { self.0.lock().dealloc(at, layout) };
+                unsafe { self.lock().dealloc(at, layout) };
             }
         }
     }
@@ -85,30 +89,35 @@ pub fn init() {
 /// Free frames of 4 KiB.
 static FRAMES: Mutex<Frames> = Mutex::new(Frames::new());
 
+#[inline(never)]
+fn frames() -> MutexGuard<'static, Frames> {
+    FRAMES.lock()
+}
+
 /// Bytes of RAM that are free.
 #[must_use]
 pub fn free_bytes() -> u64 {
-    FRAMES.lock().count() << PAGE_SHIFT
+    frames().count() << PAGE_SHIFT
 }
 
 /// Adds free RAM; what is less than a page at either end is lost.
 pub fn add_ram(start: Pa, size: u64) {
     let first = start.0.div_ceil(PAGE);
     let end = (start.0 + size) >> PAGE_SHIFT;
-    FRAMES.lock().put(first as u32, end as u32);
+    frames().put(first as u32, end as u32);
 }
 
 /// Takes `size` bytes aligned to `align`, both multiples of the page size.
 #[must_use]
 pub fn alloc(size: u64, align: u64) -> Option<Pa> {
-    let frame = FRAMES.lock().take(order(size, align))?;
+    let frame = frames().take(order(size, align))?;
     Some(Pa(u64::from(frame) << PAGE_SHIFT))
 }
 
 /// Gives back what [`alloc()`] gave for the same size and alignment.
 pub fn free(pa: Pa, size: u64, align: u64) {
     let first = (pa.0 >> PAGE_SHIFT) as u32;
-    FRAMES.lock().put(first, first + (1 << order(size, align)));
+    frames().put(first, first + (1 << order(size, align)));
 }
 
 /// Of the block of frames that is taken for so much.
