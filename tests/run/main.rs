@@ -77,6 +77,7 @@ const TESTS: &[Test] = tests! {
         registers_that_are_not_there_are_undefined
         id_registers_are_the_machines
         the_physical_timer_counts
+        the_physical_timer_fires_however_little_time_it_is_given
         an_asynchronous_abort_is_pended_in_the_guest_that_caused_it;
     schedule:
         a_vcpu_alone_has_no_slice_and_waits_by_itself
