@@ -6,6 +6,7 @@
 
 use crate::addr::{Ipa, PAGE, PAGE_SHIFT, Pa};
 use crate::fdt::Range;
+use crate::lent::Lent;
 use crate::machine::window;
 use alloc::vec::Vec;
 use frames::Frames;
@@ -145,6 +146,8 @@ pub struct Extent {
 #[derive(Debug, Default)]
 pub struct Ram {
     extents: Vec<Extent>,
+    /// What stands in for some of it.
+    lent: Option<Lent>,
 }
 
 impl Ram {
@@ -197,7 +200,20 @@ impl Ram {
     }
 
     /// Where `ipa` is, and the bytes from there to the end of its piece.
-    fn find(&self, ipa: Ipa) -> Result<(Pa, u64), NotRam> {
+    ///
+    /// # Errors
+    /// Where it is not RAM.
+    pub fn find(&self, ipa: Ipa) -> Result<(Pa, u64), NotRam> {
+        let (pa, room) = self.find_own(ipa)?;
+        let Some(lent) = &self.lent else {
+            return Ok((pa, room));
+        };
+        let (from, same) = lent.find(ipa);
+        Ok((from.unwrap_or(pa), room.min(same)))
+    }
+
+    /// The same, whatever stands in for it.
+    fn find_own(&self, ipa: Ipa) -> Result<(Pa, u64), NotRam> {
         let inside = |extent: &&Extent| ipa.0.wrapping_sub(extent.ipa.0) < extent.size;
         let extent = self.extents.iter().find(inside).ok_or(NotRam(ipa))?;
         let offset = ipa.0 - extent.ipa.0;
@@ -233,11 +249,65 @@ impl Ram {
         })
     }
 
+    /// Refuses to write to what is lent.
+    fn check_own(&self, ipa: Ipa, size: u64) -> Result<(), NotRam> {
+        let Some(lent) = &self.lent else {
+            return Ok(());
+        };
+        let mut done = 0;
+        while done < size {
+            let at = Ipa(ipa.0.saturating_add(done));
+            match lent.find(at) {
+                (None, same) => done = done.saturating_add(same),
+                (Some(_), _) => return Err(NotRam(at)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Lends `size` bytes of a module, from `offset` on, in place of what is at `ipa`; where they
+    /// are. All three are multiples of the page size, and there is one loan at a time.
+    ///
+    /// # Errors
+    /// The first address that is not RAM.
+    pub fn lend(
+        &mut self,
+        ipa: Ipa,
+        module: &ModuleMemory,
+        offset: u64,
+        size: u64,
+    ) -> Result<Pa, NotRam> {
+        let size = size.min(module.size.saturating_sub(offset));
+        self.pieces(ipa, size, |_, _, _| ())?;
+        let pa = Pa(module.pa.0 + offset);
+        self.lent = Some(Lent::new(ipa, pa, size));
+        Ok(pa)
+    }
+
+    /// Ends the loan: what is the guest's own holds what it held before.
+    pub fn take_back(&mut self) {
+        self.lent = None;
+    }
+
+    /// Copies what is lent around `ipa`, to be the guest's own: from where on, and how many bytes.
+    /// `None` where nothing is lent.
+    pub fn keep(&mut self, ipa: Ipa) -> Option<(Ipa, u64)> {
+        let (at, from, size) = self.lent.as_mut()?.keep(ipa)?;
+        let copied = self.pieces(at, size, |pa, done, part| {
+            // SAFETY: as for `load`.
+            unsafe { window::copy(pa, Pa(from.0 + done), part) };
+        });
+        debug_assert_eq!(copied, Ok(()), "lent in place of RAM");
+        self.clean(at, size);
+        Some((at, size))
+    }
+
     /// Writes to `ipa` on.
     ///
     /// # Errors
-    /// The first address that is not RAM; what comes before it has been written.
+    /// The first address that is not RAM, or lent; what comes before it may have been written.
     pub fn write(&mut self, ipa: Ipa, bytes: &[u8]) -> Result<(), NotRam> {
+        self.check_own(ipa, bytes.len() as u64)?;
         self.pieces(ipa, bytes.len() as u64, |pa, done, size| {
             // SAFETY: as for `read`.
             unsafe { window::write(pa, &bytes[done as usize..(done + size) as usize]) };
@@ -267,8 +337,9 @@ impl Ram {
     /// Writes `size` bytes, 1, 2 or 4, in one piece to `ipa`, which counts as aligned to that.
     ///
     /// # Errors
-    /// Where it is not RAM.
+    /// Where it is not RAM, or lent.
     pub fn store_word(&mut self, ipa: Ipa, size: u32, value: u32) -> Result<(), NotRam> {
+        self.check_own(ipa, 1)?;
         let (pa, _) = self.find(ipa.align_down(size.into()))?;
         // SAFETY: as for `load_word`.
         unsafe { window::store(pa, size, value) };
@@ -278,7 +349,7 @@ impl Ram {
     /// Copies `size` bytes of a module to `ipa`.
     ///
     /// # Errors
-    /// The first address that is not RAM; what comes before it has been written.
+    /// The first address that is not RAM, or lent; what comes before it may have been written.
     pub fn load(
         &mut self,
         ipa: Ipa,
@@ -287,14 +358,16 @@ impl Ram {
         size: u64,
     ) -> Result<(), NotRam> {
         let size = size.min(module.size.saturating_sub(offset));
+        self.check_own(ipa, size)?;
         self.pieces(ipa, size, |pa, done, part| {
             // SAFETY: as for `read`; a module's memory is in no frame allocator's hands.
             unsafe { window::copy(pa, Pa(module.pa.0 + offset + done), part) };
         })
     }
 
-    /// Zeroes everything.
+    /// Zeroes everything; nothing is lent any more.
     pub fn scrub(&mut self) {
+        self.take_back();
         for extent in &self.extents {
             // SAFETY: as for `read`.
             unsafe {
@@ -308,9 +381,10 @@ impl Ram {
     /// Zeroes `size` bytes from `ipa` on.
     ///
     /// # Errors
-    /// The first address that is not RAM; what comes before it has been zeroed.
+    /// The first address that is not RAM, or lent; what comes before it may have been zeroed.
     pub fn clear(&mut self, ipa: Ipa, size: u64) -> Result<(), NotRam> {
         const LINE: u64 = 64;
+        self.check_own(ipa, size)?;
         self.pieces(ipa, size, |pa, _, size| {
             let head = (pa.0.wrapping_neg() % LINE).min(size);
             let lines = (size - head) / LINE * LINE;

@@ -198,6 +198,9 @@ fn one(
 ) -> Result<u32, Unmade> {
     let mut state = vcpu.vm.lock();
     let nothing = Unmade::Abort(Fault::External, va);
+    if store.is_some() {
+        state.memory.keep(ipa);
+    }
     match state.memory.space.lookup(ipa) {
         // In RAM the guest's own instruction does what no sequence of accesses can.
         Leaf::Ram { .. } if bond != Bond::None => Err(Unmade::Again),
