@@ -276,8 +276,8 @@ impl Cpu {
             if vcpu.index == 0 {
                 at(vcpu.vm.alarm_ticks());
             }
-            if self.loaded == Some(index) && vcpu.timer.runs() {
-                at(vcpu.timer.deadline(machine::now()));
+            if self.loaded == Some(index) {
+                at(vcpu.timer.due());
             }
             if let State::Waiting(deadline) = vcpu.state {
                 at(deadline);

@@ -521,15 +521,15 @@ impl Vcpu {
     }
 
     /// Gives the line of the physical timer the level that it has now.
-    pub fn update_timer(&self) {
-        let level = self.timer.line(machine::now());
+    pub fn update_timer(&mut self) {
+        let level = self.timer.sample(machine::now());
         self.with_gic(|gic, vcpu, _| gic.set_level(vcpu, interrupt::PHYSICAL_TIMER, level));
     }
 
     /// The Hyp timer has fired, perhaps for the physical timer's line, and perhaps so that it is known
     /// whether the virtual timer's interrupt has been deactivated.
-    pub fn look_at_timers(&self) {
-        let level = self.timer.line(machine::now());
+    pub fn look_at_timers(&mut self) {
+        let level = self.timer.sample(machine::now());
         self.with_gic(|gic, vcpu, lrs| {
             let mut kick = Kick(0);
             if gic.outstanding(vcpu, interrupt::VIRTUAL_TIMER) {
