@@ -75,6 +75,7 @@ impl Link {
     /// Asks for what the bits of `requests` say, at once.
     pub fn request(&self, requests: u32) {
         self.requests.fetch_or(requests, Ordering::Release);
+        news::announce(self.cpu, news::REQUEST);
         machine::kick(self.cpu);
     }
 
@@ -100,6 +101,37 @@ impl Link {
             0 => 0,
             _ => self.requests.swap(0, Ordering::Acquire),
         }
+    }
+}
+
+/// What may be new for each CPU, as bits of [`news`].
+static NEWS: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
+
+/// What may be new for a CPU.
+pub mod news {
+    use super::{AtomicU32, NEWS, Ordering};
+
+    /// A request to one of its vCPUs.
+    pub const REQUEST: u32 = 1;
+    /// A vCPU.
+    pub const ARRIVAL: u32 = 2;
+
+    /// Says what is new for CPU number `cpu`, after it has been put where it is found.
+    pub fn announce(cpu: usize, what: u32) {
+        if let Some(news) = NEWS.get(cpu) {
+            news.fetch_or(what, Ordering::Release);
+        }
+    }
+
+    /// Takes what is new for CPU number `cpu`, which asks.
+    #[inline(always)]
+    #[must_use]
+    pub fn take(cpu: usize) -> u32 {
+        let take = |news: &AtomicU32| match news.load(Ordering::Relaxed) {
+            0 => 0,
+            _ => news.swap(0, Ordering::Acquire),
+        };
+        NEWS.get(cpu).map_or(0, take)
     }
 }
 
