@@ -138,10 +138,12 @@ impl Vcpu {
         *count = count.wrapping_add(1);
     }
 
-    /// It gets a CPU.
+    /// It gets a CPU, or still has it.
     #[inline(always)]
     pub fn start_clock(&mut self) {
-        self.since = machine::now();
+        if self.since == NEVER {
+            self.since = machine::now();
+        }
     }
 
     /// It loses its CPU.

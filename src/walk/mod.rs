@@ -150,8 +150,9 @@ impl Rights {
     }
 }
 
-/// What is allowed at both privilege levels.
+/// What is allowed at both privilege levels. In words, or else every copy is a call.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[repr(align(4))]
 pub struct Permissions {
     /// At PL1.
     pub privileged: Rights,

@@ -40,6 +40,7 @@ pub(super) fn translate(memory: &Memory, va: u32, access: Access) -> Result<Tran
 
 /// A guest that reaches memory past the caches must be met there: what they hold of `size` bytes
 /// at `ipa` goes to memory, and is forgotten.
+#[inline(always)]
 fn settle(memory: &Memory, ipa: Ipa, size: u32) {
     if !Live::cached() {
         memory.ram.clean(ipa, size.into());
