@@ -1,7 +1,7 @@
 //! Loads, stores and fetches that stage 2 stopped.
 
 mod emulate;
-mod memory;
+pub(super) mod memory;
 
 use super::{Next, external_abort};
 use crate::addr::{Ipa, PAGE};
