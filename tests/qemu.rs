@@ -297,6 +297,16 @@ const CASES: &[Case] = &[
         ..GUESTS
     },
     Case {
+        name: "native::translate",
+        native: Some("translate"),
+        ..GUESTS
+    },
+    Case {
+        name: "guests::translate",
+        vms: &["kernel=guest:translate,memory=64M"],
+        ..GUESTS
+    },
+    Case {
         name: "guests::faults",
         vms: &["kernel=guest:faults,memory=64M"],
         ..GUESTS
