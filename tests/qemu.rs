@@ -15,6 +15,7 @@ use dtoolkit::{Node, Property};
 use libtest_mimic::{Arguments, Failed, Trial};
 use regex::Regex;
 use xtask::board::{self, Board};
+use xtask::build::Profile;
 use xtask::console::{self, Ending, Input, Outcome, Session};
 use xtask::debian;
 use xtask::image::{self, Images};
@@ -59,6 +60,8 @@ struct Case {
     /// More of QEMU's options; `{guests}` is where the guests are.
     more: &'static [&'static str],
     seconds: u64,
+    /// Whether the hypervisor is built with overflow checks and assertions.
+    checked: bool,
     /// Left out of an ordinary run.
     soak: bool,
 }
@@ -81,6 +84,7 @@ const PLAIN: Case = Case {
     check: None,
     more: &[],
     seconds: 60,
+    checked: false,
     soak: false,
 };
 
@@ -659,7 +663,7 @@ fn main() -> ExitCode {
 }
 
 fn figures() -> Result<(), Failed> {
-    let (qemu, images) = built()?;
+    let (qemu, images) = built(Profile::Release)?;
     let figures = bench::measure(qemu.clone(), images.clone())?;
     match bench::over_budget(&figures, &Board::named(board::DEFAULT)?)?.as_slice() {
         [] => Ok(()),
@@ -700,19 +704,25 @@ fn guests_of_tests() -> Vec<Case> {
 }
 
 /// What every case needs: QEMU and the images, with the guests built.
-fn built() -> Result<&'static (PathBuf, Images), Failed> {
-    static BUILT: OnceLock<Result<(PathBuf, Images), String>> = OnceLock::new();
+fn built(profile: Profile) -> Result<&'static (PathBuf, Images), Failed> {
+    type Built = OnceLock<Result<(PathBuf, Images), String>>;
+    static RELEASE: Built = OnceLock::new();
+    static CHECKED: Built = OnceLock::new();
+    let built = match profile {
+        Profile::Release => &RELEASE,
+        Profile::Checked => &CHECKED,
+    };
     let build = || -> anyhow::Result<(PathBuf, Images)> {
         let asked = std::env::var_os(test::QEMU_VARIABLE).map(PathBuf::from);
         let qemu = match asked {
             Some(path) => path,
             None => setup::qemu(None)?,
         };
-        let images = image::build(image::DEFAULT_LOAD, Line::IfSlow)?;
+        let images = image::build(profile, image::DEFAULT_LOAD, Line::IfSlow)?;
         build::guests(Line::IfSlow)?;
         Ok((qemu, images))
     };
-    let result = BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}")));
+    let result = built.get_or_init(|| build().map_err(|error| format!("{error:#}")));
     result.as_ref().map_err(|error| error.into())
 }
 
@@ -751,7 +761,7 @@ impl Case {
     }
 
     fn machine(&self, place: &Path) -> Result<Machine, Failed> {
-        let (qemu, images) = built()?;
+        let (qemu, images) = built(Profile::checked(self.checked))?;
         let mut images = images.clone();
         if let Load::Uimage(address) = self.load {
             images.uimage = place.join("armillary.uimage");
