@@ -105,6 +105,18 @@ const LINUX: Case = Case {
     ..PLAIN
 };
 
+/// Whatever a storm in one VM does, the other's memory and devices keep what was written, until a key is typed at the storm's end.
+const STORM: Case = Case {
+    vms: &["kernel=guest:storm,memory=64M,cpus=2,name=storm", CANARY],
+    typed: &[("storm: SUMMARY", "\x011 ")],
+    smp: 2,
+    icount: false,
+    checked: true,
+    ..GUESTS
+};
+
+const CANARY: &str = "kernel=guest:canary,memory=32M,append=seed=2 stride=64 key,name=canary";
+
 /// Commands for `run=` that may use `clock NAME`, which prints the second that begins by the real-time clock, and the time by
 /// Linux's.
 macro_rules! clock {
@@ -386,6 +398,26 @@ const CASES: &[Case] = &[
             "kernel=guest:canary,memory=64M,append=seed=3,name=three",
         ],
         ..GUESTS
+    },
+    Case {
+        name: "guests::hostile",
+        vms: &["kernel=guest:hostile,memory=64M"],
+        checked: true,
+        ..GUESTS
+    },
+    Case {
+        name: "guests::storm_beside_a_canary",
+        ..STORM
+    },
+    Case {
+        name: "guests::storm_of_ten_million_beside_a_canary",
+        vms: &[
+            "kernel=guest:storm,memory=64M,cpus=2,append=seed=2 thousands=10000,name=storm",
+            CANARY,
+        ],
+        seconds: 3600,
+        soak: true,
+        ..STORM
     },
     Case {
         name: "guests::canary_lives_more_often_than_there_are_vmids",
