@@ -111,7 +111,7 @@ fn show() {
     let focused = vm::focused().map(|vm| vm.id);
     for (number, vm) in vm::all().iter().enumerate() {
         let mark = if focused == Some(vm.id) { "*" } else { " " };
-        let memory = vm.lock().memory.size() >> 20;
+        let memory = vm.state().memory.size() >> 20;
         log::info!("{mark}{number} {}: {memory} MiB", vm.name());
         for index in 0..vm.links.len() {
             log::info!("    {}", Line(vm, index));

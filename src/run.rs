@@ -242,7 +242,7 @@ impl Cpu {
                 at(vcpu.vm.alarm_ticks());
             }
             if self.loaded == Some(index) {
-                at(vcpu.timer.deadline(machine::now()));
+                at(vcpu.timer.due());
             }
             if let State::Waiting(deadline) = vcpu.state {
                 at(deadline);

@@ -493,8 +493,8 @@ impl Vcpu {
     }
 
     /// Gives the line of the physical timer the level that it has now.
-    pub fn update_timer(&self) {
-        let level = self.timer.line(machine::now());
+    pub fn update_timer(&mut self) {
+        let level = self.timer.sample(machine::now());
         self.with_gic(|gic, vcpu, _| gic.set_level(vcpu, interrupt::PHYSICAL_TIMER, level));
     }
 

@@ -242,6 +242,12 @@ impl Vm {
         self.state.lock()
     }
 
+    /// As [`lock`](Self::lock), for what is rare: a call in place of the lock's code.
+    #[inline(never)]
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.lock()
+    }
+
     /// VTTBR for a vCPU of it that is being loaded on CPU number `cpu`.
     #[must_use]
     pub fn vttbr(&self, cpu: usize) -> u64 {
@@ -255,7 +261,7 @@ impl Vm {
             machine::flush_all_vmids,
         );
         let vttbr = self.root | u64::from(vmid) << 48;
-        self.lock().memory.space.tables_mut().vttbr = vttbr;
+        self.state().memory.space.tables_mut().vttbr = vttbr;
         vttbr
     }
 
@@ -290,7 +296,7 @@ impl Vm {
 
     /// Asks all vCPUs to leave, for what `stop` says; the first reason stands.
     pub fn stop(&self, stop: Stop) {
-        let mut state = self.lock();
+        let mut state = self.state();
         state.stop.get_or_insert(stop);
         for (index, link) in self.links.iter().enumerate() {
             if state.power.cpu(index) != CpuPower::Off {
@@ -353,7 +359,7 @@ impl Vm {
     /// Lets the real-time clock look whether its alarm is due.
     pub fn ring(&self) {
         let now = self.seconds();
-        let mut state = self.lock();
+        let mut state = self.state();
         let line = state.rtc.advance(now);
         let kick = match line {
             Line::Same => Kick(0),
@@ -366,7 +372,7 @@ impl Vm {
 
     /// vCPU `index` begins; where.
     pub fn started(&self, index: usize) -> Start {
-        let mut state = self.lock();
+        let mut state = self.state();
         state.power.started(index);
         state.gic.reset_interface(index);
         state.starts.get(index).copied().unwrap_or_default()
@@ -375,7 +381,7 @@ impl Vm {
     /// vCPU `index` has left for good. If it was the last, the VM ends or begins anew.
     pub fn left(&self, index: usize) {
         let stop = {
-            let mut state = self.lock();
+            let mut state = self.state();
             state.power.stopped(index);
             if !state.power.all_off() {
                 return;
@@ -386,7 +392,7 @@ impl Vm {
             return self.restart();
         }
         {
-            let mut state = self.lock();
+            let mut state = self.state();
             state.memory.ram.scrub();
             state.forget_input();
         }
@@ -408,7 +414,7 @@ impl Vm {
 
     fn restart(&self) {
         let loaded = {
-            let mut state = self.lock();
+            let mut state = self.state();
             state.memory.ram.scrub();
             state.uart = Pl011::new();
             state.forget_input();
@@ -510,7 +516,7 @@ impl Vm {
     /// Whether one of its vCPUs is on.
     #[must_use]
     pub fn is_up(&self) -> bool {
-        !self.lock().power.all_off()
+        !self.state().power.all_off()
     }
 
     /// From now on what is typed goes to this VM.
@@ -519,7 +525,7 @@ impl Vm {
         FOCUS.store(self.id, Ordering::Relaxed);
         console::set_focus(self.writer);
         if let Some(before) = before {
-            before.lock().hear();
+            before.state().hear();
             log::info!("input goes to {}", self.name());
         }
     }
@@ -527,13 +533,13 @@ impl Vm {
     /// Whether it takes what is typed. It does not while its input is full.
     #[must_use]
     pub fn hears(&self) -> bool {
-        self.lock().deaf.is_none()
+        self.state().deaf.is_none()
     }
 
     /// A byte has been typed.
     pub fn type_in(&self, byte: u8) {
         let kick = {
-            let mut state = self.lock();
+            let mut state = self.state();
             state.type_in(byte);
             let level = state.uart.line();
             state.gic.set_level(0, interrupt::UART, level)
@@ -544,7 +550,7 @@ impl Vm {
     /// Gives up on a guest that has read nothing for a while: what is typed beyond its input is
     /// lost, so that the operator's commands are heard again. When to ask again, ticks.
     pub fn give_up(&self) -> Option<u64> {
-        let mut state = self.lock();
+        let mut state = self.state();
         let until = state.deaf? + u64::from(machine::wiring().frequency) * HEARING;
         if machine::now() < until {
             return Some(until);

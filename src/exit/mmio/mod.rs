@@ -177,10 +177,20 @@ pub(super) fn data_abort(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
     if abort.described() {
         return access(vcpu, abort, faulting(far));
     }
+    let permission = matches!(abort.status(), FaultStatus::Permission { .. });
+    if permission
+        && abort.write()
+        && !abort.s1ptw()
+        && let Some(ipa) = translated(vcpu, far, kind)
+        && vcpu.vm.lock().memory.keep(ipa)
+    {
+        return Next::Resume;
+    }
     if abort.mmio() {
-        let ipa = match abort.status() {
-            FaultStatus::Permission { .. } => translated(vcpu, far, kind),
-            _ => Some(faulting(far)),
+        let ipa = if permission {
+            translated(vcpu, far, kind)
+        } else {
+            Some(faulting(far))
         };
         return match ipa {
             Some(ipa) if abort.isv() => access(vcpu, abort, ipa),
