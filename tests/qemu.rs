@@ -400,12 +400,6 @@ const CASES: &[Case] = &[
         ..GUESTS
     },
     Case {
-        name: "guests::hostile",
-        vms: &["kernel=guest:hostile,memory=64M"],
-        checked: true,
-        ..GUESTS
-    },
-    Case {
         name: "guests::storm_beside_a_canary",
         ..STORM
     },
@@ -462,6 +456,7 @@ const CASES: &[Case] = &[
             "kernel=guest:hostile,memory=32M,append=step=4099,name=bad",
             "kernel=guest:canary,memory=48M,append=seed=2,name=good",
         ],
+        checked: true,
         ..GUESTS
     },
     Case {
