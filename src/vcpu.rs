@@ -1,6 +1,7 @@
 //! A vCPU, as the CPU that runs it has it: its registers, and what it does to its VM's devices.
 
 use crate::bus::{Device, interrupt};
+use crate::decode::Instruction;
 use crate::line::Line;
 use crate::machine::{self, Context, ListRegisters, Live, LiveBanks};
 use crate::pl031::Pl031;
@@ -78,8 +79,8 @@ pub struct Vcpu {
     pub state: State,
     /// Its physical timer, which is emulated.
     pub timer: Timer,
-    /// Loads and stores that could not be performed, UNPREDICTABLE ones among them.
-    pub refused: u32,
+    /// Loads and stores that could not be performed, UNPREDICTABLE ones among them, and the last one.
+    pub refused: (u32, Option<Instruction>),
     banks: LiveBanks,
     exits: [u64; REASONS],
     /// How long it has had a CPU, and since when it has it now, ticks.
@@ -99,7 +100,7 @@ impl Vcpu {
             context,
             state: State::Off,
             timer,
-            refused: 0,
+            refused: (0, None),
             banks: LiveBanks,
             exits,
             ran: 0,
@@ -138,6 +139,7 @@ impl Vcpu {
             },
             exits: self.exits,
             ran: self.ran,
+            refused: self.refused,
         };
     }
 

@@ -14,6 +14,9 @@ use crate::syndrome::{DataAbort, FaultStatus, PrefetchAbort};
 use crate::vcpu::{Reason, Vcpu};
 use crate::walk::{self, Kind};
 
+/// DFSR.CM: a cache maintenance operation aborted (B4.1.52).
+const DFSR_CM: u32 = 1 << 13;
+
 /// The address that stage 2 stopped: the page from HPFAR, which holds bits 39:12 in 31:4, and the
 /// offset from the virtual address.
 #[inline(always)]
@@ -205,6 +208,9 @@ pub(super) fn data_abort(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
     };
     if let Some(fault) = fault {
         inject::data_abort(&mut vcpu.context, fault, far, abort.write());
+        if abort.cm() {
+            Live::set_dfsr(Live::dfsr() | DFSR_CM);
+        }
     }
     Next::Resume
 }
