@@ -42,6 +42,8 @@ pub mod request {
     pub const PAUSE: u32 = 16;
     /// Publish the vCPU's [`Figures`](super::Figures).
     pub const REPORT: u32 = 32;
+    /// Look when the real-time clock's alarm is due.
+    pub const ALARM: u32 = 64;
 }
 
 /// A vCPU as other CPUs see it.
@@ -94,6 +96,7 @@ impl Link {
 
     /// Takes what has been asked for.
     #[must_use]
+    #[inline(always)]
     pub fn take(&self) -> u32 {
         // The load alone costs no exclusive access, and mostly finds nothing.
         match self.requests.load(Ordering::Relaxed) {
@@ -345,8 +348,10 @@ impl Vm {
         let left = |due: u32| due.wrapping_sub(self.seconds());
         let due = state.rtc.deadline().map(left).filter(|&left| left != 0);
         let due = due.map_or(NO_ALARM, |left| up.saturating_add(left));
-        if self.alarm.swap(due, Ordering::Relaxed) != due {
-            self.wake(1);
+        if self.alarm.swap(due, Ordering::Relaxed) != due
+            && let Some(link) = self.links.first()
+        {
+            link.request(request::ALARM);
         }
     }
 
