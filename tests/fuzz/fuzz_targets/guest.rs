@@ -15,6 +15,9 @@ use std::cell::RefCell;
 
 const CODE: u32 = 0x4010_0000;
 const TABLE: u32 = 0x4020_0000;
+/// HVC #0.
+const HVC: u32 = 0x12 << 26;
+const TRANSLATE: u32 = 0x8600_0004;
 /// Where entries are put that tables may point to, and what they may point to.
 const PLACES: [u32; 8] = [
     TABLE,
@@ -61,13 +64,30 @@ impl Input {
         }
     }
 
-    /// Data and prefetch aborts mostly; trapped coprocessor instructions.
+    /// Data and prefetch aborts mostly; trapped coprocessor instructions, translations asked for.
     fn hsr(&mut self) -> u32 {
         const CLASSES: [u32; 16] = [
-            0x24, 0x24, 0x24, 0x24, 0x24, 0x24, 0x24, 0x20, 0x20, 0x03, 0x04, 0x05, 0x06, 0x07,
-            0x08, 0x0c,
+            0x24,
+            0x24,
+            0x24,
+            0x24,
+            0x24,
+            0x24,
+            0x24,
+            0x20,
+            0x20,
+            0x03,
+            0x04,
+            0x05,
+            0x06,
+            0x07,
+            0x0c,
+            HVC >> 26,
         ];
         let class = CLASSES[usize::from(self.byte() & 15)];
+        if class == HVC >> 26 {
+            return HVC;
+        }
         class << 26 | self.word() & 0x03ff_ffff
     }
 
@@ -120,6 +140,10 @@ fn one(board: &mut Board, mut input: Input) {
     let hsr = input.hsr();
     let before = board.run_if(move |guest| {
         input.guest(guest);
+        if hsr == HVC {
+            guest.regs.r[0] = TRANSLATE;
+            guest.regs.r[2] &= 15;
+        }
         guest.trap(hsr)
     });
     match before {
