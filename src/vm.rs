@@ -510,11 +510,12 @@ pub fn focused() -> Option<Arc<Vm>> {
 
 /// The next VM that is up is typed to.
 pub fn focus_next() {
-    let mut vms = all();
+    let vms = all();
     let id = FOCUS.load(Ordering::Relaxed);
     let here = vms.iter().position(|vm| vm.id == id);
-    vms.rotate_left(here.map_or(0, |place| place + 1));
-    if let Some(vm) = vms.iter().find(|vm| vm.is_up()) {
+    let after = here.map_or(0, |place| place + 1);
+    let mut turn = vms.iter().cycle().skip(after).take(vms.len());
+    if let Some(vm) = turn.find(|vm| vm.is_up()) {
         vm.focus();
     }
 }
