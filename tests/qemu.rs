@@ -112,6 +112,7 @@ const STORM: Case = Case {
     smp: 2,
     icount: false,
     checked: true,
+    seconds: 300,
     ..GUESTS
 };
 
