@@ -51,6 +51,9 @@ struct Popped(UnsafeCell<[u32; 4 * SLOTS]>);
 #[repr(align(0x400))]
 struct Second(UnsafeCell<[u32; 256 * TABLES]>);
 const TABLES: usize = 5;
+/// Second-level table of the long format for the GiB of the windows: blocks of 2 MiB.
+#[repr(align(0x1000))]
+struct Blocks(UnsafeCell<[[u32; 2]; 512]>);
 /// A spare word, data aborts, undefined instructions, prefetch aborts.
 struct Counters(UnsafeCell<[u32; 4]>);
 // SAFETY: of each, words are written by one CPU at a time; the table's by the other CPU alone once that runs.
@@ -60,10 +63,13 @@ unsafe impl Sync for Popped {}
 // SAFETY: as above.
 unsafe impl Sync for Second {}
 // SAFETY: as above.
+unsafe impl Sync for Blocks {}
+// SAFETY: as above.
 unsafe impl Sync for Counters {}
 static ROWS: Rows = Rows(UnsafeCell::new([[0; 1024]; 2]));
 static POPPED: Popped = Popped(UnsafeCell::new([0; 4 * SLOTS]));
 static SECOND: Second = Second(UnsafeCell::new([0; 256 * TABLES]));
+static BLOCKS: Blocks = Blocks(UnsafeCell::new([[0; 2]; 512]));
 static COUNTERS: Counters = Counters(UnsafeCell::new([0; 4]));
 static OVER: AtomicBool = AtomicBool::new(false);
 static CHANGES: AtomicU32 = AtomicU32::new(0);
@@ -199,6 +205,7 @@ fn change() {
             };
             put(SECOND.0.get().cast(), index as usize, entry);
         }
+        change_long(&mut random);
         let page = match random.below(8) {
             0 => 0,
             1 => code_page(0) | 1,
@@ -218,6 +225,39 @@ fn change() {
             cpu::relax();
         }
     }
+}
+
+/// The same for the map of the long format: a block of its last GiB, a table of blocks, or one in a device.
+fn change_long(random: &mut Random) {
+    let attributes = |random: &mut Random| {
+        let bits = u64::from(random.next());
+        bits << 32 & 0x0070_0000_0000_0000 | bits & 0x7dc
+    };
+    for index in 0..WINDOWS.len() / 2 {
+        let above = u64::from(random.below(4) == 0) << 32;
+        let at = u64::from(place(random) & 0xffe0_0000) | above;
+        let entry = at | attributes(random) | u64::from(random.below(4) != 0);
+        put(BLOCKS.0.get().cast(), 2 * index, entry as u32);
+        put(BLOCKS.0.get().cast(), 2 * index + 1, (entry >> 32) as u32);
+    }
+    let entry = match random.below(8) {
+        0 => 0,
+        1 => u64::from(machine().uart) | 3,
+        // Not the GiB of RAM.
+        2 => [0u64, 2, 3, 4][random.below(4) as usize] << 30 | attributes(random) | 1,
+        _ => u64::from(BLOCKS.0.get() as u32) | 3,
+    };
+    mmu::set_block(3, entry);
+}
+
+/// How addresses are mapped in a run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Map {
+    /// Not at all.
+    Off,
+    Short,
+    /// By the long format, in which the image is PL1's.
+    Long,
 }
 
 fn storm() -> Outcome {
@@ -269,19 +309,30 @@ fn storm() -> Outcome {
     Ok(())
 }
 
-/// One run of a row: from PL0 or PL1, with the MMU on or off, in either byte order.
+/// One run of a row: from PL0 or PL1, with the MMU off or on in either format, in either byte order.
 fn run(random: &mut Random, thumb: bool) -> u32 {
     let choice = random.next();
-    let (mapped, user, big) = (choice & 3 != 0, choice & 4 != 0, choice & 0x38 == 0);
+    let map = match choice & 7 {
+        0 | 1 => Map::Off,
+        2 => Map::Long,
+        _ => Map::Short,
+    };
+    let user = map != Map::Long && choice & 8 != 0;
+    let big = choice & 0x70 == 0;
     fill(random, big);
     let bit = |set: bool, bit: u32| if set { bit } else { 0 };
     let cpsr = bit(thumb, CPSR_T) | bit(big, CPSR_E) | if user { mode::USR } else { mode::SYS };
-    if mapped {
-        mmu::on();
-    } else {
-        mmu::off();
+    mmu::off();
+    match map {
+        Map::Off => {}
+        Map::Short => mmu::on(),
+        Map::Long => mmu::on_long(),
     }
-    let code = if mapped { CODE } else { row(0) as u32 };
+    let code = if map == Map::Short {
+        CODE
+    } else {
+        row(0) as u32
+    };
     mcr!(15, 0, 12, 0, 0; &raw const storm_vectors as u32);
     // SAFETY: the row ends with an SVC, and neither it nor what it pops reaches what is used here.
     let wild = unsafe {
@@ -293,6 +344,9 @@ fn run(random: &mut Random, thumb: bool) -> u32 {
         )
     };
     mcr!(15, 0, 12, 0, 0; vectors().0);
+    if map == Map::Long {
+        mmu::off_long();
+    }
     wild
 }
 
