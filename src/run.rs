@@ -382,6 +382,9 @@ impl Cpu {
             vcpu.vm.vttbr(self.index),
             self.vfp == Some(index),
         );
+        if vcpu.vm.takes_turns(self.index, vcpu.index) {
+            machine::flush_own_vmid();
+        }
         vcpu.load_interrupts();
         vm::note_loaded(self.index, &vcpu.vm, vcpu.index);
         self.loaded = Some(index);

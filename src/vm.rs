@@ -25,7 +25,7 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::num::NonZeroU32;
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use spin::{Mutex, MutexGuard};
 
 /// What one CPU asks of the CPU that a vCPU lives on, as bits of [`Link`].
@@ -154,6 +154,8 @@ pub struct Vm {
     pub writer: console::Writer,
     /// Its vCPUs as other CPUs see them.
     pub links: Vec<Link>,
+    /// For each CPU the vCPU that was last loaded there, plus one.
+    last_loaded: [AtomicU8; MAX_CPUS],
     /// When the real-time clock's alarm is due, in seconds of the counter; [`NO_ALARM`]: never.
     alarm: AtomicU32,
     vmid: Vmid,
@@ -228,6 +230,7 @@ impl Vm {
             config,
             writer,
             links,
+            last_loaded: Default::default(),
             alarm: AtomicU32::new(NO_ALARM),
             vmid,
             root,
@@ -269,6 +272,19 @@ impl Vm {
         let vttbr = self.root | u64::from(vmid) << 48;
         self.state().memory.space.tables_mut().vttbr = vttbr;
         vttbr
+    }
+
+    /// Whether CPU number `cpu`, which loads vCPU `index`, had another one of this VM last. Its TLB then
+    /// holds translations that look like this one's: on a machine of its own each has its own tables, and
+    /// may use the same ASIDs for them. What a vCPU invalidates is broadcast, so what it left elsewhere
+    /// does no harm.
+    pub fn takes_turns(&self, cpu: usize, index: usize) -> bool {
+        let own = index as u8 + 1;
+        self.links.len() > 1
+            && self
+                .last_loaded
+                .get(cpu)
+                .is_some_and(|last| last.swap(own, Ordering::Relaxed) != own)
     }
 
     /// Its name.
