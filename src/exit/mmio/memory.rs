@@ -1,12 +1,13 @@
 //! The guest's memory, as its instructions reach it.
 //!
-//! Addresses are translated by the guest's own tables, in software. The core would do it too (ATS1CPR
-//! and kin, PAR kept), and with HCR.VM and HCR.PTW even safely: stage 2 holds for the reads of the walk, and a
-//! table outside the guest's RAM is told in PAR. But in Hyp PAR has the long format, in which QEMU 7.2
-//! can't say that a domain refused: it ends at an assertion, and takes all VMs with it, whenever a guest
-//! wishes. What is left are guests with long descriptors, or with no domain that refuses; and even there no
-//! operation asks for the right to execute, or says who has refused the guest what. So there is one way for all,
-//! and a guest of tests compares it with the core's.
+//! Addresses are translated by the guest's own tables, in software. The core would do it too
+//! (ATS1CPR and kin, PAR kept), and with HCR.VM and HCR.PTW even safely: stage 2 holds for the
+//! reads of the walk, and a table outside the guest's RAM is told in PAR. But in Hyp PAR has the
+//! long format, in which QEMU 7.2 can't say that a domain refused: it ends at an assertion, and
+//! takes all VMs with it, whenever a guest wishes. What is left are guests with long descriptors,
+//! or with no domain that refuses; and even there no operation asks for the right to execute, or
+//! says who has refused the guest what. So there is one way for all, and a guest of tests compares
+//! it with the core's.
 
 use crate::addr::Ipa;
 use crate::decode::Instruction;
