@@ -139,6 +139,12 @@ impl core::fmt::Display for Line<'_> {
                 write!(f, " {name} {count}")?;
             }
         }
-        f.write_str(if none { " none" } else { "" })
+        if none {
+            f.write_str(" none")?;
+        }
+        match figures.refused {
+            (count, Some(last)) => write!(f, "; not performed {count}, last {last}"),
+            _ => Ok(()),
+        }
     }
 }
