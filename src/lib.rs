@@ -116,6 +116,7 @@ pub mod regs;
 pub mod syndrome;
 pub mod decode;
 pub mod stage2;
+pub mod region;
 pub mod walk;
 pub mod vmid;
 pub mod line;
