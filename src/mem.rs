@@ -278,6 +278,17 @@ impl Ram {
         Ok(())
     }
 
+    /// Writes each of `words` so, one after the other.
+    ///
+    /// # Errors
+    /// Where it is not RAM.
+    pub fn store_words(&mut self, ipa: Ipa, words: &[u32]) -> Result<(), NotRam> {
+        for (at, &word) in (ipa.0..).step_by(4).zip(words) {
+            self.store_word(Ipa(at), 4, word)?;
+        }
+        Ok(())
+    }
+
     /// Copies `size` bytes of a module to `ipa`.
     ///
     /// # Errors

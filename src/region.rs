@@ -151,16 +151,20 @@ impl Map {
 
     /// All pages that have a slot: those of one region, then those of several.
     pub fn pages(&self) -> impl Iterator<Item = Pages> {
-        let whole = self.regions.iter().enumerate().filter_map(|(index, region)| {
-            let first = u64::from(region.first).next_multiple_of(PAGE);
-            let end = (u64::from(region.last) + 1) & !u64::from(INSIDE);
-            (first < end).then(|| Pages {
-                first: first as u32,
-                last: (end - 1) as u32,
-                slot: region.slot(index),
-                region: Some(index),
-            })
-        });
+        let whole = self
+            .regions
+            .iter()
+            .enumerate()
+            .filter_map(|(index, region)| {
+                let first = u64::from(region.first).next_multiple_of(PAGE);
+                let end = (u64::from(region.last) + 1) & !u64::from(INSIDE);
+                (first < end).then(|| Pages {
+                    first: first as u32,
+                    last: (end - 1) as u32,
+                    slot: region.slot(index),
+                    region: Some(index),
+                })
+            });
         let lists = self.lists.iter().enumerate().map(|(index, list)| Pages {
             first: list.page,
             last: list.page | INSIDE,
@@ -182,20 +186,26 @@ impl Map {
             let shared = self.regions.get(index..index + list.count as usize)?;
             index += shared.partition_point(|region| region.last < address);
         }
-        self.regions.get(index).filter(|region| region.holds(address, width))
+        self.regions
+            .get(index)
+            .filter(|region| region.holds(address, width))
     }
 
     /// The same by the address alone, at a cost that grows with the number of regions.
     #[must_use]
     pub fn find_by_address(&self, address: u32, width: u32) -> Option<&Region> {
         let index = self.regions.partition_point(|region| region.last < address);
-        self.regions.get(index).filter(|region| region.holds(address, width))
+        self.regions
+            .get(index)
+            .filter(|region| region.holds(address, width))
     }
 }
 
 impl Region {
     fn holds(&self, address: u32, width: u32) -> bool {
-        self.first <= address && self.last.wrapping_sub(address) >= width.wrapping_sub(1) && address <= self.last
+        self.first <= address
+            && self.last.wrapping_sub(address) >= width.wrapping_sub(1)
+            && address <= self.last
     }
 }
 
@@ -224,7 +234,9 @@ mod tests {
     }
 
     fn slot_of(map: &Map, address: u32) -> Option<u32> {
-        let mut of = map.pages().filter(|pages| pages.first <= address && address <= pages.last);
+        let mut of = map
+            .pages()
+            .filter(|pages| pages.first <= address && address <= pages.last);
         let slot = of.next().map(|pages| pages.slot);
         assert!(of.next().is_none(), "{address:#x} has two slots");
         slot

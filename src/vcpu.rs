@@ -1,10 +1,12 @@
 //! A vCPU, as the CPU that runs it has it: its registers, and what it does to its VM's devices.
 
 use crate::bus::{Device, interrupt};
+use crate::decode::Transfer;
 use crate::line::Line;
 use crate::machine::{self, Context, ListRegisters, Live, LiveBanks};
 use crate::pl031::Pl031;
 use crate::regs::Gprs;
+use crate::syndrome::DataAbort;
 use crate::vgic::{Kick, Vgic};
 use crate::vm::{Figures, Link, REASONS, State as Shared, Vm, request};
 use crate::vtimer::{self, Timer};
@@ -20,6 +22,8 @@ pub enum State {
     Ready,
     /// In WFI, until something is pending or the counter reaches the deadline, ticks.
     Waiting(Option<u64>),
+    /// In an access, until another VM has made it or the counter reaches the deadline, ticks.
+    Stalled(u64),
 }
 
 /// The VM's lock, taken.
@@ -66,6 +70,32 @@ pub const NAMES: [&str; REASONS] = [
     "", "HVC", "SMC", "CP15", "VFP", "data", "fetch", "wait", "IRQ", "other",
 ];
 
+/// An access under way.
+#[derive(Clone, Copy, Debug)]
+pub enum Pending {
+    /// One that the syndrome describes, of this virtual address.
+    Described(DataAbort, u32),
+    /// One of an instruction's.
+    Emulated(Emulation),
+}
+
+/// An instruction that is being performed, see `exit/mmio/emulate.rs`.
+#[derive(Clone, Copy, Debug)]
+pub struct Emulation {
+    /// What is left to do.
+    pub transfer: Transfer,
+    /// The abort that began it.
+    pub abort: DataAbort,
+    /// The address of that.
+    pub far: u32,
+    /// Whether an access has been made.
+    pub begun: bool,
+    /// Of an unaligned access, how many bytes have been made.
+    pub bytes: u32,
+    /// What they have loaded.
+    pub loaded: u32,
+}
+
 /// A vCPU.
 pub struct Vcpu {
     /// Its VM.
@@ -80,6 +110,8 @@ pub struct Vcpu {
     pub timer: Timer,
     /// Loads and stores that could not be performed, UNPREDICTABLE ones among them.
     pub refused: u32,
+    /// The access that it is in while another VM makes it.
+    pub pending: Option<Pending>,
     banks: LiveBanks,
     exits: [u64; REASONS],
     /// How long it has had a CPU, and since when it has it now, ticks.
@@ -100,6 +132,7 @@ impl Vcpu {
             state: State::Off,
             timer,
             refused: 0,
+            pending: None,
             banks: LiveBanks,
             exits,
             ran: 0,
@@ -135,6 +168,7 @@ impl Vcpu {
                 State::Off => "off",
                 State::Ready => "runs",
                 State::Waiting(_) => "waits",
+                State::Stalled(_) => "waits for a device model",
             },
             exits: self.exits,
             ran: self.ran,
@@ -418,7 +452,7 @@ impl Vcpu {
     fn watch_dir(&self, state: &mut Shared) {
         if !state.dir_trapped {
             state.dir_trapped = true;
-            if let Err(why) = state.memory.trap(Device::GiccDir) {
+            if let Err(why) = state.memory.trap_dir() {
                 log::warn!("{}: GICC_DIR is not watched: {why}", self.vm.name());
             }
         }

@@ -8,7 +8,7 @@
 //! CPU that takes the last one out does what was asked for.
 
 use crate::bus::interrupt;
-use crate::fdt::{ConfigError, VmConfig};
+use crate::fdt::{ConfigError, RegionConfig, Served, VmConfig};
 use crate::line::Line;
 use crate::loader::{Memory, Start};
 use crate::machine::{self, Context, console};
@@ -16,6 +16,7 @@ use crate::mem;
 use crate::pl011::Pl011;
 use crate::pl031::Pl031;
 use crate::psci::{CpuPower, Power};
+use crate::ring;
 use crate::tty::{FULL, Ring};
 use crate::vgic::{Kick, Vgic};
 use crate::vmid::{self, Vmid, Vmids};
@@ -25,7 +26,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::num::NonZeroU32;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use spin::{Mutex, MutexGuard};
+use spin::{Mutex, MutexGuard, Once};
 
 /// What one CPU asks of the CPU that a vCPU lives on, as bits of [`Link`].
 pub mod request {
@@ -41,6 +42,8 @@ pub mod request {
     pub const PAUSE: u32 = 16;
     /// Publish the vCPU's [`Figures`](super::Figures).
     pub const REPORT: u32 = 32;
+    /// The device model has answered.
+    pub const ANSWER: u32 = 64;
 }
 
 /// A vCPU as other CPUs see it.
@@ -50,6 +53,54 @@ pub struct Link {
     requests: AtomicU32,
     /// What the vCPU last published.
     pub figures: Mutex<Figures>,
+    /// The access that the vCPU waits with. No other lock is taken while it is.
+    pub awaited: Mutex<Awaited>,
+}
+
+/// An access that another VM is to make, as [`ring`](crate::ring) has it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Awaited {
+    /// The tag of its request; another one each time.
+    pub tag: u32,
+    /// How long the vCPU waits, ticks.
+    pub deadline: u64,
+    /// What was loaded, 0 for a store; `Some(None)`: an external abort.
+    pub answer: Option<Option<u32>>,
+}
+
+/// Addresses where nothing is that a guest has tried.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unassigned {
+    /// How often.
+    pub count: u32,
+    /// The first of them.
+    pub first: [u32; 8],
+}
+
+impl Unassigned {
+    /// Counts an access to `address`.
+    pub fn note(&mut self, address: u32) {
+        if let Some(first) = self.first.get_mut(self.count as usize) {
+            *first = address;
+        }
+        self.count = self.count.saturating_add(1);
+    }
+}
+
+/// The device model of a region.
+pub struct Backend {
+    /// The VM; nothing where it could not be built.
+    pub vm: Weak<Vm>,
+    /// Which of its rings.
+    pub ring: usize,
+}
+
+/// Whom a VM is the device model for, by one of its rings.
+pub struct Client {
+    /// The VM.
+    pub vm: Weak<Vm>,
+    /// The interrupt that may be raised there.
+    pub interrupt: Option<u32>,
 }
 
 /// What a vCPU has done so far.
@@ -132,6 +183,12 @@ pub struct State {
     pub dir_trapped: bool,
     /// The real-time clock.
     pub rtc: Pl031,
+    /// The rings of the regions that it is the device model for.
+    pub rings: Vec<ring::Ring>,
+    /// What it has tried where nothing is.
+    pub unassigned: Unassigned,
+    /// Whether a vCPU of it has run.
+    pub begun: bool,
     /// Which vCPUs are on.
     pub power: Power,
     /// What the VM is being stopped for.
@@ -148,6 +205,10 @@ pub struct Vm {
     pub writer: console::Writer,
     /// Its vCPUs as other CPUs see them.
     pub links: Vec<Link>,
+    /// The device models of its regions, as they stand in its description.
+    pub backends: Once<Vec<Backend>>,
+    /// Whom it is the device model for, by ring.
+    pub clients: Once<Vec<Client>>,
     /// When the real-time clock's alarm is due, in seconds of the counter; [`NO_ALARM`]: never.
     alarm: AtomicU32,
     vmid: Vmid,
@@ -200,6 +261,9 @@ impl Vm {
             gic,
             dir_trapped: false,
             rtc: Pl031::new(0),
+            rings: vec![ring::Ring::default(); config.serves.len()],
+            unassigned: Unassigned::default(),
+            begun: false,
             power: Power::new(homes.len()),
             starts,
             stop: None,
@@ -211,6 +275,7 @@ impl Vm {
                 cpu,
                 requests: AtomicU32::new(0),
                 figures: Mutex::default(),
+                awaited: Mutex::default(),
             })
             .collect();
         let prefix = alloc::format!("\x1b[3{}m{}:\x1b[0m ", 1 + id % 6, config.name);
@@ -222,6 +287,8 @@ impl Vm {
             config,
             writer,
             links,
+            backends: Once::new(),
+            clients: Once::new(),
             alarm: AtomicU32::new(NO_ALARM),
             vmid,
             root,
@@ -308,7 +375,45 @@ impl Vm {
         }
     }
 
-    fn wake(&self, mut vcpus: u8) {
+    /// The device model has gone: what waits for it gets external aborts, and its interrupts are quiet.
+    fn stop_serving(&self) {
+        let clients = self.clients.get().map_or(&[][..], Vec::as_slice);
+        for (ring, client) in clients.iter().enumerate() {
+            let Some(client_vm) = client.vm.upgrade() else {
+                continue;
+            };
+            let tags = self.lock().rings.get_mut(ring).map(ring::Ring::reset);
+            for tag in tags.into_iter().flatten() {
+                client_vm.answer(tag, None);
+            }
+            client_vm.set_line(client.interrupt, false);
+        }
+    }
+
+    /// The access of `tag` has been made: what was loaded, or `None` for an external abort.
+    pub fn answer(&self, tag: u32, answer: Option<u32>) {
+        let Some(link) = self.links.get(tag as usize & 7) else {
+            return;
+        };
+        let mut awaited = link.awaited.lock();
+        // One that has been given up is late.
+        if awaited.tag == tag && awaited.answer.is_none() {
+            awaited.answer = Some(answer);
+            drop(awaited);
+            link.request(request::ANSWER);
+        }
+    }
+
+    /// A device of its that is not the hypervisor's sets its interrupt's line.
+    pub fn set_line(&self, interrupt: Option<u32>, level: bool) {
+        if let Some(intid) = interrupt {
+            let kick = self.lock().gic.set_level(0, intid, level);
+            self.wake(kick.0);
+        }
+    }
+
+    /// Wakes the vCPUs of `vcpus`.
+    pub fn wake(&self, mut vcpus: u8) {
         while vcpus != 0 {
             if let Some(link) = self.links.get(vcpus.trailing_zeros() as usize) {
                 link.request(request::WAKE);
@@ -367,6 +472,7 @@ impl Vm {
     /// vCPU `index` begins; where.
     pub fn started(&self, index: usize) -> Start {
         let mut state = self.lock();
+        state.begun = true;
         state.power.started(index);
         state.gic.reset_interface(index);
         state.starts.get(index).copied().unwrap_or_default()
@@ -382,6 +488,7 @@ impl Vm {
             }
             state.stop.take().unwrap_or(Stop::Off)
         };
+        self.stop_serving();
         if stop == Stop::Reset {
             return self.restart();
         }
@@ -448,6 +555,35 @@ fn interrupt_controller(vcpus: usize) -> Vgic {
         machine::wiring().virtual_timer as u16,
     );
     gic
+}
+
+/// Tells VMs that have been built of each other's regions.
+pub fn connect(vms: &[Arc<Vm>]) {
+    for vm in vms {
+        let backend = |region: &RegionConfig| {
+            let name = region.backend.as_ref();
+            let model = vms.iter().find(|vm| Some(&vm.config.name) == name);
+            Backend {
+                vm: model.map_or_else(Weak::new, Arc::downgrade),
+                ring: region.ring,
+            }
+        };
+        vm.backends
+            .call_once(|| vm.config.regions.iter().map(backend).collect());
+        let client = |(ring, served): (usize, &Served)| {
+            let client = vms.iter().find(|vm| vm.config.name == served.client);
+            let mut regions = client.iter().flat_map(|client| &client.config.regions);
+            let region = regions.find(|region| {
+                region.ring == ring && region.backend.as_ref() == Some(&vm.config.name)
+            });
+            Client {
+                vm: client.map_or_else(Weak::new, Arc::downgrade),
+                interrupt: region.and_then(|region| region.interrupt),
+            }
+        };
+        vm.clients
+            .call_once(|| vm.config.serves.iter().enumerate().map(client).collect());
+    }
 }
 
 /// Every VM, by its place in the list that the console counts by.

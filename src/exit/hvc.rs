@@ -2,6 +2,7 @@
 
 use super::Next;
 use crate::addr::Ipa;
+use crate::forward;
 use crate::inject;
 use crate::loader::{Memory, Start};
 use crate::machine;
@@ -20,13 +21,19 @@ mod own {
     pub(super) const YIELD: u32 = 0x8600_0002;
     /// r1 = reason, 0 for all; r0 = 0, r1 and r2 = exits of this vCPU, low and high.
     pub(super) const EXITS: u32 = 0x8600_0003;
+    /// r1 = ring, r2 = tag, r3 = what was loaded: answers a request. r0 = 0.
+    pub(super) const ANSWER: u32 = 0x8600_0010;
+    /// r1 = ring, r2 = tag: answers a request by an external abort. r0 = 0.
+    pub(super) const REFUSE: u32 = 0x8600_0011;
+    /// r1 = ring, r2 = level, 0 or 1: sets the line of the device's interrupt. r0 = 0.
+    pub(super) const SET_LINE: u32 = 0x8600_0012;
     /// r0 to r3 = Armillary's UUID.
     pub(super) const CALL_UID: u32 = 0x8600_ff01;
     /// r0, r1 = version, major and minor.
     pub(super) const REVISION: u32 = 0x8600_ff03;
 }
 /// What [`own::FEATURES`] answers.
-const FEATURES: u32 = 0b1111;
+const FEATURES: u32 = 0x7_000f;
 /// 8f1f5b30-6f2d-4c8e-9a57-a2d1c0de1a12, in the byte order of DEN 0028, 6.2.
 const UID: [u32; 4] = [0x305b_1f8f, 0x8e4c_2d6f, 0xd1a2_579a, 0x121a_dec0];
 /// What a call with a wrong argument answers.
@@ -79,12 +86,20 @@ fn other(vcpu: &mut Vcpu) -> Next {
             Some(count) => [0, count as u32, (count >> 32) as u32, c],
             None => [INVALID_PARAMETER, a, b, c],
         },
+        own::ANSWER => [done(forward::answer(&vcpu.vm, a, b, Some(c))), a, b, c],
+        own::REFUSE => [done(forward::answer(&vcpu.vm, a, b, None)), a, b, c],
+        own::SET_LINE => [done(forward::set_line(&vcpu.vm, a, b & 1 != 0)), a, b, c],
         own::CALL_UID => UID,
         own::REVISION => [0, 1, b, c],
         _ => return standard(vcpu, function, [a, b, c]),
     };
     vcpu.context.regs_mut().r[..4].copy_from_slice(&results);
     Next::Resume
+}
+
+/// What a call answers that has no result, or a wrong argument.
+fn done(right: bool) -> u32 {
+    if right { 0 } else { INVALID_PARAMETER }
 }
 
 /// PSCI and the calls of the SMC Calling Convention.

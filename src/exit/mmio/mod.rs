@@ -1,5 +1,6 @@
 //! Loads, stores and fetches that stage 2 stopped.
 
+mod dispatch;
 mod emulate;
 mod memory;
 
@@ -11,8 +12,9 @@ use crate::machine::{self, Live};
 use crate::regs::psr;
 use crate::stage2::Leaf;
 use crate::syndrome::{DataAbort, FaultStatus, PrefetchAbort};
-use crate::vcpu::{Reason, Vcpu};
+use crate::vcpu::{Pending, Reason, Vcpu};
 use crate::walk::{self, Kind};
+use dispatch::Reply;
 
 /// The address that stage 2 stopped: the page from HPFAR, which holds bits 39:12 in 31:4, and the
 /// offset from the virtual address.
@@ -48,15 +50,14 @@ pub(super) fn plain(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
 fn plain_load(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
     let (address, width) = (ipa.0 as u32, abort.bytes());
     if address & (width - 1) != 0 || vcpu.context.regs().cpsr & (psr::T | psr::E) != 0 {
-        return rare(vcpu, abort, ipa, false);
+        return rare(vcpu, abort, ipa);
     }
     let state = vcpu.vm.lock();
     let slot = match state.memory.space.lookup(ipa) {
-        Leaf::Slot(slot) => slot,
-        leaf => {
-            let nothing = leaf == Leaf::Nothing;
+        Leaf::Slot(slot) if Device::is_hot(slot) => slot,
+        _ => {
             drop(state);
-            return rare(vcpu, abort, ipa, nothing);
+            return rare(vcpu, abort, ipa);
         }
     };
     let value = vcpu.load_fast(state, Device::of_slot(slot), address, width);
@@ -72,16 +73,15 @@ fn plain_store(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
     let (address, width) = (ipa.0 as u32, abort.bytes());
     let regs = vcpu.context.regs();
     if address & (width - 1) != 0 || regs.cpsr & (psr::T | psr::E) != 0 {
-        return rare(vcpu, abort, ipa, false);
+        return rare(vcpu, abort, ipa);
     }
     let value = regs.r[abort.rt() as usize & 7];
     let state = vcpu.vm.lock();
     let slot = match state.memory.space.lookup(ipa) {
-        Leaf::Slot(slot) => slot,
-        leaf => {
-            let nothing = leaf == Leaf::Nothing;
+        Leaf::Slot(slot) if Device::is_hot(slot) => slot,
+        _ => {
             drop(state);
-            return rare(vcpu, abort, ipa, nothing);
+            return rare(vcpu, abort, ipa);
         }
     };
     vcpu.store_fast(state, Device::of_slot(slot), address, width, value);
@@ -92,64 +92,82 @@ fn plain_store(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
 
 /// What is plain in the syndrome alone.
 #[inline(never)]
-fn rare(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa, nothing: bool) -> Next {
-    if nothing {
-        return external_abort(vcpu, Live::hdfar(), abort.write());
-    }
+fn rare(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
     access(vcpu, abort, ipa)
 }
 
 /// A load or store at `ipa` that the syndrome describes.
 #[inline(never)]
 fn access(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
+    let (width, rt) = (abort.bytes(), abort.rt());
+    let mislabelled =
+        abort.write() && vcpu.context.regs().thumb() && machine::thumb_stores_mislabelled();
     let state = vcpu.vm.lock();
-    let slot = match state.memory.space.lookup(ipa) {
-        Leaf::Slot(slot) => slot,
-        leaf => {
-            drop(state);
-            return no_device(vcpu, abort, leaf);
-        }
-    };
-    let (address, width, rt) = (ipa.0 as u32, abort.bytes(), abort.rt());
-    if address & (width - 1) != 0 || rt == 15 {
+    let leaf = state.memory.space.lookup(ipa);
+    if let Leaf::Ram { attrs, .. } = leaf
+        && !(abort.write() && !attrs.perms.write)
+    {
+        // It is there by now.
+        return Next::Resume;
+    }
+    if leaf != Leaf::Nothing && (ipa.0 as u32 & (width - 1) != 0 || rt == 15 || mislabelled) {
         drop(state);
         return undescribed(vcpu, abort, ipa);
     }
-    let device = Device::of_slot(slot);
-    if abort.write() {
-        if vcpu.context.regs().thumb() && machine::thumb_stores_mislabelled() {
-            drop(state);
-            return undescribed(vcpu, abort, ipa);
+    let store = abort.write().then(|| in_order(vcpu, width, vcpu.gpr(rt)));
+    let far = Live::hdfar();
+    match dispatch::ask(vcpu, state, leaf, ipa, width, store) {
+        Reply::Value(value) => finish(vcpu, abort, value),
+        Reply::Abort => return external_abort(vcpu, far, abort.write()),
+        Reply::Wait(deadline) => {
+            vcpu.pending = Some(Pending::Described(abort, far));
+            return Next::Stall(deadline);
         }
-        let value = in_order(vcpu, width, vcpu.gpr(rt));
-        vcpu.store(state, device, address, width, value);
-    } else {
-        let value = vcpu.load(state, device, address, width);
+    }
+    Next::Resume
+}
+
+/// Completes an access that the syndrome describes, for which `value` was on the bus.
+fn finish(vcpu: &mut Vcpu, abort: DataAbort, value: u32) {
+    if !abort.write() {
+        let width = abort.bytes();
         let value = in_order(vcpu, width, value);
         let value = if abort.sign_extend() {
             extend(value, width)
         } else {
             value
         };
-        vcpu.set_gpr(rt, value);
+        vcpu.set_gpr(abort.rt(), value);
     }
     vcpu.context.regs_mut().skip(abort.length());
-    Next::Resume
 }
 
-/// A load or store where no device is.
-#[inline(never)]
-fn no_device(vcpu: &mut Vcpu, abort: DataAbort, leaf: Leaf) -> Next {
-    match leaf {
-        Leaf::Nothing => return external_abort(vcpu, Live::hdfar(), abort.write()),
-        // Read-only memory is flash: what is written to it is a command, which does nothing.
-        Leaf::Ram { attrs, .. } if abort.write() && !attrs.perms.write => {
-            vcpu.context.regs_mut().skip(abort.length());
+/// Goes on with the access that waits for another VM, if that has answered or the time is over.
+#[cold]
+pub(super) fn complete(vcpu: &mut Vcpu) -> Next {
+    let answer = {
+        let mut awaited = vcpu.link().awaited.lock();
+        match awaited.answer.take() {
+            Some(answer) => answer,
+            None if machine::now() < awaited.deadline => return Next::Stall(awaited.deadline),
+            None => {
+                // A late answer is nobody's.
+                awaited.answer = Some(None);
+                None
+            }
         }
-        // It is there by now.
-        Leaf::Ram { .. } | Leaf::Slot(_) => {}
+    };
+    match vcpu.pending.take() {
+        None => Next::Resume,
+        Some(Pending::Described(abort, far)) => match answer {
+            Some(value) => {
+                finish(vcpu, abort, value);
+                Next::Resume
+            }
+            None => external_abort(vcpu, far, abort.write()),
+        },
+        Some(Pending::Emulated(emulation)) => emulate::go_on(vcpu, emulation, answer),
     }
-    Next::Resume
 }
 
 /// An access of which the syndrome does not say enough: a core gets it wrong, or it is unaligned.
