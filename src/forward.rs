@@ -11,7 +11,7 @@ use crate::bus::{RINGS, interrupt};
 use crate::machine;
 use crate::mem::Ram;
 use crate::ring::{Page, Request};
-use crate::vm::{Awaited, Client, State, Vm};
+use crate::vm::{Awaited, Backend, State, Vm};
 
 /// What comes of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,28 +39,19 @@ impl Page for InRam<'_> {
     }
 }
 
-/// Has the device model of region `number` make an access of `width` bytes at `address` for vCPU `index` of
-/// `client`. No VM's lock may be held.
+/// Has `backend` make an access of `width` bytes at `address` for vCPU `index` of `client`. No VM's lock may be held.
 pub fn send(
     client: &Vm,
     index: usize,
-    number: u32,
+    backend: &Backend,
     address: u32,
     width: u32,
     store: Option<u32>,
 ) -> Sent {
-    let number = number as usize;
-    let region = client.config.regions.get(number);
-    let backend = client.backends.get().and_then(|all| all.get(number));
-    let (Some(region), Some(backend), Some(link)) = (region, backend, client.links.get(index))
-    else {
+    let (Some(model), Some(link)) = (backend.vm.upgrade(), client.links.get(index)) else {
         return Sent::Refused;
     };
-    let Some(model) = backend.vm.upgrade() else {
-        return Sent::Refused;
-    };
-    let frequency = u64::from(machine::wiring().frequency);
-    let deadline = machine::now() + frequency * u64::from(region.timeout_us) / 1_000_000;
+    let deadline = machine::now() + backend.patience;
     let tag = {
         let mut awaited = link.awaited.lock();
         // The vCPU's number below a count that is never 0.
@@ -73,30 +64,26 @@ pub fn send(
         };
         tag
     };
-    let base = region
-        .ranges
-        .first()
-        .map_or(0, |range| range.start.0 as u32);
     let request = Request {
-        offset: address.wrapping_sub(base),
+        offset: address.wrapping_sub(backend.base),
         width,
         store,
-        posted: region.posted,
+        posted: backend.posted,
         tag,
     };
     let mut state = model.lock();
     let State {
-        rings,
+        clients,
         memory,
         power,
         gic,
         ..
     } = &mut *state;
-    let Some(ring) = rings.get_mut(backend.ring).filter(|_| !power.all_off()) else {
+    let Some(client) = clients.get_mut(backend.ring).filter(|_| !power.all_off()) else {
         return Sent::Refused;
     };
     let page = Ipa(u64::from(RINGS) + backend.ring as u64 * PAGE);
-    let Ok(pushed) = ring.push(&mut InRam(&mut memory.ram, page), request) else {
+    let Ok(pushed) = client.ring.push(&mut InRam(&mut memory.ram, page), request) else {
         return Sent::Refused;
     };
     if pushed.interrupt {
@@ -111,37 +98,33 @@ pub fn send(
     }
 }
 
-fn client(model: &Vm, ring: u32) -> Option<&Client> {
-    model.clients.get()?.get(ring as usize)
-}
-
 /// `model` answers the request of `tag` in its ring `ring`: what was loaded, or `None` for an external
 /// abort. Whether it was asked.
 #[must_use]
 pub fn answer(model: &Vm, ring: u32, tag: u32, value: Option<u32>) -> bool {
-    let Some(client) = client(model, ring) else {
-        return false;
+    let client = {
+        let mut state = model.lock();
+        let client = state.clients.get_mut(ring as usize);
+        client.and_then(|client| match client.ring.answer(tag) {
+            true => client.vm.upgrade(),
+            false => None,
+        })
     };
-    let mut state = model.lock();
-    let awaited = state
-        .rings
-        .get_mut(ring as usize)
-        .is_some_and(|ring| ring.answer(tag));
-    drop(state);
-    if awaited && let Some(client) = client.vm.upgrade() {
+    if let Some(client) = &client {
         client.answer(tag, value);
     }
-    awaited
+    client.is_some()
 }
 
 /// `model` sets the line of its device of ring `ring`; whether that has one.
 #[must_use]
 pub fn set_line(model: &Vm, ring: u32, level: bool) -> bool {
-    let found = client(model, ring).filter(|client| client.interrupt.is_some());
-    if let Some(client) = found
-        && let Some(vm) = client.vm.upgrade()
-    {
-        vm.set_line(client.interrupt, level);
-    }
-    found.is_some()
+    let found = model.lock().clients.get(ring as usize).cloned();
+    let Some((Some(client), interrupt @ Some(_))) =
+        found.map(|found| (found.vm.upgrade(), found.interrupt))
+    else {
+        return false;
+    };
+    client.set_line(interrupt, level);
+    true
 }

@@ -417,7 +417,7 @@ fn outside(at: NotRam) -> ImageError {
 }
 
 /// Owners of regions that every VM has; the described ones' follow from [`DESCRIBED`] on.
-const OWNERS: [&str; 7] = [
+const OWNERS: [&str; 8] = [
     "the RAM",
     "the firmware",
     "the flash",
@@ -425,54 +425,19 @@ const OWNERS: [&str; 7] = [
     "the CPU interface",
     "the UART",
     "the clock",
+    "the rings",
 ];
 const GICC_OWNER: u32 = 4;
-const RING_OWNER: u32 = 7;
 const DESCRIBED: u32 = 8;
 
 /// All regions of a VM, its RAM of `size` bytes and `rom` bytes of firmware included.
 fn regions(config: &VmConfig, places: &Places, size: u64, rom: u64) -> Result<Map, ConfigError> {
-    let device = |device: Device| Answer::Device(device as u32);
-    let firmware = Region::new(0, rom, 1, Answer::Memory).map(|rom| Region {
-        write: Answer::Zero,
-        ..rom
-    });
-    let own = [
-        Region::new(RAM.into(), size, 0, Answer::Memory),
-        firmware,
-        Region::new(
-            rom,
-            u64::from(FLASH).saturating_sub(rom),
-            2,
-            device(Device::Flash),
-        ),
-        Region::new(places.gicd.into(), PAGE, 3, device(Device::Gicd)),
-        Region::new(places.gicc.into(), 2 * PAGE, GICC_OWNER, Answer::Memory),
-        Region::new(places.uart.into(), PAGE, 5, device(Device::Uart)),
-        Region::new(places.rtc.into(), PAGE, 6, device(Device::Rtc)),
-        Region::new(
-            RINGS.into(),
-            config.serves.len() as u64 * PAGE,
-            RING_OWNER,
-            Answer::Memory,
-        ),
-    ];
-    let mut all: Vec<Region> = own.into_iter().flatten().collect();
-    for (number, described) in (0..).zip(&config.regions) {
-        let forward = |answer| match answer {
-            Answer::Forward(_) => Answer::Forward(number),
-            answer => answer,
-        };
-        for range in &described.ranges {
-            let region = Region::new(range.start.0, range.size, DESCRIBED + number, Answer::Zero);
-            all.extend(region.map(|region| Region {
-                read: forward(described.read),
-                write: forward(described.write),
-                ..region
-            }));
-        }
-    }
-    if all.len() > MOST {
+    let count: usize = config
+        .regions
+        .iter()
+        .map(|region| region.ranges.len())
+        .sum();
+    if count > MOST {
         let fix = format!("give at most {MOST}");
         return Err(ConfigError::new(
             &config.node,
@@ -481,24 +446,62 @@ fn regions(config: &VmConfig, places: &Places, size: u64, rom: u64) -> Result<Ma
             fix,
         ));
     }
-    let name = |region: Region| match (OWNERS.get(region.owner as usize), region.owner) {
-        (Some(name), _) => name,
-        (_, RING_OWNER) => "the rings",
-        (_, owner) => config
+    let mut map = Map::default();
+    let mut add = |base: u64, size: u64, owner: u32, answers: [Answer; 2]| {
+        let Some(region) = Region::new(base, size, owner, answers) else {
+            return Ok(());
+        };
+        map.add(region)
+            .map_err(|other| overlap(config, region, other))
+    };
+    let both = [Answer::Memory; 2];
+    let device = |device: Device| [Answer::Device(device as u32); 2];
+    let own = [
+        (RAM, size, both),
+        (0, rom, [Answer::Memory, Answer::Zero]),
+        (
+            rom as u32,
+            u64::from(FLASH).saturating_sub(rom),
+            device(Device::Flash),
+        ),
+        (places.gicd, PAGE, device(Device::Gicd)),
+        (places.gicc, 2 * PAGE, both),
+        (places.uart, PAGE, device(Device::Uart)),
+        (places.rtc, PAGE, device(Device::Rtc)),
+        (RINGS, config.serves.len() as u64 * PAGE, both),
+    ];
+    for (owner, (base, size, answers)) in (0..).zip(own) {
+        add(base.into(), size, owner, answers)?;
+    }
+    for (number, described) in (0..).zip(&config.regions) {
+        let answers = [described.read, described.write].map(|answer| match answer {
+            Answer::Forward(_) => Answer::Forward(number),
+            answer => answer,
+        });
+        for range in &described.ranges {
+            add(range.start.0, range.size, DESCRIBED + number, answers)?;
+        }
+    }
+    map.list();
+    Ok(map)
+}
+
+/// The error for two regions that overlap.
+#[cold]
+fn overlap(config: &VmConfig, a: Region, b: Region) -> ConfigError {
+    let name = |region: Region| match region.owner.checked_sub(DESCRIBED) {
+        None => OWNERS[region.owner as usize & 7],
+        Some(number) => config
             .regions
-            .get((owner - DESCRIBED) as usize)
+            .get(number as usize)
             .map_or("", |region| &region.node),
     };
-    Map::new(all).map_err(|(a, b)| {
-        let shown = format!(
-            "{} at {:#x}..={:#x}, which overlaps {} at {:#x}..={:#x}",
-            name(a),
-            a.first,
-            a.last,
-            name(b),
-            b.first,
-            b.last
-        );
-        ConfigError::new(&config.node, "a region", shown, "put one of them elsewhere")
-    })
+    let shown = format!(
+        "{} at {:#x}, which overlaps {} at {:#x}",
+        name(a),
+        a.first,
+        name(b),
+        b.first
+    );
+    ConfigError::new(&config.node, "a region", shown, "put one of them elsewhere")
 }

@@ -117,11 +117,8 @@ fn show() {
         };
         log::info!("{mark}{number} {}: {memory} MiB", vm.name());
         let Unassigned { count, first } = unassigned;
-        if let Some(first) = first
-            .get(..8.min(count as usize))
-            .filter(|first| !first.is_empty())
-        {
-            log::info!("    {count} accesses where nothing is: {first:#x?}");
+        for address in first.iter().take(count as usize) {
+            log::info!("    {address:#010x} is nothing, one of {count} such accesses");
         }
         for index in 0..vm.links.len() {
             log::info!("    {}", Line(vm, index));

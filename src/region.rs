@@ -51,17 +51,17 @@ pub struct Region {
 }
 
 impl Region {
-    /// A region of `size` bytes at `base` where `answer` sees to loads and stores; `None` where
-    /// that is empty, or does not lie in 32 bits of addresses.
+    /// A region of `size` bytes at `base`; `None` where that is empty, or does not lie in 32 bits of
+    /// addresses.
     #[must_use]
-    pub fn new(base: u64, size: u64, owner: u32, answer: Answer) -> Option<Self> {
+    pub fn new(base: u64, size: u64, owner: u32, [read, write]: [Answer; 2]) -> Option<Self> {
         let last = base.checked_add(size.checked_sub(1)?)?;
         Some(Self {
             first: u32::try_from(base).ok()?,
             last: u32::try_from(last).ok()?,
             owner,
-            read: answer,
-            write: answer,
+            read,
+            write,
         })
     }
 
@@ -109,27 +109,37 @@ pub struct Map {
 }
 
 impl Map {
-    /// The map of these regions.
+    /// Adds a region; [`list`](Self::list) has to follow the last one.
     ///
     /// # Errors
-    /// The first two that overlap.
-    pub fn new(mut regions: Vec<Region>) -> Result<Self, (Region, Region)> {
-        regions.truncate(MOST);
-        regions.sort_unstable_by_key(|region| region.first);
-        for pair in regions.windows(2) {
-            if let &[a, b] = pair
-                && b.first <= a.last
-            {
-                return Err((a, b));
+    /// One that it overlaps.
+    pub fn add(&mut self, region: Region) -> Result<(), Region> {
+        // Mostly they come in order.
+        let before = self
+            .regions
+            .iter()
+            .rposition(|before| before.last < region.first);
+        let at = before.map_or(0, |before| before + 1);
+        match self.regions.get(at) {
+            Some(&next) if next.first <= region.last => Err(next),
+            _ => {
+                self.regions.insert(at, region);
+                Ok(())
             }
         }
+    }
+
+    /// Finds the pages that several regions share.
+    pub fn list(&mut self) {
         let mut lists: Vec<List> = Vec::new();
-        for (index, region) in regions.iter().enumerate() {
+        for (index, region) in self.regions.iter().enumerate() {
             let (head, tail) = (region.first & !INSIDE, region.last & !INSIDE);
             let whole_tail = region.last & INSIDE == INSIDE;
             let whole_head = region.first & INSIDE == 0 && (head != tail || whole_tail);
-            let ends = [(head, whole_head), (tail, whole_tail || head == tail)];
-            for (page, _) in ends.into_iter().filter(|&(_, whole)| !whole) {
+            for (page, whole) in [(head, whole_head), (tail, whole_tail || head == tail)] {
+                if whole {
+                    continue;
+                }
                 match lists.last_mut() {
                     Some(list) if list.page == page => list.count += 1,
                     _ => lists.push(List {
@@ -140,7 +150,7 @@ impl Map {
                 }
             }
         }
-        Ok(Self { regions, lists })
+        self.lists = lists;
     }
 
     /// The regions, in ascending order.
@@ -215,7 +225,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn region(base: u64, size: u64, owner: u32) -> Region {
-        Region::new(base, size, owner, Answer::Forward(owner)).unwrap()
+        Region::new(base, size, owner, [Answer::Forward(owner); 2]).unwrap()
     }
 
     /// Regions from gaps and sizes: what fits below 4 GiB.
@@ -225,12 +235,22 @@ mod tests {
         for (owner, &(gap, size)) in parts.iter().enumerate() {
             at += u64::from(gap);
             let size = u64::from(size) + 1;
-            if let Some(region) = Region::new(at, size, owner as u32, Answer::Abort) {
+            if let Some(region) = Region::new(at, size, owner as u32, [Answer::Abort; 2]) {
                 regions.push(region);
             }
             at += size;
         }
         regions
+    }
+
+    /// The map of these; the first two that overlap.
+    fn map_of(regions: &[Region]) -> Result<Map, (Region, Region)> {
+        let mut map = Map::default();
+        for &region in regions {
+            map.add(region).map_err(|other| (region, other))?;
+        }
+        map.list();
+        Ok(map)
     }
 
     fn slot_of(map: &Map, address: u32) -> Option<u32> {
@@ -244,24 +264,24 @@ mod tests {
 
     #[test]
     fn a_region_at_the_end_of_all_addresses_is_whole() {
-        let map = Map::new([region(0xffff_f000, 0x1000, 1)].into()).unwrap();
+        let map = map_of(&[region(0xffff_f000, 0x1000, 1)]).unwrap();
         let slot = slot_of(&map, 0xffff_ffff).unwrap();
         assert_eq!(map.find(slot, 0xffff_fffc, 4).unwrap().owner, 1);
         assert!(map.find(slot, 0xffff_fffe, 4).is_none());
-        assert!(Region::new(0xffff_f000, 0x1001, 0, Answer::Zero).is_none());
-        assert!(Region::new(5, 0, 0, Answer::Zero).is_none());
+        assert!(Region::new(0xffff_f000, 0x1001, 0, [Answer::Zero; 2]).is_none());
+        assert!(Region::new(5, 0, 0, [Answer::Zero; 2]).is_none());
     }
 
     #[test]
     fn those_that_overlap_are_named() {
-        let refused = Map::new([region(0x2000, 0x10, 7), region(0x1000, 0x1001, 8)].into());
+        let refused = map_of(&[region(0x2000, 0x10, 7), region(0x1000, 0x1001, 8)]);
         let (a, b) = refused.unwrap_err();
         assert_eq!((a.owner, b.owner), (8, 7));
     }
 
     #[test]
     fn an_access_across_two_regions_is_nobodys() {
-        let map = Map::new([region(0x1002, 2, 0), region(0x1004, 2, 1)].into()).unwrap();
+        let map = map_of(&[region(0x1002, 2, 0), region(0x1004, 2, 1)]).unwrap();
         let slot = slot_of(&map, 0x1002).unwrap();
         assert_eq!(map.find(slot, 0x1002, 2).unwrap().owner, 0);
         assert_eq!(map.find(slot, 0x1004, 2).unwrap().owner, 1);
@@ -279,7 +299,7 @@ mod tests {
             probes in prop::collection::vec((any::<u32>(), 0u32..3), 100),
         ) {
             let regions = laid(&parts);
-            let map = Map::new(regions.clone()).unwrap();
+            let map = map_of(&regions).unwrap();
             let end = regions.last().map_or(1, |region| region.last + 0x1000);
             for (address, width) in probes {
                 let (address, width) = (address % end, 1 << width);
@@ -305,7 +325,7 @@ mod tests {
             for (n, a) in regions.iter().enumerate() {
                 any |= regions[n + 1..].iter().any(|b| overlaps(a, b));
             }
-            match Map::new(regions) {
+            match map_of(&regions) {
                 Ok(_) => prop_assert!(!any),
                 Err((a, b)) => prop_assert!(overlaps(&a, &b) && a.owner != b.owner),
             }

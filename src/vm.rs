@@ -8,7 +8,7 @@
 //! CPU that takes the last one out does what was asked for.
 
 use crate::bus::interrupt;
-use crate::fdt::{ConfigError, RegionConfig, Served, VmConfig};
+use crate::fdt::{ConfigError, VmConfig};
 use crate::line::Line;
 use crate::loader::{Memory, Start};
 use crate::machine::{self, Context, console};
@@ -26,7 +26,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::num::NonZeroU32;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use spin::{Mutex, MutexGuard, Once};
+use spin::{Mutex, MutexGuard};
 
 /// What one CPU asks of the CPU that a vCPU lives on, as bits of [`Link`].
 pub mod request {
@@ -87,16 +87,26 @@ impl Unassigned {
     }
 }
 
-/// The device model of a region.
+/// A region's device model.
+#[derive(Clone, Default)]
 pub struct Backend {
-    /// The VM; nothing where it could not be built.
+    /// The VM; nothing where there is none, or it could not be built.
     pub vm: Weak<Vm>,
     /// Which of its rings.
     pub ring: usize,
+    /// Where the region is.
+    pub base: u32,
+    /// How long an access waits, ticks.
+    pub patience: u64,
+    /// Whether stores wait for nothing.
+    pub posted: bool,
 }
 
-/// Whom a VM is the device model for, by one of its rings.
+/// Whom a VM is the device model for.
+#[derive(Clone, Default)]
 pub struct Client {
+    /// What has been asked.
+    pub ring: ring::Ring,
     /// The VM.
     pub vm: Weak<Vm>,
     /// The interrupt that may be raised there.
@@ -183,8 +193,10 @@ pub struct State {
     pub dir_trapped: bool,
     /// The real-time clock.
     pub rtc: Pl031,
-    /// The rings of the regions that it is the device model for.
-    pub rings: Vec<ring::Ring>,
+    /// The device models of its regions, as they stand in its description.
+    pub backends: Vec<Backend>,
+    /// The regions that it is the device model for, by ring.
+    pub clients: Vec<Client>,
     /// What it has tried where nothing is.
     pub unassigned: Unassigned,
     /// Whether a vCPU of it has run.
@@ -205,10 +217,6 @@ pub struct Vm {
     pub writer: console::Writer,
     /// Its vCPUs as other CPUs see them.
     pub links: Vec<Link>,
-    /// The device models of its regions, as they stand in its description.
-    pub backends: Once<Vec<Backend>>,
-    /// Whom it is the device model for, by ring.
-    pub clients: Once<Vec<Client>>,
     /// When the real-time clock's alarm is due, in seconds of the counter; [`NO_ALARM`]: never.
     alarm: AtomicU32,
     vmid: Vmid,
@@ -261,7 +269,8 @@ impl Vm {
             gic,
             dir_trapped: false,
             rtc: Pl031::new(0),
-            rings: vec![ring::Ring::default(); config.serves.len()],
+            backends: Vec::new(),
+            clients: Vec::new(),
             unassigned: Unassigned::default(),
             begun: false,
             power: Power::new(homes.len()),
@@ -287,8 +296,6 @@ impl Vm {
             config,
             writer,
             links,
-            backends: Once::new(),
-            clients: Once::new(),
             alarm: AtomicU32::new(NO_ALARM),
             vmid,
             root,
@@ -377,16 +384,19 @@ impl Vm {
 
     /// The device model has gone: what waits for it gets external aborts, and its interrupts are quiet.
     fn stop_serving(&self) {
-        let clients = self.clients.get().map_or(&[][..], Vec::as_slice);
-        for (ring, client) in clients.iter().enumerate() {
-            let Some(client_vm) = client.vm.upgrade() else {
-                continue;
+        for number in 0.. {
+            let (client, interrupt, tags) = {
+                let mut state = self.lock();
+                let Some(client) = state.clients.get_mut(number) else {
+                    return;
+                };
+                (client.vm.upgrade(), client.interrupt, client.ring.reset())
             };
-            let tags = self.lock().rings.get_mut(ring).map(ring::Ring::reset);
-            for tag in tags.into_iter().flatten() {
-                client_vm.answer(tag, None);
+            let Some(client) = client else { continue };
+            for tag in tags {
+                client.answer(tag, None);
             }
-            client_vm.set_line(client.interrupt, false);
+            client.set_line(interrupt, false);
         }
     }
 
@@ -560,29 +570,36 @@ fn interrupt_controller(vcpus: usize) -> Vgic {
 /// Tells VMs that have been built of each other's regions.
 pub fn connect(vms: &[Arc<Vm>]) {
     for vm in vms {
-        let backend = |region: &RegionConfig| {
+        for region in &vm.config.regions {
             let name = region.backend.as_ref();
-            let model = vms.iter().find(|vm| Some(&vm.config.name) == name);
-            Backend {
-                vm: model.map_or_else(Weak::new, Arc::downgrade),
-                ring: region.ring,
+            let model = vms.iter().find(|model| Some(&model.config.name) == name);
+            let mut backend = Backend {
+                base: region
+                    .ranges
+                    .first()
+                    .map_or(0, |range| range.start.0 as u32),
+                patience: u64::from(region.timeout_us) * u64::from(machine::wiring().frequency)
+                    / 1_000_000,
+                posted: region.posted,
+                ..Backend::default()
+            };
+            if let (Some(model), Some(ring)) = (model, region.ring) {
+                (backend.vm, backend.ring) = (Arc::downgrade(model), ring);
+                let clients = &mut model.lock().clients;
+                // Those of VMs that could not be built stay nobody's.
+                while clients.len() <= ring {
+                    clients.push(Client::default());
+                }
+                clients[ring].vm = Arc::downgrade(vm);
+                clients[ring].interrupt = region.interrupt;
+            } else if let Some(name) = name {
+                log::error!(
+                    "{}: armillary,backend is {name}, which is no VM with a ring left: it aborts",
+                    region.node
+                );
             }
-        };
-        vm.backends
-            .call_once(|| vm.config.regions.iter().map(backend).collect());
-        let client = |(ring, served): (usize, &Served)| {
-            let client = vms.iter().find(|vm| vm.config.name == served.client);
-            let mut regions = client.iter().flat_map(|client| &client.config.regions);
-            let region = regions.find(|region| {
-                region.ring == ring && region.backend.as_ref() == Some(&vm.config.name)
-            });
-            Client {
-                vm: client.map_or_else(Weak::new, Arc::downgrade),
-                interrupt: region.and_then(|region| region.interrupt),
-            }
-        };
-        vm.clients
-            .call_once(|| vm.config.serves.iter().enumerate().map(client).collect());
+            vm.lock().backends.push(backend);
+        }
     }
 }
 

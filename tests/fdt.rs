@@ -437,7 +437,7 @@ fn vms_may_share_a_module_that_is_the_same_to_both() {
 #[test]
 fn each_wrong_description_gets_its_own_message_and_the_other_vm_starts() {
     let memory = "give the VM's RAM in KiB, a multiple of 4, as two cells";
-    let modules = "give multiboot,module with multiboot,kernel, multiboot,ramdisk, multiboot,device-tree or armillary,firmware";
+    let modules = "give multiboot,module with multiboot,kernel, multiboot,ramdisk, multiboot,device-tree or armillary,firmware, or armillary,region";
     let kernel = "compatible = \"multiboot,kernel\", \"multiboot,module\"";
     let one_each = "describe each VM in a node of its own, compatible with xen,domain, and give it one of each kind";
     let table = [

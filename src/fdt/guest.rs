@@ -206,17 +206,7 @@ impl Guest<'_> {
         {
             w.begin(&region.name);
             for (name, value) in &region.properties {
-                if name == "reg" {
-                    w.property(name, 16 * region.ranges.len());
-                    for range in &region.ranges {
-                        for half in [range.start.0, range.size] {
-                            w.word((half >> 32) as u32);
-                            w.word(half as u32);
-                        }
-                    }
-                } else {
-                    w.value(name, value);
-                }
+                w.value(name, value);
             }
             w.end();
         }
@@ -226,12 +216,8 @@ impl Guest<'_> {
         for (number, served) in (0..).zip(self.serves) {
             let page = RINGS + 0x1000 * number;
             w.begin(&format!("device-model@{page:x}"));
-            w.cells(
-                "armillary,size",
-                &[(served.size >> 32) as u32, served.size as u32],
-            );
+            w.cells("armillary,size", &[served.size]);
             w.text("armillary,region", &served.region);
-            w.text("armillary,client", &served.client);
             w.cells("armillary,ring", &[number]);
             w.cells("interrupts", &[SPI, interrupt::RINGS - 32 + number, EDGE]);
             w.cells("reg", &[0, page, 0, 0x1000]);

@@ -12,7 +12,7 @@ use super::vms::{Module, VmConfig};
 use super::{ConfigError, Id, Range, Tree};
 use crate::addr::Pa;
 use crate::bus::{MOST_RINGS, interrupt};
-use crate::region::{Answer, MOST};
+use crate::region::Answer;
 
 /// What a region's node is compatible with.
 pub(super) const COMPATIBLE: &str = "armillary,region";
@@ -36,8 +36,8 @@ pub struct RegionConfig {
     pub image: Option<Module>,
     /// The name of the VM that is the device model.
     pub backend: Option<String>,
-    /// Which ring of that VM's it is.
-    pub ring: usize,
+    /// Which ring of that VM's it is; `None` where there is no such VM.
+    pub ring: Option<usize>,
     /// How long an access waits for it, µs.
     pub timeout_us: u32,
     /// Whether stores wait for nothing.
@@ -51,12 +51,10 @@ pub struct RegionConfig {
 /// A region of another VM, as its device model is told of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Served {
-    /// The other VM's name.
-    pub client: String,
-    /// The name of the region's node.
+    /// The other VM's name and that of the region's node, with a slash between.
     pub region: String,
     /// Its size, bytes.
-    pub size: u64,
+    pub size: u32,
 }
 
 /// Reads the node of a region.
@@ -69,99 +67,95 @@ pub(super) fn read(tree: &Tree<'_, '_>, id: Id) -> Result<RegionConfig, ConfigEr
         ..RegionConfig::default()
     };
     let (mut read, mut write) = (None, None);
+    let mut has_driver = false;
     for property in tree.properties(id) {
         let value = property.value;
-        let error = |name, shown: &str, fix| Err(ConfigError::new(&region.node, name, shown, fix));
-        match property.name {
-            "armillary,backend" => region.backend = string(value).map(Into::into),
-            "armillary,posted" => region.posted = true,
-            "armillary,timeout-us" => match cell(value) {
-                Some(us @ 1..=60_000_000) => region.timeout_us = us,
-                _ => {
-                    return error(
-                        "armillary,timeout-us",
-                        "out of range",
-                        "give 1 to 60000000 in one cell",
-                    );
-                }
-            },
-            "armillary,read" => match string(value).and_then(answer) {
-                Some(found) => read = Some(found),
-                _ => {
-                    return error(
-                        "armillary,read",
-                        "unknown",
-                        "give \"memory\", \"zero\", \"abort\" or \"forward\"",
-                    );
-                }
-            },
-            "armillary,write" => match string(value).and_then(answer) {
-                Some(found) if found != Answer::Memory => write = Some(found),
-                _ => {
-                    return error(
-                        "armillary,write",
-                        "unknown",
-                        "give \"zero\", \"abort\" or \"forward\"",
-                    );
-                }
-            },
+        let good = match property.name {
+            "armillary,posted" => {
+                region.posted = true;
+                true
+            }
+            "armillary,backend" => {
+                region.backend = string(value).map(Into::into);
+                region.backend.is_some()
+            }
+            "armillary,timeout-us" => {
+                region.timeout_us = cell(value).unwrap_or(0);
+                (1..=60_000_000).contains(&region.timeout_us)
+            }
+            "armillary,read" => {
+                read = string(value).and_then(answer);
+                read.is_some()
+            }
+            "armillary,write" => {
+                write = string(value).and_then(answer);
+                !matches!(write, None | Some(Answer::Memory))
+            }
             "armillary,image" => {
-                let mut rest = value;
-                let start = number(&mut rest, 2);
-                let (Some(start), Some(size @ 1..)) = (start, number(&mut rest, 2)) else {
-                    return error(
-                        "armillary,image",
-                        "no range",
-                        "give an address and a size of two cells each",
-                    );
-                };
-                region.image = Some(Module {
-                    node: region.node.clone(),
-                    range: Range {
-                        start: Pa(start),
-                        size,
-                    },
-                    shared: false,
-                });
+                region.image = image(&region.node, value);
+                region.image.is_some()
             }
-            name if name.starts_with("armillary,") => {
-                let fix = "use one of armillary,backend, armillary,image, armillary,posted, armillary,read, \
-                           armillary,timeout-us, armillary,write";
-                return Err(ConfigError::new(
-                    &region.node,
-                    "a property",
-                    format!("{name}, which is unknown"),
-                    fix,
-                ));
+            "interrupts" => {
+                region.interrupt = interrupt_number(value);
+                region.interrupt.is_some()
             }
-            "interrupts" => match interrupt_number(value) {
-                Some(found) => region.interrupt = Some(found),
-                None => {
-                    return error(
-                        "interrupts",
-                        "no free shared interrupt",
-                        "give one as <0 3 4>: 0, 3 to 255, 4 or 1",
-                    );
+            name => !name.starts_with("armillary,"),
+        };
+        let mut kept = Vec::new();
+        match property.name {
+            // It is Armillary's up to here.
+            "compatible" => {
+                kept.extend_from_slice(value.strip_prefix(b"armillary,region\0").unwrap_or(value))
+            }
+            "reg" => {
+                for range in &region.ranges {
+                    kept.extend_from_slice(&range.start.0.to_be_bytes());
+                    kept.extend_from_slice(&range.size.to_be_bytes());
                 }
-            },
-            _ => {}
+            }
+            _ => kept.extend_from_slice(value),
+        }
+        if !property.name.starts_with("armillary,") {
+            has_driver |= property.name == "compatible" && !kept.is_empty();
+            region.properties.push((property.name.into(), kept));
+        }
+        if !good {
+            let shown = format!("{}, unknown or of a value that can't be", property.name);
+            let fix = "use armillary,backend = \"VM\", armillary,image = <address size>, armillary,posted, \
+                       armillary,read = \"memory\", \"zero\", \"abort\" or \"forward\", armillary,timeout-us = <1 to \
+                       60000000>, armillary,write = \"zero\", \"abort\" or \"forward\", interrupts = <0 3 4>: 3 to 255, \
+                       4 or 1";
+            return Err(ConfigError::new(&region.node, "a property", shown, fix));
         }
     }
-    let forwarded = region.backend.is_some();
-    region.read = read.unwrap_or(match (forwarded, &region.image) {
-        (true, _) => Answer::Forward(0),
-        (false, Some(_)) => Answer::Memory,
-        _ => Answer::Zero,
-    });
-    let store = if forwarded {
+    let store = if region.backend.is_some() {
         Answer::Forward(0)
     } else {
         Answer::Zero
     };
+    let load = if region.image.is_some() {
+        Answer::Memory
+    } else {
+        store
+    };
+    region.read = read.unwrap_or(load);
     region.write = write.unwrap_or(store);
+    if !has_driver {
+        region.properties.clear();
+    }
     check(&region)?;
-    region.properties = properties(tree, id);
     Ok(region)
+}
+
+/// The module whose address and size are of two cells each.
+fn image(node: &str, mut value: &[u8]) -> Option<Module> {
+    let start = Pa(number(&mut value, 2)?);
+    let size = number(&mut value, 2).filter(|&size| size != 0)?;
+    Some(Module {
+        node: node.into(),
+        range: Range { start, size },
+        shared: false,
+    })
 }
 
 fn answer(word: &str) -> Option<Answer> {
@@ -185,132 +179,55 @@ fn interrupt_number(mut value: &[u8]) -> Option<u32> {
 
 /// Sees to it that the parts of the description fit.
 fn check(region: &RegionConfig) -> Result<(), ConfigError> {
-    let error =
-        |name, value: &str, fix: &str| Err(ConfigError::new(&region.node, name, value, fix));
-    let outside = |range: &&Range| {
-        range.size == 0
-            || range.start.0 > u64::from(u32::MAX)
-            || range.size > (1 << 32) - range.start.0
-    };
-    if let Some(range) = region.ranges.iter().find(outside) {
-        let shown = format!("{range}, which is empty or beyond 4 GiB");
-        return error("reg", &shown, "give ranges of the guest's addresses");
-    }
-    if region.ranges.len() > MOST / 2 {
-        return error("reg", "of too many ranges", "give at most 2048");
-    }
+    let outside =
+        |range: &Range| range.size == 0 || range.start.0.saturating_add(range.size) > 1 << 32;
     let forwards = [region.read, region.write].contains(&Answer::Forward(0));
-    match (&region.backend, forwards) {
-        (None, true) => {
-            return error(
-                "armillary,backend",
-                "absent",
-                "name the VM that is the device model",
-            );
-        }
-        (Some(_), false) => {
-            return error("armillary,backend", "of no use", "forward loads or stores");
-        }
-        (Some(_), true) if region.ranges.len() != 1 => {
-            return error(
-                "reg",
-                "of several ranges",
-                "give a node to each region that is forwarded",
-            );
-        }
-        _ => {}
-    }
-    if (region.read == Answer::Memory) != region.image.is_some() {
-        return error(
+    let (name, shown, fix) = if region.ranges.iter().any(outside) {
+        (
+            "reg",
+            "empty or beyond 4 GiB",
+            "give ranges of the guest's addresses",
+        )
+    } else if forwards != region.backend.is_some() {
+        (
+            "armillary,backend",
+            "not what armillary,read and armillary,write say",
+            "name a VM to forward to, or don't forward",
+        )
+    } else if forwards && region.ranges.len() != 1 {
+        (
+            "reg",
+            "not one range",
+            "give each region that is forwarded a node",
+        )
+    } else if (region.read == Answer::Memory) != region.image.is_some() {
+        (
             "armillary,image",
             "not what armillary,read says",
-            "give both an image and \"memory\", or neither",
-        );
-    }
-    Ok(())
+            "give it to memory, and to nothing else",
+        )
+    } else {
+        return Ok(());
+    };
+    Err(ConfigError::new(&region.node, name, shown, fix))
 }
 
-/// What the guest's device tree says of it.
-fn properties(tree: &Tree<'_, '_>, id: Id) -> Vec<(String, Vec<u8>)> {
-    let mut all = Vec::new();
-    if tree.compatible(id).all(|one| one == COMPATIBLE.as_bytes()) {
-        return all;
-    }
-    for property in tree
-        .properties(id)
-        .filter(|property| !property.name.starts_with("armillary,"))
-    {
-        let mut value = Vec::new();
-        match property.name {
-            "compatible" => {
-                for one in tree
-                    .compatible(id)
-                    .filter(|&one| one != COMPATIBLE.as_bytes())
-                {
-                    value.extend_from_slice(one);
-                    value.push(0);
-                }
-            }
-            // Written from the ranges, in the guest's cells.
-            "reg" => {}
-            _ => value.extend_from_slice(property.value),
-        }
-        all.push((property.name.into(), value));
-    }
-    all
-}
-
-/// Tells each device model what it serves; a VM whose device model there is not is refused.
-pub(super) fn connect(good: &mut Vec<VmConfig>, bad: &mut Vec<ConfigError>) {
-    while let Some((at, error)) = unserved(good) {
-        good.remove(at);
-        bad.push(error);
-    }
-    for client in 0..good.len() {
-        for number in 0..good[client].regions.len() {
-            let region = &good[client].regions[number];
+/// Tells each device model what it serves.
+pub(super) fn connect(vms: &mut [VmConfig]) {
+    for client in 0..vms.len() {
+        for number in 0..vms[client].regions.len() {
+            let region = &vms[client].regions[number];
             let served = Served {
-                client: good[client].name.clone(),
-                region: region.name.clone(),
-                size: region.ranges.first().map_or(0, |range| range.size),
+                region: format!("{}/{}", vms[client].name, region.name),
+                size: region.ranges.first().map_or(0, |range| range.size as u32),
             };
-            let backend = region.backend.as_ref();
-            let model = backend.and_then(|name| good.iter().position(|vm| vm.name == *name));
-            if let Some(model) = model {
-                good[client].regions[number].ring = good[model].serves.len();
-                good[model].serves.push(served);
+            let name = region.backend.as_ref();
+            if let Some(model) = vms.iter().position(|vm| Some(&vm.name) == name)
+                && vms[model].serves.len() < MOST_RINGS
+            {
+                vms[client].regions[number].ring = Some(vms[model].serves.len());
+                vms[model].serves.push(served);
             }
         }
     }
-}
-
-/// A VM that can't have what it is described to be forwarded.
-fn unserved(vms: &[VmConfig]) -> Option<(usize, ConfigError)> {
-    let mut rings = Vec::new();
-    for (at, vm) in vms.iter().enumerate() {
-        for region in &vm.regions {
-            let Some(backend) = &region.backend else {
-                continue;
-            };
-            rings.push(backend);
-            let found = if !vms.iter().any(|other| other.name == *backend) {
-                "no VM's name"
-            } else if *backend == vm.name {
-                "the VM's own name"
-            } else if rings.iter().filter(|name| **name == backend).count() > MOST_RINGS {
-                "the device model of too many regions"
-            } else {
-                continue;
-            };
-            let shown = format!("{backend}, which is {found}");
-            let error = ConfigError::new(
-                &region.node,
-                "armillary,backend",
-                shown,
-                "name another VM, that can be built",
-            );
-            return Some((at, error));
-        }
-    }
-    None
 }

@@ -146,7 +146,7 @@ pub fn vms(
             Err(error) => bad.push(error),
         }
     }
-    region::connect(&mut good, &mut bad);
+    region::connect(&mut good);
     (good, bad)
 }
 

@@ -57,8 +57,13 @@ pub(super) fn ask(
         (Some(Answer::Zero | Answer::Memory), _) => Reply::Value(0),
         (Some(Answer::Abort), _) => Reply::Abort,
         (Some(Answer::Forward(number)), _) => {
+            let backend = state
+                .backends
+                .get(number as usize)
+                .cloned()
+                .unwrap_or_default();
             drop(state);
-            match forward::send(&vcpu.vm, vcpu.index, number, address, width, store) {
+            match forward::send(&vcpu.vm, vcpu.index, &backend, address, width, store) {
                 Sent::Done => Reply::Value(0),
                 Sent::Waits(deadline) => Reply::Wait(deadline),
                 Sent::Refused => Reply::Abort,

@@ -153,7 +153,7 @@ pub(super) fn go_on(vcpu: &mut Vcpu, emulation: Emulation, answer: Option<u32>) 
     carry_out(vcpu, emulation, page, Some(value))
 }
 
-#[inline(always)]
+#[inline(never)]
 fn carry_out(vcpu: &mut Vcpu, mut emulation: Emulation, page: Page, answer: Option<u32>) -> Next {
     let done = perform(vcpu, &mut emulation, page, answer);
     let Emulation { abort, far, .. } = emulation;
