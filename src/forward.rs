@@ -77,9 +77,11 @@ pub fn send(
         memory,
         power,
         gic,
+        begun,
         ..
     } = &mut *state;
-    let Some(client) = clients.get_mut(backend.ring).filter(|_| !power.all_off()) else {
+    let gone = *begun && power.all_off();
+    let Some(client) = clients.get_mut(backend.ring).filter(|_| !gone) else {
         return Sent::Refused;
     };
     let page = Ipa(u64::from(RINGS) + backend.ring as u64 * PAGE);

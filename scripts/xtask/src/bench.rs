@@ -11,6 +11,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use regex::Regex;
 use serde::Serialize;
 
 use crate::board::{self, Board};
@@ -123,6 +124,10 @@ pub fn measure(qemu: PathBuf, images: Images) -> anyhow::Result<Figures> {
         })?;
         values.extend(more);
     }
+    let more = progress::step("forward accesses between two VMs", Line::IfSlow, |_| {
+        forwarded(&machine)
+    })?;
+    values.extend(more);
     values
         .entry("own_ram_bytes".into())
         .or_default()
@@ -175,13 +180,32 @@ fn two_vcpus(machine: &Machine, cpus: u32, words: &str) -> anyhow::Result<Values
     Ok(values(&guest_console(&machine)?))
 }
 
+/// The figure of accesses that a VM on another CPU makes.
+fn forwarded(machine: &Machine) -> anyhow::Result<Values> {
+    let specs = [
+        "kernel=guest:bench,name=bench,memory=64M,append=only=forwarded,with=tests/guests/forwarded.dts",
+        "kernel=guest:model,name=model,memory=64M,append=spin",
+    ];
+    let vms = specs.iter().zip(0..).map(|(spec, index)| {
+        let spec = spec.parse().map_err(anyhow::Error::msg)?;
+        Vm::from_spec(&spec, index, machine.board.memory)
+    });
+    let mut machine = Machine {
+        vms: vms.collect::<anyhow::Result<_>>()?,
+        ..machine.clone()
+    };
+    machine.board.smp = 2;
+    Ok(values(&guest_console(&machine)?))
+}
+
 fn guest_console(machine: &Machine) -> anyhow::Result<String> {
     let place = tempfile::tempdir()?;
     let mut prepared = machine.prepare(&place.path().join("bench.dtb"))?;
     let session = Session {
         until: None,
         timeout: Some(PATIENCE),
-        input: Input::Script(Vec::new()),
+        // A device model does not end by itself.
+        input: Input::Script(vec![(Regex::new("bench: done")?, "\x01x".into())]),
         show: false,
     };
     let outcome = console::run(&mut prepared.command, session)?;

@@ -186,12 +186,34 @@ fn loops(clock: &Clock) {
     if wanted("uart_char") {
         uart_char(clock);
     }
+    if wanted("forwarded")
+        && let Some(device) = machine().forwarded
+    {
+        forwarded(clock, device);
+    }
     if wanted("first_touch") {
         first_touch(clock);
     }
     if wanted("plain") {
         plain(clock);
     }
+}
+
+/// A load from a device that another VM emulates.
+fn forwarded(clock: &Clock, device: u32) {
+    const N: u32 = 256;
+    // PMCCNTR counts one CPU's cycles: the virtual count is common to both.
+    let clock = Clock {
+        pmu: false,
+        ..*clock
+    };
+    report("forwarded", N, || {
+        clock.time(|| {
+            for _ in 0..N {
+                let _ = bare::mmio::read(device);
+            }
+        }) as i64
+    });
 }
 
 /// A load from where nothing is, until the handler of the abort is back behind it.
