@@ -23,24 +23,20 @@ pub enum Device {
 }
 
 impl Device {
-    /// Whether the slot is one of the devices that are used most, which have a path of their own.
-    #[inline(always)]
-    #[must_use]
-    pub const fn is_hot(slot: u32) -> bool {
-        slot <= Self::Uart as u32
-    }
+    /// The distributor's slot.
+    pub const GICD: u32 = Self::Gicd as u32;
+    /// The UART's slot.
+    pub const UART: u32 = Self::Uart as u32;
 
     /// The device of a slot, its number. A slot that none has would be flash.
     #[inline(always)]
     #[must_use]
     pub const fn of_slot(slot: u32) -> Self {
-        const GICD: u32 = Device::Gicd as u32;
-        const UART: u32 = Device::Uart as u32;
         const RTC: u32 = Device::Rtc as u32;
         const GICC_DIR: u32 = Device::GiccDir as u32;
         match slot {
-            GICD => Self::Gicd,
-            UART => Self::Uart,
+            Self::GICD => Self::Gicd,
+            Self::UART => Self::Uart,
             RTC => Self::Rtc,
             GICC_DIR => Self::GiccDir,
             _ => Self::Flash,

@@ -14,7 +14,7 @@ use alloc::string::String;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use log::{Level, LevelFilter, Log, Metadata, Record};
-use spin::Mutex;
+use spin::{Mutex, MutexGuard};
 
 pub use crate::tty::Writer;
 
@@ -53,6 +53,13 @@ static CONSOLE: Mutex<Console> = Mutex::new(Console {
     line: Line::Unknown,
     period: 0,
 });
+
+/// The console, for what is rarer than a byte.
+#[inline(never)]
+fn console() -> MutexGuard<'static, Console> {
+    CONSOLE.lock()
+}
+
 /// When [`tick`] has something to do, ticks; the greatest: never.
 static DUE: AtomicU64 = AtomicU64::new(u64::MAX);
 /// Whether the machine is about to stop, so that everything is to be sent at once.
@@ -115,7 +122,7 @@ fn advance() {
     loop {
         let now = counter::now();
         let (pumped, period) = {
-            let mut console = CONSOLE.lock();
+            let mut console = self::console();
             if matches!(console.line, Line::Unknown) {
                 return;
             }
@@ -156,7 +163,7 @@ pub fn tick() -> bool {
 
 /// Gives the console its UART.
 pub fn attach(uart: Uart) {
-    CONSOLE.lock().line = Line::Uart(uart);
+    console().line = Line::Uart(uart);
     advance();
 }
 
@@ -164,7 +171,7 @@ pub fn attach(uart: Uart) {
 /// tenth of a second: longer than a vCPU that shares its CPU is away. The counter runs at `frequency`
 /// Hz.
 pub fn start(frequency: u32) {
-    let mut console = CONSOLE.lock();
+    let mut console = self::console();
     console.screen.set_patience(u64::from(frequency / 10));
     console.period = u64::from(frequency / 1000).max(1);
     match &console.line {
@@ -176,7 +183,7 @@ pub fn start(frequency: u32) {
 
 /// Acknowledges the UART's interrupt, where that is not done by serving it.
 pub fn acknowledge() {
-    if let Line::Uart(uart) = &CONSOLE.lock().line {
+    if let Line::Uart(uart) = &console().line {
         uart.acknowledge();
     }
 }
@@ -184,23 +191,23 @@ pub fn acknowledge() {
 /// A new writer, whose lines begin with `prefix` where there are several.
 #[must_use]
 pub fn open(prefix: String) -> Writer {
-    CONSOLE.lock().screen.open(prefix)
+    console().screen.open(prefix)
 }
 
 /// `writer` has written its last.
 pub fn close(writer: Writer) {
-    CONSOLE.lock().screen.close(writer, counter::now());
+    console().screen.close(writer, counter::now());
     advance();
 }
 
 /// Whether lines begin with their writers' names.
 pub fn set_named(named: bool) {
-    CONSOLE.lock().screen.set_named(named, counter::now());
+    console().screen.set_named(named, counter::now());
 }
 
 /// Shows what `writer` writes as it comes.
 pub fn set_focus(writer: Writer) {
-    CONSOLE.lock().screen.set_focus(writer, counter::now());
+    console().screen.set_focus(writer, counter::now());
     advance();
 }
 
@@ -222,17 +229,17 @@ pub fn put(writer: Writer, byte: u8) -> bool {
 #[inline(never)]
 fn queue(writer: Writer, byte: u8) -> bool {
     let patience = Patience::new(Patience::BYTE);
-    while !CONSOLE.lock().screen.queue(writer, byte, counter::now()) && !patience.is_over() {
+    while !console().screen.queue(writer, byte, counter::now()) && !patience.is_over() {
         advance();
     }
     advance();
-    !CONSOLE.lock().screen.full(writer)
+    !console().screen.full(writer)
 }
 
 /// A byte from the keyboard, if one has come.
 #[must_use]
 pub fn get() -> Option<u8> {
-    match &CONSOLE.lock().line {
+    match &console().line {
         Line::Uart(uart) => uart.get(),
         _ => None,
     }
@@ -240,7 +247,7 @@ pub fn get() -> Option<u8> {
 
 /// Takes bytes from the keyboard, or leaves them where they are.
 pub fn listen(on: bool) {
-    if let Line::Uart(uart) = &CONSOLE.lock().line {
+    if let Line::Uart(uart) = &console().line {
         uart.listen(on);
     }
 }
@@ -249,7 +256,7 @@ pub fn listen(on: bool) {
 pub fn drain() {
     let patience = Patience::new(Patience::ALL);
     loop {
-        match CONSOLE.lock().pump(u64::MAX) {
+        match console().pump(u64::MAX) {
             Pumped::Done(_) => return,
             Pumped::More => {}
             Pumped::Blocked if patience.is_over() => return,
@@ -288,7 +295,7 @@ impl Log for ConsoleLog {
             unsafe { seize() };
         }
         // Writing to the console can't fail.
-        let _ = writeln!(CONSOLE.lock(), "[{level}] {}", record.args());
+        let _ = writeln!(console(), "[{level}] {}", record.args());
         if LAST_WORDS.load(Ordering::Relaxed) {
             drain();
         } else {

@@ -71,17 +71,16 @@ pub fn send(
         posted: backend.posted,
         tag,
     };
-    let mut state = model.lock();
+    let Some(mut state) = model.lock_to_serve() else {
+        return Sent::Refused;
+    };
     let State {
         clients,
         memory,
-        power,
         gic,
-        begun,
         ..
     } = &mut *state;
-    let gone = *begun && power.all_off();
-    let Some(client) = clients.get_mut(backend.ring).filter(|_| !gone) else {
+    let Some(client) = clients.get_mut(backend.ring) else {
         return Sent::Refused;
     };
     let page = Ipa(u64::from(RINGS) + backend.ring as u64 * PAGE);
@@ -105,7 +104,7 @@ pub fn send(
 #[must_use]
 pub fn answer(model: &Vm, ring: u32, tag: u32, value: Option<u32>) -> bool {
     let client = {
-        let mut state = model.lock();
+        let mut state = model.state();
         let client = state.clients.get_mut(ring as usize);
         client.and_then(|client| match client.ring.answer(tag) {
             true => client.vm.upgrade(),
@@ -121,7 +120,7 @@ pub fn answer(model: &Vm, ring: u32, tag: u32, value: Option<u32>) -> bool {
 /// `model` sets the line of its device of ring `ring`; whether that has one.
 #[must_use]
 pub fn set_line(model: &Vm, ring: u32, level: bool) -> bool {
-    let found = model.lock().clients.get(ring as usize).cloned();
+    let found = model.state().clients.get(ring as usize).cloned();
     let Some((Some(client), interrupt @ Some(_))) =
         found.map(|found| (found.vm.upgrade(), found.interrupt))
     else {

@@ -13,6 +13,9 @@
 //! to the user. Each may be packed by gzip. An initrd lies 128 MiB into RAM, or half-way if that is
 //! less, and beyond the kernel.
 //!
+//! A zImage of Linux that says how large its kernel is, and lies on whole pages, is not copied: the
+//! guest sees it where it need not get out of its kernel's way ([`Image::lift`]).
+//!
 //! The bytes lie in memory that is not mapped: they are read through [`Source`], a little at a time,
 //! and what comes out is a plan. A stored image is copied, or mapped in place, by whoever carries the
 //! plan out; a packed one is unpacked by [`Image::unpack`] through a window of 32 KiB.
@@ -29,6 +32,7 @@ use miniz_oxide::inflate::core::inflate_flags::TINFL_FLAG_HAS_MORE_INPUT;
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 
 use crate::addr::{Ipa, PAGE, Pa};
+use crate::lent::GRAIN;
 
 /// Start of a guest's RAM.
 pub const RAM: Ipa = Ipa(0x4000_0000);
@@ -186,6 +190,17 @@ pub struct Image {
     pub thumb: bool,
     /// What its registers hold.
     pub handover: Handover,
+    /// What it needs to unpack itself, where it says so.
+    pub unpacks: Option<Unpacks>,
+}
+
+/// What a kernel that unpacks itself needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unpacks {
+    /// Bytes from the start of RAM to the end of what it unpacks.
+    pub end: u64,
+    /// Bytes that it uses behind itself meanwhile.
+    pub heap: u64,
 }
 
 /// Where everything lies in a guest's memory, and its first registers.
@@ -238,6 +253,29 @@ pub fn firmware(source: &dyn Source) -> Result<Image, ImageError> {
 }
 
 impl Image {
+    /// Moves a kernel that unpacks itself, and lies on whole pages of memory at `module`, out of the way
+    /// of what it unpacks, if it then ends below where an initrd goes in RAM of `ram` bytes. There it is
+    /// only read, but for a few pages, and need not move itself. How many of its bytes, whole pages,
+    /// can be given to the guest where they are.
+    pub fn lift(&mut self, module: Pa, ram: u64) -> u64 {
+        let (Some(needs), None, [part]) = (self.unpacks, self.packed, self.segments.as_mut_slice())
+        else {
+            return 0;
+        };
+        let place = needs.end.next_multiple_of(GRAIN);
+        let end = place + part.memory + needs.heap;
+        let moved = Segment {
+            ipa: Ipa(RAM.0 + place),
+            ..*part
+        };
+        if end > ram_to_initrd(ram) || moved.in_place(module).is_none() {
+            return 0;
+        }
+        *part = moved;
+        self.entry = moved.ipa;
+        moved.bytes & !(PAGE - 1)
+    }
+
     /// Places the image, an initrd and a device tree of these sizes in a guest's RAM of `ram` bytes.
     ///
     /// # Errors
@@ -281,7 +319,7 @@ impl Image {
             }
         }
         let high = self.segments.iter().map(Segment::end).max().unwrap_or(RAM);
-        let start = RAM.0.saturating_add((ram / 2).min(128 << 20)).max(high.0);
+        let start = RAM.0.saturating_add(ram_to_initrd(ram)).max(high.0);
         let start = Ipa(start).align_up(PAGE).unwrap_or(ram_end);
         let initrd_end = start
             .checked_add(initrd.unwrap_or(0))
@@ -489,6 +527,7 @@ fn whole(format: Format, view: &View<'_>, ipa: Ipa, handover: Handover) -> Image
         entry: ipa,
         thumb: false,
         handover,
+        unpacks: None,
     }
 }
 
@@ -522,7 +561,53 @@ fn bare_kernel(view: &View<'_>) -> Result<Image, ImageError> {
     if let (Format::Raw, Some(offset)) = (format, linked_offset(head)) {
         (format, ipa) = (Format::LinuxImage, Ipa(RAM.0 + offset));
     }
-    Ok(whole(format, view, ipa, Handover::Linux))
+    let mut image = whole(format, view, ipa, Handover::Linux);
+    if format == Format::ZImage {
+        image.unpacks = unpacks(view);
+    }
+    Ok(image)
+}
+
+/// What a zImage says in the table that its header points to: a list of tags, of which one has the
+/// kernel's size, as kexec wants to know it (Linux since 4.15, `arch/arm/boot/compressed/vmlinux.lds.S`).
+/// `None` for older ones, and for what only looks like a zImage.
+fn unpacks(view: &View<'_>) -> Option<Unpacks> {
+    const EXTENDED: u32 = 0x4545_4545;
+    const KERNEL_SIZE: u32 = 0x5a53_4c4b;
+    /// The most that a kernel leaves free below itself, and what it has as a heap: where it does
+    /// not say.
+    const TEXT: u32 = 0x20_8000;
+    const HEAP: u32 = 0x1_0000;
+    let word = |at: u32| {
+        let mut bytes = [0; 4];
+        view.read(at.into(), &mut bytes).ok()?;
+        Some(u32::from_le_bytes(bytes))
+    };
+    (word(0x34)? == EXTENDED).then_some(())?;
+    let mut at = word(0x38)?;
+    // It is the only tag there is so far.
+    for _ in 0..16 {
+        let words = word(at)?;
+        if words < 4 || word(at.checked_add(4)?)? != KERNEL_SIZE {
+            at = at.checked_add(words.checked_mul(4).filter(|&size| size != 0)?)?;
+            continue;
+        }
+        let field = |nth: u32| word(at.checked_add(4 * nth)?);
+        let size = word(field(2)?)?;
+        let or = |nth, usual| if words > nth { field(nth) } else { Some(usual) };
+        let parts = [size, field(3)?, or(4, TEXT)?];
+        return Some(Unpacks {
+            end: parts.into_iter().map(u64::from).sum(),
+            // Besides the heap: a stack, and variables.
+            heap: u64::from(or(5, HEAP)?) + u64::from(HEAP),
+        });
+    }
+    None
+}
+
+/// Bytes from the start of RAM, of `ram` bytes, to where QEMU puts an initrd.
+fn ram_to_initrd(ram: u64) -> u64 {
+    (ram / 2).min(128 << 20)
 }
 
 /// What Linux's uncompressed `Image` was linked for, from the start of RAM. It has no header, but
@@ -759,6 +844,7 @@ fn elf(view: &View<'_>) -> Result<Image, ImageError> {
         entry,
         thumb,
         handover: Handover::Bare,
+        unpacks: None,
     })
 }
 

@@ -129,6 +129,7 @@ pub mod pl031;
 pub mod tty;
 pub mod psci;
 pub mod fdt;
+pub mod lent;
 pub mod image;
 
 // 2. The machine: all `unsafe`, all assembly, all device registers.

@@ -1,6 +1,6 @@
 //! A VM's memory: RAM and devices in its stage 2, and its modules loaded.
 
-use crate::addr::{Ipa, PAGE, Pa};
+use crate::addr::{BLOCK, Ipa, PAGE, Pa};
 use crate::bus::{Device, FLASH, Places, RAM, RINGS};
 use crate::fdt::{self, ConfigError, Guest, Module, Range, VmConfig};
 use crate::image::{self, Image, ImageError, Source};
@@ -128,8 +128,10 @@ impl Memory {
                 "give it less or rounder memory, or regions closer together",
             )
         };
-        // The root, the devices' tables, up to two at the edges of each piece, and those of regions.
-        let mut blocks = 0;
+        // The root, the devices' tables, up to two at the edges of each piece, those of regions, and of
+        // what is lent by the page.
+        let kernel = config.kernel.as_ref().map_or(0, |kernel| kernel.range.size);
+        let mut blocks = 2 + (kernel / BLOCK) as u32;
         let mut last = u32::MAX;
         for region in regions.regions() {
             for block in [region.first, region.last].map(|address| address >> 21) {
@@ -165,6 +167,7 @@ impl Memory {
         let (start, width) = (Ipa(0), 1 << WIDTH);
         let old = (core::mem::replace(&mut self.regions, regions), self.places);
         self.places = places;
+        self.ram.take_back();
         let changed = self.space.unmap(start, width).and_then(|_| self.map());
         if let Err(why) = changed {
             (self.regions, self.places) = old;
@@ -226,12 +229,10 @@ impl Memory {
     /// Where there is no table left for it.
     pub fn trap_dir(&mut self) -> Result<(), stage2::Error> {
         let ipa = Ipa((self.places.gicc + PAGE as u32).into());
-        if self.space.unmap(ipa, PAGE)? == Flush::Vmid {
-            self.space.tables_mut().flush();
-        }
-        if self.space.set_slot(ipa, PAGE, Device::GiccDir as u32)? == Flush::Vmid {
-            self.space.tables_mut().flush();
-        }
+        let owed = self.space.unmap(ipa, PAGE)?;
+        self.pay(owed);
+        let owed = self.space.set_slot(ipa, PAGE, Device::GiccDir as u32)?;
+        self.pay(owed);
         Ok(())
     }
 
@@ -272,7 +273,8 @@ impl Memory {
         } else {
             image::kernel(&source)
         };
-        let image = image.map_err(bad)?;
+        let mut image = image.map_err(bad)?;
+        let lent = image.lift(module.range.start, self.size);
         let initrd = config
             .ramdisk
             .as_ref()
@@ -289,7 +291,7 @@ impl Memory {
             size,
         });
         let tree = self.tree(config, initrd_range)?;
-        self.load_image(&image, &source).map_err(bad)?;
+        self.load_image(&image, &source, lent).map_err(bad)?;
         self.load_regions(config).map_err(bad)?;
         if let (Some(at), Some(initrd)) = (layout.initrd, initrd) {
             self.put_module(at, &initrd, 0, initrd.size())
@@ -351,14 +353,24 @@ impl Memory {
         }
     }
 
-    /// Carries out the image's plan.
-    fn load_image(&mut self, image: &Image, source: &ModuleMemory) -> Result<(), ImageError> {
+    /// Carries out the image's plan; its first `lent` bytes, whole pages, stay where they are.
+    fn load_image(
+        &mut self,
+        image: &Image,
+        source: &ModuleMemory,
+        lent: u64,
+    ) -> Result<(), ImageError> {
         if image.packed.is_some() {
             image.unpack(source, |at, bytes| self.put(at, bytes))?;
         }
         for part in &image.segments {
             if image.packed.is_none() {
-                self.put_module(part.ipa, source, part.offset, part.bytes)?;
+                let lent = match lent {
+                    0 => 0,
+                    _ => self.lend(part.ipa, source, part.offset, lent)?,
+                };
+                let rest = Ipa(part.ipa.0.saturating_add(lent));
+                self.put_module(rest, source, part.offset + lent, part.bytes - lent)?;
             }
             let rest = Ipa(part.ipa.0.saturating_add(part.bytes));
             let size = part.memory.saturating_sub(part.bytes);
@@ -366,6 +378,67 @@ impl Memory {
             self.ram.clean(rest, size);
         }
         Ok(())
+    }
+
+    /// Lets the guest have `size` bytes of a module, read-only, in place of its RAM at `at`; how
+    /// many of them it has: none where there is no table left for them.
+    fn lend(
+        &mut self,
+        at: Ipa,
+        from: &ModuleMemory,
+        offset: u64,
+        size: u64,
+    ) -> Result<u64, ImageError> {
+        let pa = self.ram.lend(at, from, offset, size).map_err(outside)?;
+        if self.remap(at, pa, size, Attrs::ROM).is_ok() {
+            return Ok(size);
+        }
+        self.ram.take_back();
+        let own = self.map_own(at, size);
+        own.map(|()| 0).map_err(|why| ImageError {
+            found: format!("not to be mapped: {why}").into(),
+            fix: "give the VM rounder memory",
+        })
+    }
+
+    /// Maps the guest's own RAM for `size` bytes at `at`.
+    fn map_own(&mut self, at: Ipa, size: u64) -> Result<(), stage2::Error> {
+        let mut done = 0;
+        while done < size {
+            let at = Ipa(at.0 + done);
+            let (pa, room) = self.ram.find(at).map_err(|_| stage2::Error::Outside)?;
+            let part = room.min(size - done);
+            self.remap(at, pa, part, Attrs::RAM)?;
+            done += part;
+        }
+        Ok(())
+    }
+
+    /// Puts `size` bytes at `pa` in place of what is at `at`.
+    fn remap(&mut self, at: Ipa, pa: Pa, size: u64, attrs: Attrs) -> Result<(), stage2::Error> {
+        let owed = self.space.unmap(at, size)?;
+        self.pay(owed);
+        let owed = self.space.map(at, pa, size, attrs)?;
+        self.pay(owed);
+        Ok(())
+    }
+
+    fn pay(&mut self, owed: Flush) {
+        if owed == Flush::Vmid {
+            self.space.tables_mut().flush();
+        }
+    }
+
+    /// Lets the guest have its own copy of what it was lent around `ipa`; whether it was.
+    pub fn keep(&mut self, ipa: Ipa) -> bool {
+        let Some((at, size)) = self.ram.keep(ipa) else {
+            return false;
+        };
+        let mapped = self.map_own(at, size);
+        debug_assert_eq!(mapped, Ok(()), "pages for pages take no table");
+        // The copy has other physical addresses, of which caches may hold older instructions.
+        machine::forget_instructions();
+        true
     }
 
     /// Writes `bytes` to memory itself, not only to the caches: the guest begins with its own off.

@@ -6,11 +6,13 @@
 
 use crate::addr::{Ipa, PAGE, PAGE_SHIFT, Pa};
 use crate::fdt::Range;
+use crate::lent::Lent;
 use crate::machine::window;
 use alloc::vec::Vec;
-use buddy_system_allocator::FrameAllocator;
-use core::alloc::Layout;
-use spin::Mutex;
+use frames::Frames;
+use spin::{Mutex, MutexGuard};
+
+mod frames;
 
 #[cfg(target_os = "none")]
 mod heap {
@@ -18,7 +20,7 @@ mod heap {
     use core::alloc::{GlobalAlloc, Layout};
     use core::mem::MaybeUninit;
     use core::ptr::{NonNull, null_mut};
-    use spin::Mutex;
+    use spin::{Mutex, MutexGuard};
 
     /// What the hypervisor starts with, in its own image: enough to read the board.
     const FIRST: usize = 256 << 10;
@@ -35,33 +37,37 @@ mod heap {
     pub(super) static HEAP: HypHeap = HypHeap(Mutex::new(Heap::empty()));
 
     impl HypHeap {
+        #[inline(never)]
+        fn lock(&self) -> MutexGuard<'_, Heap<24>> {
+            self.0.lock()
+        }
+
         pub(super) fn init(&self) {
             // SAFETY: called once, before anything is allocated; the arena is used here alone.
-            unsafe { self.0.lock().init((&raw mut ARENA) as usize, FIRST) };
+            unsafe { self.lock().init((&raw mut ARENA) as usize, FIRST) };
         }
 
         /// # Safety
         /// The memory must be mapped, and nobody else's.
         pub(super) unsafe fn add(&self, start: usize, size: usize) {
             // SAFETY: the caller's word.
-            unsafe { self.0.lock().add_to_heap(start, start + size) };
+            unsafe { self.lock().add_to_heap(start, start + size) };
         }
 
         pub(super) fn free(&self) -> usize {
-            let heap = self.0.lock();
+            let heap = self.lock();
             heap.stats_total_bytes() - heap.stats_alloc_actual()
         }
 
         pub(super) fn total(&self) -> usize {
-            self.0.lock().stats_total_bytes()
+            self.lock().stats_total_bytes()
         }
     }
 
     // SAFETY: the buddy allocator gives out disjoint blocks of the layout asked for.
     unsafe impl GlobalAlloc for HypHeap {
         unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-            self.0
-                .lock()
+            self.lock()
                 .alloc(layout)
                 .map_or(null_mut(), NonNull::as_ptr)
         }
@@ -69,7 +75,7 @@ mod heap {
         unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
             if let Some(at) = NonNull::new(at) {
                 // SAFETY: the caller's word: `at` came from `alloc` with this layout.
-                unsafe { self.0.lock().dealloc(at, layout) };
+                unsafe { self.lock().dealloc(at, layout) };
             }
         }
     }
@@ -81,52 +87,44 @@ pub fn init() {
     heap::HEAP.init();
 }
 
-/// Bytes of RAM that are free.
-static FREE: Mutex<u64> = Mutex::new(0);
+/// Free frames of 4 KiB.
+static FRAMES: Mutex<Frames> = Mutex::new(Frames::new());
+
+#[inline(never)]
+fn frames() -> MutexGuard<'static, Frames> {
+    FRAMES.lock()
+}
 
 /// Bytes of RAM that are free.
 #[must_use]
 pub fn free_bytes() -> u64 {
-    *FREE.lock()
+    frames().count() << PAGE_SHIFT
 }
-
-/// Free frames of 4 KiB, by number.
-static FRAMES: Mutex<FrameAllocator<29>> = Mutex::new(FrameAllocator::new());
 
 /// Adds free RAM; what is less than a page at either end is lost.
 pub fn add_ram(start: Pa, size: u64) {
     let first = start.0.div_ceil(PAGE);
     let end = (start.0 + size) >> PAGE_SHIFT;
-    if first < end {
-        FRAMES.lock().add_frame(first as usize, end as usize);
-        *FREE.lock() += (end - first) << PAGE_SHIFT;
-    }
+    frames().put(first as u32, end as u32);
 }
 
 /// Takes `size` bytes aligned to `align`, both multiples of the page size.
 #[must_use]
 pub fn alloc(size: u64, align: u64) -> Option<Pa> {
-    let frames = (size / PAGE) as usize;
-    let layout = Layout::from_size_align(frames, (align / PAGE) as usize).ok()?;
-    let frame = FRAMES.lock().alloc_aligned(layout)?;
-    *FREE.lock() -= taken(layout);
-    Some(Pa((frame as u64) << PAGE_SHIFT))
+    let frame = frames().take(order(size, align))?;
+    Some(Pa(u64::from(frame) << PAGE_SHIFT))
 }
 
 /// Gives back what [`alloc()`] gave for the same size and alignment.
 pub fn free(pa: Pa, size: u64, align: u64) {
-    let frames = (size / PAGE) as usize;
-    if let Ok(layout) = Layout::from_size_align(frames, (align / PAGE) as usize) {
-        FRAMES
-            .lock()
-            .dealloc_aligned((pa.0 >> PAGE_SHIFT) as usize, layout);
-        *FREE.lock() += taken(layout);
-    }
+    let first = (pa.0 >> PAGE_SHIFT) as u32;
+    frames().put(first, first + (1 << order(size, align)));
 }
 
-/// Bytes that the allocator takes for a layout in frames.
-fn taken(layout: Layout) -> u64 {
-    (layout.size().next_power_of_two().max(layout.align()) as u64) << PAGE_SHIFT
+/// Of the block of frames that is taken for so much.
+fn order(size: u64, align: u64) -> u32 {
+    let frames = (size.max(align) >> PAGE_SHIFT) as u32;
+    frames.next_power_of_two().ilog2()
 }
 
 /// A guest's address that is not in its RAM.
@@ -148,6 +146,8 @@ pub struct Extent {
 #[derive(Debug, Default)]
 pub struct Ram {
     extents: Vec<Extent>,
+    /// What stands in for some of it.
+    lent: Option<Lent>,
 }
 
 impl Ram {
@@ -200,7 +200,20 @@ impl Ram {
     }
 
     /// Where `ipa` is, and the bytes from there to the end of its piece.
-    fn find(&self, ipa: Ipa) -> Result<(Pa, u64), NotRam> {
+    ///
+    /// # Errors
+    /// Where it is not RAM.
+    pub fn find(&self, ipa: Ipa) -> Result<(Pa, u64), NotRam> {
+        let (pa, room) = self.find_own(ipa)?;
+        let Some(lent) = &self.lent else {
+            return Ok((pa, room));
+        };
+        let (from, same) = lent.find(ipa);
+        Ok((from.unwrap_or(pa), room.min(same)))
+    }
+
+    /// The same, whatever stands in for it.
+    fn find_own(&self, ipa: Ipa) -> Result<(Pa, u64), NotRam> {
         let inside = |extent: &&Extent| ipa.0.wrapping_sub(extent.ipa.0) < extent.size;
         let extent = self.extents.iter().find(inside).ok_or(NotRam(ipa))?;
         let offset = ipa.0 - extent.ipa.0;
@@ -236,11 +249,65 @@ impl Ram {
         })
     }
 
+    /// Refuses to write to what is lent.
+    fn check_own(&self, ipa: Ipa, size: u64) -> Result<(), NotRam> {
+        let Some(lent) = &self.lent else {
+            return Ok(());
+        };
+        let mut done = 0;
+        while done < size {
+            let at = Ipa(ipa.0.saturating_add(done));
+            match lent.find(at) {
+                (None, same) => done = done.saturating_add(same),
+                (Some(_), _) => return Err(NotRam(at)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Lends `size` bytes of a module, from `offset` on, in place of what is at `ipa`; where they
+    /// are. All three are multiples of the page size, and there is one loan at a time.
+    ///
+    /// # Errors
+    /// The first address that is not RAM.
+    pub fn lend(
+        &mut self,
+        ipa: Ipa,
+        module: &ModuleMemory,
+        offset: u64,
+        size: u64,
+    ) -> Result<Pa, NotRam> {
+        let size = size.min(module.size.saturating_sub(offset));
+        self.pieces(ipa, size, |_, _, _| ())?;
+        let pa = Pa(module.pa.0 + offset);
+        self.lent = Some(Lent::new(ipa, pa, size));
+        Ok(pa)
+    }
+
+    /// Ends the loan: what is the guest's own holds what it held before.
+    pub fn take_back(&mut self) {
+        self.lent = None;
+    }
+
+    /// Copies what is lent around `ipa`, to be the guest's own: from where on, and how many bytes.
+    /// `None` where nothing is lent.
+    pub fn keep(&mut self, ipa: Ipa) -> Option<(Ipa, u64)> {
+        let (at, from, size) = self.lent.as_mut()?.keep(ipa)?;
+        let copied = self.pieces(at, size, |pa, done, part| {
+            // SAFETY: as for `load`.
+            unsafe { window::copy(pa, Pa(from.0 + done), part) };
+        });
+        debug_assert_eq!(copied, Ok(()), "lent in place of RAM");
+        self.clean(at, size);
+        Some((at, size))
+    }
+
     /// Writes to `ipa` on.
     ///
     /// # Errors
-    /// The first address that is not RAM; what comes before it has been written.
+    /// The first address that is not RAM, or lent; what comes before it may have been written.
     pub fn write(&mut self, ipa: Ipa, bytes: &[u8]) -> Result<(), NotRam> {
+        self.check_own(ipa, bytes.len() as u64)?;
         self.pieces(ipa, bytes.len() as u64, |pa, done, size| {
             // SAFETY: as for `read`.
             unsafe { window::write(pa, &bytes[done as usize..(done + size) as usize]) };
@@ -270,8 +337,9 @@ impl Ram {
     /// Writes `size` bytes, 1, 2 or 4, in one piece to `ipa`, which counts as aligned to that.
     ///
     /// # Errors
-    /// Where it is not RAM.
+    /// Where it is not RAM, or lent.
     pub fn store_word(&mut self, ipa: Ipa, size: u32, value: u32) -> Result<(), NotRam> {
+        self.check_own(ipa, 1)?;
         let (pa, _) = self.find(ipa.align_down(size.into()))?;
         // SAFETY: as for `load_word`.
         unsafe { window::store(pa, size, value) };
@@ -292,7 +360,7 @@ impl Ram {
     /// Copies `size` bytes of a module to `ipa`.
     ///
     /// # Errors
-    /// The first address that is not RAM; what comes before it has been written.
+    /// The first address that is not RAM, or lent; what comes before it may have been written.
     pub fn load(
         &mut self,
         ipa: Ipa,
@@ -301,14 +369,16 @@ impl Ram {
         size: u64,
     ) -> Result<(), NotRam> {
         let size = size.min(module.size.saturating_sub(offset));
+        self.check_own(ipa, size)?;
         self.pieces(ipa, size, |pa, done, part| {
             // SAFETY: as for `read`; a module's memory is in no frame allocator's hands.
             unsafe { window::copy(pa, Pa(module.pa.0 + offset + done), part) };
         })
     }
 
-    /// Zeroes everything.
+    /// Zeroes everything; nothing is lent any more.
     pub fn scrub(&mut self) {
+        self.take_back();
         for extent in &self.extents {
             // SAFETY: as for `read`.
             unsafe {
@@ -322,9 +392,10 @@ impl Ram {
     /// Zeroes `size` bytes from `ipa` on.
     ///
     /// # Errors
-    /// The first address that is not RAM; what comes before it has been zeroed.
+    /// The first address that is not RAM, or lent; what comes before it may have been zeroed.
     pub fn clear(&mut self, ipa: Ipa, size: u64) -> Result<(), NotRam> {
         const LINE: u64 = 64;
+        self.check_own(ipa, size)?;
         self.pieces(ipa, size, |pa, _, size| {
             let head = (pa.0.wrapping_neg() % LINE).min(size);
             let lines = (size - head) / LINE * LINE;

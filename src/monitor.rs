@@ -112,7 +112,7 @@ fn show() {
     for (number, vm) in vm::all().iter().enumerate() {
         let mark = if focused == Some(vm.id) { "*" } else { " " };
         let (memory, unassigned) = {
-            let state = vm.lock();
+            let state = vm.state();
             (state.memory.size() >> 20, state.unassigned)
         };
         log::info!("{mark}{number} {}: {memory} MiB", vm.name());

@@ -250,7 +250,7 @@ impl Cpu {
                 at(vcpu.vm.alarm_ticks());
             }
             if self.loaded == Some(index) {
-                at(vcpu.timer.deadline(machine::now()));
+                at(vcpu.timer.due());
             }
             match vcpu.state {
                 State::Waiting(deadline) => at(deadline),

@@ -237,7 +237,8 @@ impl Vcpu {
     #[inline(never)]
     pub fn load(&self, state: Locked<'_>, device: Device, offset: u32, width: u32) -> u32 {
         match device {
-            Device::Gicd | Device::Uart => self.load_fast(state, device, offset, width),
+            Device::Gicd => self.load_gicd(state, offset, width),
+            Device::Uart => self.load_uart(state, offset, width),
             Device::Rtc => self.load_rtc(state, offset, width),
             // As QEMU's flash without an image.
             Device::GiccDir | Device::Flash => 0,
@@ -248,7 +249,8 @@ impl Vcpu {
     #[inline(never)]
     pub fn store(&self, state: Locked<'_>, device: Device, offset: u32, width: u32, value: u32) {
         match device {
-            Device::Gicd | Device::Uart => self.store_fast(state, device, offset, width, value),
+            Device::Gicd => self.store_gicd(state, offset, width, value),
+            Device::Uart => self.store_uart(state, offset, width, value),
             Device::Rtc => self.store_rtc(state, offset, width, value),
             Device::GiccDir => self.store_dir(state, offset, value),
             // As QEMU's flash without an image: its commands do nothing.
@@ -256,37 +258,17 @@ impl Vcpu {
         }
     }
 
-    /// [`load`](Self::load), without a call of it for the devices that are used most.
+    /// A store to the distributor.
     #[inline(always)]
-    pub fn load_fast(&self, state: Locked<'_>, device: Device, offset: u32, width: u32) -> u32 {
-        match device {
-            Device::Uart => self.load_uart(state, offset, width),
-            Device::Gicd => self.load_gicd(state, offset, width),
-            _ => self.load(state, device, offset, width),
-        }
+    pub fn store_gicd(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) {
+        self.change_gic(state, |gic, vcpu, lrs| {
+            gic.write(vcpu, offset & 0xfff, width, value, lrs)
+        });
     }
 
-    /// [`store`](Self::store) likewise.
+    /// A load from the distributor.
     #[inline(always)]
-    pub fn store_fast(
-        &self,
-        state: Locked<'_>,
-        device: Device,
-        offset: u32,
-        width: u32,
-        value: u32,
-    ) {
-        match device {
-            Device::Uart => self.store_uart(state, offset, width, value),
-            Device::Gicd => self.change_gic(state, |gic, vcpu, lrs| {
-                gic.write(vcpu, offset & 0xfff, width, value, lrs)
-            }),
-            _ => self.store(state, device, offset, width, value),
-        }
-    }
-
-    #[inline(always)]
-    fn load_gicd<'a>(&'a self, state: Locked<'a>, offset: u32, width: u32) -> u32 {
+    pub fn load_gicd<'a>(&'a self, state: Locked<'a>, offset: u32, width: u32) -> u32 {
         let offset = offset & 0xfff;
         if Vgic::is_state(offset) {
             return self.load_gicd_state(state, offset, width);
@@ -352,15 +334,17 @@ impl Vcpu {
         }
     }
 
+    /// A load from the UART.
     #[inline(always)]
-    fn load_uart(&self, mut state: Locked<'_>, offset: u32, width: u32) -> u32 {
+    pub fn load_uart(&self, mut state: Locked<'_>, offset: u32, width: u32) -> u32 {
         let (value, line) = state.uart.read(offset, width);
         self.uart_line(&mut state, line);
         value
     }
 
+    /// A store to the UART.
     #[inline(never)]
-    fn store_uart(&self, mut state: Locked<'_>, offset: u32, width: u32, value: u32) {
+    pub fn store_uart(&self, mut state: Locked<'_>, offset: u32, width: u32, value: u32) {
         let effect = state.uart.write(offset, width, value);
         self.uart_line(&mut state, effect.line);
         drop(state);
@@ -527,8 +511,8 @@ impl Vcpu {
     }
 
     /// Gives the line of the physical timer the level that it has now.
-    pub fn update_timer(&self) {
-        let level = self.timer.line(machine::now());
+    pub fn update_timer(&mut self) {
+        let level = self.timer.sample(machine::now());
         self.with_gic(|gic, vcpu, _| gic.set_level(vcpu, interrupt::PHYSICAL_TIMER, level));
     }
 

@@ -25,7 +25,7 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::num::NonZeroU32;
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use spin::{Mutex, MutexGuard};
 
 /// What one CPU asks of the CPU that a vCPU lives on, as bits of [`Link`].
@@ -217,6 +217,8 @@ pub struct Vm {
     pub writer: console::Writer,
     /// Its vCPUs as other CPUs see them.
     pub links: Vec<Link>,
+    /// Whether it makes other VMs' accesses: it will begin, or has not left.
+    serves: AtomicBool,
     /// When the real-time clock's alarm is due, in seconds of the counter; [`NO_ALARM`]: never.
     alarm: AtomicU32,
     vmid: Vmid,
@@ -296,6 +298,7 @@ impl Vm {
             config,
             writer,
             links,
+            serves: AtomicBool::new(true),
             alarm: AtomicU32::new(NO_ALARM),
             vmid,
             root,
@@ -316,6 +319,25 @@ impl Vm {
         self.state.lock()
     }
 
+    /// As [`lock`](Self::lock), for another VM that it is to make an access for; `None` where it won't. While its
+    /// memory is scrubbed its lock is held for long.
+    #[must_use]
+    pub fn lock_to_serve(&self) -> Option<MutexGuard<'_, State>> {
+        while self.serves.load(Ordering::Acquire) {
+            if let Some(state) = self.state.try_lock() {
+                return Some(state);
+            }
+            core::hint::spin_loop();
+        }
+        None
+    }
+
+    /// As [`lock`](Self::lock), for what is rare: a call in place of the lock's code.
+    #[inline(never)]
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.lock()
+    }
+
     /// VTTBR for a vCPU of it that is being loaded on CPU number `cpu`.
     #[must_use]
     pub fn vttbr(&self, cpu: usize) -> u64 {
@@ -329,7 +351,7 @@ impl Vm {
             machine::flush_all_vmids,
         );
         let vttbr = self.root | u64::from(vmid) << 48;
-        self.lock().memory.space.tables_mut().vttbr = vttbr;
+        self.state().memory.space.tables_mut().vttbr = vttbr;
         vttbr
     }
 
@@ -355,7 +377,7 @@ impl Vm {
     /// Starts vCPU `index`, which is off, at `start`.
     pub fn start_vcpu(&self, index: usize, start: Start) {
         if let (Some(place), Some(link)) =
-            (self.lock().starts.get_mut(index), self.links.get(index))
+            (self.state().starts.get_mut(index), self.links.get(index))
         {
             *place = start;
             link.request(request::START);
@@ -364,7 +386,7 @@ impl Vm {
 
     /// Asks all vCPUs to leave, for what `stop` says; the first reason stands.
     pub fn stop(&self, stop: Stop) {
-        let mut state = self.lock();
+        let mut state = self.state();
         state.stop.get_or_insert(stop);
         for (index, link) in self.links.iter().enumerate() {
             if state.power.cpu(index) != CpuPower::Off {
@@ -384,9 +406,10 @@ impl Vm {
 
     /// The device model has gone: what waits for it gets external aborts, and its interrupts are quiet.
     fn stop_serving(&self) {
+        self.serves.store(false, Ordering::Release);
         for number in 0.. {
             let (client, interrupt, tags) = {
-                let mut state = self.lock();
+                let mut state = self.state();
                 let Some(client) = state.clients.get_mut(number) else {
                     return;
                 };
@@ -417,7 +440,7 @@ impl Vm {
     /// A device of its that is not the hypervisor's sets its interrupt's line.
     pub fn set_line(&self, interrupt: Option<u32>, level: bool) {
         if let Some(intid) = interrupt {
-            let kick = self.lock().gic.set_level(0, intid, level);
+            let kick = self.state().gic.set_level(0, intid, level);
             self.wake(kick.0);
         }
     }
@@ -468,7 +491,7 @@ impl Vm {
     /// Lets the real-time clock look whether its alarm is due.
     pub fn ring(&self) {
         let now = self.seconds();
-        let mut state = self.lock();
+        let mut state = self.state();
         let line = state.rtc.advance(now);
         let kick = match line {
             Line::Same => Kick(0),
@@ -481,7 +504,7 @@ impl Vm {
 
     /// vCPU `index` begins; where.
     pub fn started(&self, index: usize) -> Start {
-        let mut state = self.lock();
+        let mut state = self.state();
         state.begun = true;
         state.power.started(index);
         state.gic.reset_interface(index);
@@ -491,7 +514,7 @@ impl Vm {
     /// vCPU `index` has left for good. If it was the last, the VM ends or begins anew.
     pub fn left(&self, index: usize) {
         let stop = {
-            let mut state = self.lock();
+            let mut state = self.state();
             state.power.stopped(index);
             if !state.power.all_off() {
                 return;
@@ -503,7 +526,7 @@ impl Vm {
             return self.restart();
         }
         {
-            let mut state = self.lock();
+            let mut state = self.state();
             state.memory.ram.scrub();
             state.forget_input();
         }
@@ -525,7 +548,7 @@ impl Vm {
 
     fn restart(&self) {
         let loaded = {
-            let mut state = self.lock();
+            let mut state = self.state();
             state.memory.ram.scrub();
             state.uart = Pl011::new();
             state.forget_input();
@@ -538,6 +561,7 @@ impl Vm {
         };
         match loaded {
             Ok(()) => {
+                self.serves.store(true, Ordering::Release);
                 log::info!(
                     "{}: reset ({} KiB free)",
                     self.name(),
@@ -585,7 +609,7 @@ pub fn connect(vms: &[Arc<Vm>]) {
             };
             if let (Some(model), Some(ring)) = (model, region.ring) {
                 (backend.vm, backend.ring) = (Arc::downgrade(model), ring);
-                let clients = &mut model.lock().clients;
+                let clients = &mut model.state().clients;
                 // Those of VMs that could not be built stay nobody's.
                 while clients.len() <= ring {
                     clients.push(Client::default());
@@ -598,7 +622,7 @@ pub fn connect(vms: &[Arc<Vm>]) {
                     region.node
                 );
             }
-            vm.lock().backends.push(backend);
+            vm.state().backends.push(backend);
         }
     }
 }
@@ -663,7 +687,7 @@ impl Vm {
     /// Whether one of its vCPUs is on.
     #[must_use]
     pub fn is_up(&self) -> bool {
-        !self.lock().power.all_off()
+        !self.state().power.all_off()
     }
 
     /// From now on what is typed goes to this VM.
@@ -672,7 +696,7 @@ impl Vm {
         FOCUS.store(self.id, Ordering::Relaxed);
         console::set_focus(self.writer);
         if let Some(before) = before {
-            before.lock().hear();
+            before.state().hear();
             log::info!("input goes to {}", self.name());
         }
     }
@@ -680,13 +704,13 @@ impl Vm {
     /// Whether it takes what is typed. It does not while its input is full.
     #[must_use]
     pub fn hears(&self) -> bool {
-        self.lock().deaf.is_none()
+        self.state().deaf.is_none()
     }
 
     /// A byte has been typed.
     pub fn type_in(&self, byte: u8) {
         let kick = {
-            let mut state = self.lock();
+            let mut state = self.state();
             state.type_in(byte);
             let level = state.uart.line();
             state.gic.set_level(0, interrupt::UART, level)
@@ -697,7 +721,7 @@ impl Vm {
     /// Gives up on a guest that has read nothing for a while: what is typed beyond its input is
     /// lost, so that the operator's commands are heard again. When to ask again, ticks.
     pub fn give_up(&self) -> Option<u64> {
-        let mut state = self.lock();
+        let mut state = self.state();
         let until = state.deaf? + u64::from(machine::wiring().frequency) * HEARING;
         if machine::now() < until {
             return Some(until);

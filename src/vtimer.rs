@@ -18,6 +18,8 @@ pub struct Timer {
     /// CTL without ISTATUS.
     control: u32,
     compare: u64,
+    /// Whether the line has been seen asserted.
+    seen: bool,
 }
 
 impl Timer {
@@ -27,6 +29,7 @@ impl Timer {
         Self {
             control: control & (ENABLE | IMASK),
             compare,
+            seen: false,
         }
     }
 
@@ -79,6 +82,25 @@ impl Timer {
         self.control & IMASK == 0 && self.met(now_ticks)
     }
 
+    /// Looks at the line: whether it is asserted.
+    #[inline]
+    pub const fn sample(&mut self, now_ticks: u64) -> bool {
+        self.seen = self.line(now_ticks);
+        self.seen
+    }
+
+    /// When to look at the line next if nothing is written, in ticks; `None` where the last look saw
+    /// it asserted, or it won't be. That may have passed since that look.
+    #[inline]
+    #[must_use]
+    pub const fn due(&self) -> Option<u64> {
+        if self.control & (ENABLE | IMASK) == ENABLE && !self.seen {
+            Some(self.compare)
+        } else {
+            None
+        }
+    }
+
     /// When the line will be asserted if nothing is written, in ticks; `None` where it won't be or
     /// already is.
     #[inline]
@@ -98,8 +120,8 @@ impl Timer {
 }
 
 /// When a vCPU that waits has to be woken for one of its timers, in ticks of the machine's counter:
-/// the virtual timer's deadline is `offset_ticks` (CNTVOFF) earlier in its own. `None` where no
-/// deadline lies ahead; a line that is asserted already is the interrupt controller's business.
+/// the virtual timer's deadline is `offset_ticks` (CNTVOFF) earlier in its own. `None` where there is
+/// none; a line that is known to be asserted is the interrupt controller's business.
 #[must_use]
 pub fn next_deadline(
     virtual_timer: &Timer,
@@ -111,7 +133,7 @@ pub fn next_deadline(
     let first = virtual_timer.deadline(own);
     // A deadline past the end of the machine's counter never comes.
     let first = first.and_then(|ticks| now_ticks.checked_add(ticks - own));
-    match (first, physical_timer.deadline(now_ticks)) {
+    match (first, physical_timer.due()) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),
     }
@@ -128,6 +150,18 @@ mod tests {
         assert_eq!((timer.line(1000), timer.control(1000)), (true, 5));
         assert_eq!(timer.deadline(999), Some(1000));
         assert_eq!(timer.deadline(1000), None);
+    }
+
+    #[test]
+    fn a_deadline_that_passes_unseen_is_still_due() {
+        let mut timer = Timer::new(ENABLE, 1000);
+        assert!(!timer.sample(999));
+        assert_eq!(timer.due(), Some(1000));
+        assert!(timer.sample(1001));
+        assert_eq!(timer.due(), None);
+        timer.set_compare(2000);
+        assert!(!timer.sample(1002));
+        assert_eq!(timer.due(), Some(2000));
     }
 
     #[test]
@@ -178,11 +212,14 @@ mod tests {
     #[test]
     fn a_waiting_vcpu_is_woken_by_the_earlier_timer() {
         let virt = Timer::new(ENABLE, 500);
-        let phys = Timer::new(ENABLE, 1600);
+        let mut phys = Timer::new(ENABLE, 1600);
         assert_eq!(next_deadline(&virt, &phys, 1000, 1200), Some(1500));
         assert_eq!(next_deadline(&virt, &phys, 1200, 1200), Some(1600));
         assert_eq!(next_deadline(&virt, &phys, 1000, 1550), Some(1600));
-        assert_eq!(next_deadline(&virt, &phys, 1000, 1600), None);
+        // It has come, and been seen only then.
+        assert_eq!(next_deadline(&virt, &phys, 1000, 1700), Some(1600));
+        assert!(phys.sample(1700));
+        assert_eq!(next_deadline(&virt, &phys, 1000, 1700), None);
         let never = Timer::new(ENABLE, u64::MAX);
         assert_eq!(next_deadline(&never, &Timer::default(), 1000, 1200), None);
     }

@@ -153,6 +153,63 @@ fn whole_pages_of_a_stored_image_can_be_given_as_they_are() {
     assert_eq!(part.in_place(Pa(0x5000_1000 - 84)), Some(Pa(0x5000_1000)));
 }
 
+/// A zImage that says what it unpacks to: `kernel` bytes at its end, `bss` and more.
+fn telling(size: usize, tag: &[u32], kernel: u32) -> Vec<u8> {
+    let mut image = zimage(size);
+    let table = size as u32 - 256;
+    image[0x34..0x3c].copy_from_slice(&words(&[0x4545_4545, table]));
+    let at = table as usize;
+    image[at..at + 4 * tag.len()].copy_from_slice(&words(tag));
+    image[size - 4..].copy_from_slice(&kernel.to_le_bytes());
+    image
+}
+
+const KERNEL_SIZE: u32 = 0x5a53_4c4b;
+
+#[test]
+fn a_zimage_that_says_what_it_unpacks_is_used_where_it_lies() {
+    let tag = [6, KERNEL_SIZE, 20_000 - 4, 0x3_0000, 0x8000, 0x2_0000];
+    let mut image = told(&telling(20_000, &tag, 0x10_0001)).unwrap();
+    assert_eq!(image.lift(Pa(0x5000_1000), 64 * MIB), 16384);
+    // 0x13_8001 bytes from the start of RAM on are the kernel's.
+    assert_eq!(image.entry, Ipa(0x4014_0000));
+    assert_eq!(image.segments[0].ipa, image.entry);
+    let layout = image.place(64 * MIB, Some(1), 0x1000).unwrap();
+    assert_eq!(layout.initrd, Some(Ipa(0x4200_0000)));
+}
+
+#[test]
+fn a_zimage_is_copied_where_that_is_needed() {
+    let tag = [4, KERNEL_SIZE, 20_000 - 4, 0x3_0000];
+    let image = told(&telling(20_000, &tag, 0x10_0000)).unwrap();
+    let end = 0x20_8000 + 0x13_0000 + 0x8000 + 20_000 + 0x2_0000;
+    let lift = |module, ram| {
+        let mut image = image.clone();
+        (image.lift(module, ram), image.entry)
+    };
+    let copied = (0, Ipa(0x4001_0000));
+    assert_eq!(lift(Pa(0x5000_0000), 2 * end), (16384, Ipa(0x4034_0000)));
+    // The initrd comes too soon, and the module is not on pages.
+    assert_eq!(lift(Pa(0x5000_0000), 2 * end - 2), copied);
+    assert_eq!(lift(Pa(0x5000_0800), 64 * MIB), copied);
+    // No table, none in the image, one of other tags alone, and packed.
+    let others: Vec<u32> = [2, 7].repeat(20);
+    let mut astray = telling(20_000, &tag, 0);
+    astray[0x38..0x3c].copy_from_slice(&u32::MAX.to_le_bytes());
+    let dull = [
+        zimage(20_000),
+        telling(20_000, &[0; 8], 0),
+        telling(20_000, &others, 0),
+        telling(20_000, &[6, KERNEL_SIZE, u32::MAX, 0, 0, 0], 0),
+        astray,
+        gzip(&telling(20_000, &tag, 0x10_0000)),
+    ];
+    for bytes in dull {
+        let mut image = told(&bytes).unwrap();
+        assert_eq!((image.lift(Pa(0x5000_0000), 64 * MIB), image.entry), copied);
+    }
+}
+
 #[test]
 fn any_other_bytes_are_a_raw_image() {
     let image = told(&words(&[0xeaff_fffe])).unwrap();

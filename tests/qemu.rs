@@ -380,6 +380,79 @@ const CASES: &[Case] = &[
         ..GUESTS
     },
     Case {
+        name: "guests::psci_of_one_vcpu",
+        vms: &["kernel=guest:psci,memory=64M,append=icount"],
+        ..GUESTS
+    },
+    Case {
+        name: "guests::psci_of_four_vcpus_on_one_cpu",
+        vms: &["kernel=guest:psci,memory=64M,cpus=4"],
+        icount: false,
+        ..GUESTS
+    },
+    Case {
+        name: "guests::psci_of_four_vcpus_on_two_cpus",
+        vms: &["kernel=guest:psci,memory=64M,cpus=4"],
+        smp: 2,
+        icount: false,
+        ..GUESTS
+    },
+    Case {
+        name: "guests::timers_of_two_vcpus_on_two_cpus",
+        vms: &["kernel=guest:timers,memory=64M,cpus=2,append=late_us=200000"],
+        smp: 2,
+        icount: false,
+        ..GUESTS
+    },
+    Case {
+        name: "guests::console_of_one_vcpu",
+        vms: &["kernel=guest:console,memory=64M"],
+        ..GUESTS
+    },
+    // What a guest does to itself, beside one that goes on.
+    Case {
+        name: "hostile::whatever_is_tried_does_the_others_no_harm",
+        vms: &[
+            "kernel=guest:hostile,memory=32M,name=bad",
+            "kernel=guest:canary,memory=48M,append=seed=2,name=good",
+        ],
+        ..GUESTS
+    },
+    Case {
+        name: "hostile::a_jump_to_nowhere_stays_its_own",
+        vms: &[
+            "kernel=guest:hostile,memory=32M,append=nowhere,name=bad",
+            GOOD,
+        ],
+        expect: Expect::Stops(&["NOWHERE", "good.*Hello from a bare-metal guest"]),
+        ..GUESTS
+    },
+    Case {
+        name: "hostile::a_flood_of_output_leaves_the_others_their_console",
+        vms: &[
+            "kernel=guest:hostile,memory=32M,append=flood,name=bad",
+            GOOD,
+        ],
+        expect: Expect::Stops(&["FLOOD", "good.*Hello from a bare-metal guest", r"flood \d+"]),
+        icount: false,
+        ..GUESTS
+    },
+    Case {
+        name: "hostile::a_loop_with_interrupts_masked_leaves_the_others_their_cpu",
+        vms: &["kernel=guest:hostile,memory=32M,append=spin,name=bad", GOOD],
+        expect: Expect::Stops(&["SPIN", "good.*Hello from a bare-metal guest"]),
+        ..GUESTS
+    },
+    Case {
+        name: "hostile::a_wait_for_nothing_leaves_the_others_their_cpu",
+        vms: &[
+            "kernel=guest:hostile,memory=32M,append=sleep,name=bad",
+            GOOD,
+        ],
+        expect: Expect::Stops(&["SLEEP", "good.*Hello from a bare-metal guest"]),
+        ..GUESTS
+    },
+    Case {
         name: "console::what_is_typed_reaches_the_guest",
         vms: &["kernel=guest:hello,memory=16M"],
         typed: &[("(?m)^> ", "good day\r"), ("You said: good day\n", "off\r")],

@@ -53,6 +53,8 @@ struct Machine {
     /// Pages that caches hold newer than memory.
     cached: BTreeSet<u64>,
     now: u64,
+    /// What `now` moves on by at each look.
+    stride: u64,
     wiring: &'static Wiring,
     contexts: u32,
     pools: u32,
@@ -107,6 +109,7 @@ thread_local! {
         memory: BTreeMap::new(),
         cached: BTreeSet::new(),
         now: 0,
+        stride: 0,
         wiring: &QEMU,
         contexts: 0,
         pools: 0,
@@ -877,7 +880,10 @@ pub fn spectre_bhb() -> Workaround {
 /// Ticks of the counter, which [`test::advance`] moves.
 #[must_use]
 pub fn now() -> u64 {
-    machine(|machine| machine.now)
+    machine(|machine| {
+        machine.now += machine.stride;
+        machine.now
+    })
 }
 
 /// Makes the Hyp timer interrupt this CPU at `deadline`, ticks.
@@ -1207,6 +1213,11 @@ pub mod test {
     /// Lets `ticks` pass.
     pub fn advance(ticks: u64) {
         machine(|machine| machine.now += ticks);
+    }
+
+    /// Lets time pass between any two looks at the counter.
+    pub fn stride(ticks: u64) {
+        machine(|machine| machine.stride = ticks);
     }
 
     /// Makes the core one that names wrong registers for stores in Thumb state.

@@ -15,12 +15,16 @@
 @ a run, one of the dictionary 10, a match some 15 and 4 for each halfword: 3 for each byte in all, since from reset
 @ to the first guest there are a million.
 @
-@ r3, r4, lr: scratch   r5 = end of the output   r6 = output   r7, r8 = flags and their end
-@ r9 = raw halfwords   r10 = codes   r11 = dictionary   r12 = flags left, a 1, zeroes
+@ r3, r4, lr: scratch   r5 = 1, or 16 + the next low four bits   r6 = output   r7 = flags
+@ r8 = distance of the last match - 1   r9 = raw halfwords   r10 = codes   r11 = dictionary
+@ r12 = flags left, a 1, zeroes   sp = end of the output
 
-@ The codes: so many halfwords of the dictionary, then near matches, then far ones.
-.equ UNPACK_DICTIONARY, 200
-.equ UNPACK_NEAR, 40
+@ The codes: so many whole halfwords of the dictionary, halfwords in all, near matches, matches at the last distance;
+@ then far matches.
+.equ UNPACK_WORDS, 110
+.equ UNPACK_DICTIONARY, 208
+.equ UNPACK_NEAR, 32
+.equ UNPACK_AGAIN, 8
 
 .arch armv7-a
 .syntax unified
@@ -70,28 +74,44 @@ unpack_tree_magic:
 
 2:  adr     r11, unpack_packed
     ldr     r5, [r11], #4           @ bytes of the output
-    ldr     r8, [r11], #4           @ of the flags
+    ldr     r9, [r11], #4           @ of the flags
     ldr     r10, [r11], #4          @ of the raw halfwords
     add     r7, r11, #(2 * UNPACK_DICTIONARY)
-    add     r8, r8, r7
-    mov     r9, r8
+    add     r9, r9, r7
     add     r10, r10, r9
-    mov     r6, r4
     add     r5, r5, r4
     bl      unpack_forget
+    mov     sp, r5
+    mov     r5, #1
     mov     r12, #0x80000000
     b       unpack_next
+
+unpack_special:
+    subs    lr, r3, #UNPACK_DICTIONARY
+    bhs     unpack_match
+    add     r3, r3, r3
+    ldrh    r3, [r11, r3]
+    cmp     r5, #1
+    ldrbeq  r5, [r10], #1
+    orreq   r5, r5, #0x100
+    and     lr, r5, #0xf
+    lsr     r5, r5, #4
+    orr     r3, r3, lr
+    strh    r3, [r6], #2
+    lsls    r12, r12, #1
+    bcc     unpack_raw
+    b       unpack_coded
 
 unpack_match:
     cmp     lr, #UNPACK_NEAR
     bhs     unpack_far
     lsr     r4, lr, #3
-    and     r3, lr, #7
+    and     r8, lr, #7
     ldrb    lr, [r10], #1
-    orr     r3, lr, r3, lsl #8
-    @ r4 = length - 2, r3 = distance - 1.
+    orr     r8, lr, r8, lsl #8
+    @ r4 = length - 2.
 unpack_copy:
-    sub     lr, r6, r3, lsl #1
+    sub     lr, r6, r8, lsl #1
     ldrh    r3, [lr, #-2]!
     strh    r3, [r6], #2
 3:  ldrh    r3, [lr, #2]!
@@ -112,8 +132,8 @@ unpack_raw:
 unpack_coded:
     beq     unpack_refill
     ldrb    r3, [r10], #1
-    subs    lr, r3, #UNPACK_DICTIONARY
-    bhs     unpack_match
+    cmp     r3, #UNPACK_WORDS
+    bhs     unpack_special
     add     r3, r3, r3
     ldrh    r3, [r11, r3]
     strh    r3, [r6], #2
@@ -121,30 +141,35 @@ unpack_coded:
     bcc     unpack_raw
     b       unpack_coded
 
-    @ The end is looked at here only: 31 items of 272 halfwords stay inside .bss.
+    @ The end is looked at here only: 31 items of 264 halfwords stay inside .bss.
 unpack_refill:
-    cmp     r7, r8
-    beq     unpack_done
     ldr     r12, [r7], #4
-    cmp     r6, r5
+    cmp     r6, sp
     blo     unpack_next
+    beq     unpack_done
 unpack_stop:
     wfi
     b       unpack_stop
 
 unpack_far:
-    sub     r4, lr, #UNPACK_NEAR
-    cmp     r4, #(255 - UNPACK_DICTIONARY - UNPACK_NEAR)
+    subs    r4, lr, #(UNPACK_NEAR + UNPACK_AGAIN)
+    blo     unpack_again
+    cmp     r4, #(255 - UNPACK_DICTIONARY - UNPACK_NEAR - UNPACK_AGAIN)
     ldrbeq  r3, [r10], #1
     addeq   r4, r4, r3
     ldrb    r3, [r10], #1
-    ldrb    lr, [r10], #1
-    orr     r3, r3, lr, lsl #8
+    ldrb    r8, [r10], #1
+    orr     r8, r3, r8, lsl #8
     b       unpack_copy
 
+unpack_again:
+    add     r4, r4, #UNPACK_AGAIN
+    sub     lr, r6, r8, lsl #1
+    sub     lr, lr, #4
+    b       3b
+
 unpack_done:
-    cmp     r6, r5
-    bne     unpack_stop
+    mov     r5, sp
     ldr     r4, unpack_packed
     sub     r4, r5, r4
     bl      unpack_forget

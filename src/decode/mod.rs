@@ -36,6 +36,7 @@ mod t32;
 mod transfer;
 mod vector;
 
+use core::fmt;
 pub use single::{Address, Index, Offset, Shift, Single};
 pub use transfer::{Access, Transfer, Vectors};
 
@@ -57,6 +58,16 @@ impl Instruction {
         match self {
             Self::T16(_) => 2,
             Self::A32(_) | Self::T32(_) => 4,
+        }
+    }
+}
+
+impl fmt::Display for Instruction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::A32(w) => write!(f, "A32 {w:08x}"),
+            Self::T16(w) => write!(f, "T16 {w:04x}"),
+            Self::T32(w) => write!(f, "T32 {w:08x}"),
         }
     }
 }

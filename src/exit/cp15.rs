@@ -171,7 +171,7 @@ fn write15(vcpu: &mut Vcpu, transfer: Transfer, value: u32) -> Option<()> {
             let caches_were_on = Live::caches_on();
             Live::write_vm_register(transfer.crn(), transfer.crm(), transfer.opc2(), value)?;
             if caches_were_on != Live::caches_on() {
-                vcpu.vm.lock().memory.ram.clean_all();
+                vcpu.vm.state().memory.ram.clean_all();
                 Live::watch_caches(!Live::caches_on());
             }
             Some(())
@@ -184,7 +184,7 @@ fn write15(vcpu: &mut Vcpu, transfer: Transfer, value: u32) -> Option<()> {
 /// done once by address, and again when they have been turned, which is watched for.
 fn set_way(vcpu: &mut Vcpu) {
     if !Live::watches_caches() {
-        vcpu.vm.lock().memory.ram.clean_all();
+        vcpu.vm.state().memory.ram.clean_all();
         Live::watch_caches(true);
     }
 }

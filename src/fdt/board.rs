@@ -500,22 +500,28 @@ impl Interrupt {
 }
 
 impl UartKind {
+    const NS16550: Self = Self::Ns16550 {
+        reg_shift: 0,
+        io_width: 1,
+    };
+
+    const ALL: [(&[u8], Self); 10] = [
+        (b"arm,pl011", Self::Pl011),
+        (b"ns16550a", Self::NS16550),
+        (b"ns16550", Self::NS16550),
+        (b"snps,dw-apb-uart", Self::NS16550),
+        (b"nvidia,tegra20-uart", Self::NS16550),
+        (b"ti,omap4-uart", Self::NS16550),
+        (b"st,stm32h7-uart", Self::Stm32),
+        (b"fsl,imx21-uart", Self::Imx),
+        (b"fsl,imx6q-uart", Self::Imx),
+        (b"samsung,exynos4210-uart", Self::Exynos),
+    ];
+
     fn of(compatible: &[u8]) -> Option<Self> {
-        Some(match compatible {
-            b"arm,pl011" => Self::Pl011,
-            b"ns16550a"
-            | b"ns16550"
-            | b"snps,dw-apb-uart"
-            | b"nvidia,tegra20-uart"
-            | b"ti,omap4-uart" => Self::Ns16550 {
-                reg_shift: 0,
-                io_width: 1,
-            },
-            b"st,stm32h7-uart" => Self::Stm32,
-            b"fsl,imx21-uart" | b"fsl,imx6q-uart" => Self::Imx,
-            b"samsung,exynos4210-uart" => Self::Exynos,
-            _ => return None,
-        })
+        let mut all = Self::ALL.iter();
+        all.find(|(name, _)| *name == compatible)
+            .map(|&(_, kind)| kind)
     }
 }
 
@@ -540,9 +546,12 @@ impl Uart {
         if path.starts_with('/') {
             return Self::read(tree, tree.find(path)?);
         }
-        let (alias, rest) = path.split_at(path.find('/').unwrap_or(path.len()));
-        let start = string(tree.property(tree.find("/aliases")?, alias)?)?;
-        Self::read(tree, tree.find(&format!("{start}{rest}"))?)
+        let aliases = tree.find("/aliases")?;
+        let alias = |name| string(tree.property(aliases, name)?);
+        match path.split_once('/') {
+            Some((name, rest)) => Self::read(tree, tree.find(&format!("{}/{rest}", alias(name)?))?),
+            None => Self::read(tree, tree.find(alias(path)?)?),
+        }
     }
 
     fn read(tree: &Tree<'_, '_>, id: Id) -> Option<Self> {

@@ -393,7 +393,10 @@ fn shown_strings(tree: &Tree<'_, '_>, id: Id) -> String {
     let mut shown = String::new();
     for compatible in tree.compatible(id) {
         let separator = if shown.is_empty() { "" } else { ", " };
-        shown = format!("{shown}{separator}{}", String::from_utf8_lossy(compatible));
+        shown = format!(
+            "{shown}{separator}{}",
+            core::str::from_utf8(compatible).unwrap_or("not UTF-8")
+        );
     }
     if shown.is_empty() {
         "absent".into()

@@ -104,6 +104,79 @@ pub(crate) fn what_is_loaded_can_be_seen_with_caches_off() {
     assert!(nothing_cached(&board.vms[0]));
 }
 
+/// A zImage that unpacks to 1 MiB, in whole pages and a bit: where its kernel's size says.
+fn zimage() -> Vec<u8> {
+    let mut bytes: Vec<u8> = (0..0x2_1234).map(|n| (n >> 8 | 1) as u8).collect();
+    let words = [
+        (0x24, 0x016f_2818),
+        (0x28, 0),
+        (0x2c, 0x2_1234),
+        (0x34, 0x4545_4545),
+        (0x38, 0x40),
+        (0x40, 4),
+        (0x44, 0x5a53_4c4b),
+        (0x48, 0x80),
+        (0x4c, 0),
+        (0x80, 0x10_0000),
+    ];
+    for (at, word) in words {
+        let word: u32 = word;
+        bytes[at..at + 4].copy_from_slice(&word.to_le_bytes());
+    }
+    bytes
+}
+
+pub(crate) fn a_kernel_is_used_where_it_lies_until_the_guest_writes_to_it() {
+    const MODULE: Pa = Pa(0x7100_0000);
+    const AT: u32 = 0x4031_0000;
+    power_on(64 * MIB);
+    let range = Range {
+        start: MODULE,
+        size: zimage().len() as u64,
+    };
+    test::store(MODULE, &zimage());
+    // SAFETY: the range is in no RAM that is given out.
+    unsafe { mem::reserve_module(range) };
+    let mut config = config("guest", 16 * MIB);
+    config.kernel.as_mut().unwrap().range = range;
+    let mut board = Board::of(1);
+    let vm = board.add(config, &[0]);
+    let guest = board.soon().expect("the guest");
+    assert_eq!(guest.regs.pc, AT);
+    let pa = |at: u32| {
+        let found = vm.lock().memory.space.translate(Ipa(at.into()));
+        let (pa, attrs) = found.expect("RAM");
+        (pa, attrs.perms.write)
+    };
+    let lent = |at: u32| (Pa(MODULE.0 + u64::from(at - AT)), false);
+    let all = zimage();
+    for life in 0..2 {
+        assert!(memory(&vm, Ipa(AT.into()), all.len()) == all, "{life}");
+        for at in [AT, AT + 0x1_0000, AT + 0x2_0000] {
+            assert_eq!(pa(at), lent(at));
+        }
+        // The bit behind the last whole page lies beside what is not the kernel's.
+        assert!(pa(AT + 0x2_1000).1);
+
+        // A store there, which is a permission fault; by stage 1 as it is with the MMU off.
+        let at = AT + 0x1_2344;
+        let guest =
+            board.run(move |guest| data_abort(guest, at, 0, access(2, 1) & !0xf | 0xf | WRITE));
+        assert_eq!(guest.regs.pc, AT, "tried again");
+        assert_eq!(pa(AT), lent(AT));
+        let (own, writable) = pa(at);
+        assert!(writable && own != lent(at).0);
+        assert!(memory(&vm, Ipa(AT.into()), all.len()) == all);
+        vm.lock().memory.ram.write(Ipa(at.into()), b"own").unwrap();
+        assert!(vm.lock().memory.ram.write(Ipa(AT.into()), b"own").is_err());
+        board.run_if(|guest| hvc(guest, RESET));
+        board.soon().expect("the guest, anew");
+    }
+    let mut module = vec![0; all.len()];
+    test::read(MODULE, &mut module);
+    assert!(module == all);
+}
+
 pub(crate) fn a_vm_that_resets_begins_anew() {
     let mut board = Board::one();
     let vm = board.vms[0].clone();

@@ -77,6 +77,7 @@ const TESTS: &[Test] = tests! {
         registers_that_are_not_there_are_undefined
         id_registers_are_the_machines
         the_physical_timer_counts
+        the_physical_timer_fires_however_little_time_it_is_given
         an_asynchronous_abort_is_pended_in_the_guest_that_caused_it;
     schedule:
         a_vcpu_alone_has_no_slice_and_waits_by_itself
@@ -102,6 +103,7 @@ const TESTS: &[Test] = tests! {
         a_vm_starts_as_its_kernel_wants
         a_new_vm_finds_nothing_of_what_memory_held
         what_is_loaded_can_be_seen_with_caches_off
+        a_kernel_is_used_where_it_lies_until_the_guest_writes_to_it
         a_vm_that_resets_begins_anew
         a_vm_that_resets_has_a_new_interrupt_controller
         a_vcpu_starts_by_cpu_on_and_stops_by_cpu_off

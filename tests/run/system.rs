@@ -1,6 +1,6 @@
 //! CP15 and CP14 registers that trap, and asynchronous aborts.
 
-use crate::board::{Board, MIB, config, count, hsr, mcr, power_on};
+use crate::board::{Board, MIB, access, config, count, data_abort, hsr, mcr, power_on};
 use armillary::machine::test::{self, Event, Guest};
 use armillary::machine::{self, Exit};
 use armillary::regs::{mode, psr};
@@ -142,6 +142,26 @@ pub(crate) fn the_physical_timer_counts() {
     assert_eq!(read(&mut board, 14, 0, 2, 1), 5, "due");
     write(&mut board, CTL, 3);
     assert_eq!(read(&mut board, 14, 0, 2, 1), 7, "due, masked");
+}
+
+pub(crate) fn the_physical_timer_fires_however_little_time_it_is_given() {
+    const TVAL: u32 = mcr(14, 0, 2, 0, 4);
+    const CTL: u32 = mcr(14, 0, 2, 1, 4);
+    const ISPENDR: u32 = 0x0800_0200;
+    let mut board = Board::one();
+    test::stride(1);
+    for ticks in 0..40 {
+        write(&mut board, CTL, 0);
+        write(&mut board, TVAL, ticks);
+        write(&mut board, CTL, 1);
+        test::advance(40);
+        let pending = |board: &mut Board| {
+            let guest = board.run(|guest| data_abort(guest, ISPENDR, ISPENDR, access(2, 4)));
+            guest.regs.r[4] >> 30 & 1
+        };
+        // A turn for the Hyp timer, if that is what it takes.
+        assert_eq!(pending(&mut board), 1, "{ticks} ticks");
+    }
 }
 
 pub(crate) fn an_asynchronous_abort_is_pended_in_the_guest_that_caused_it() {

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -255,11 +256,12 @@ fn boot_to_guest(machine: &Machine) -> anyhow::Result<u64> {
         .and_then(|vm| vm.modules.first())
         .context("no guest")?;
     let entry = image::entry(&build::file(&guest.file))?;
-    boot_to(machine, u32::try_from(entry)?)
+    let entry = u32::try_from(entry)?;
+    boot_to(machine, entry..entry + 1)
 }
 
-/// Counts the instructions from reset to the first one at `entry`.
-fn boot_to(machine: &Machine, entry: u32) -> anyhow::Result<u64> {
+/// Counts the instructions from reset to the first one in `entries`.
+fn boot_to(machine: &Machine, entries: Range<u32>) -> anyhow::Result<u64> {
     let place = tempfile::tempdir()?;
     let machine = Machine {
         load: Load::At(APART),
@@ -275,28 +277,28 @@ fn boot_to(machine: &Machine, entry: u32) -> anyhow::Result<u64> {
     let trace = qemu.stderr.take().map(BufReader::new);
     let count = trace
         .context("no trace")
-        .and_then(|trace| count_until(trace, entry));
+        .and_then(|trace| count_until(trace, entries));
     qemu.kill()?;
     qemu.wait()?;
     count
 }
 
-/// The number of lines `Trace 0: host [flags/pc/…]` before the one at `entry`.
-fn count_until(mut trace: impl BufRead, entry: u32) -> anyhow::Result<u64> {
-    let entry = format!("{entry:08x}");
+/// The number of lines `Trace 0: host [flags/pc/…]` before the first one in `entries`.
+fn count_until(mut trace: impl BufRead, entries: Range<u32>) -> anyhow::Result<u64> {
     let mut line = Vec::new();
     let mut count = 0;
     while count < BOOT_LIMIT && trace.read_until(b'\n', &mut line)? > 0 {
         let text = String::from_utf8_lossy(&line);
         if text.starts_with("Trace ") {
-            if text.split('/').nth(1) == Some(entry.as_str()) {
+            let pc = text.split('/').nth(1).map(|pc| u32::from_str_radix(pc, 16));
+            if matches!(pc, Some(Ok(pc)) if entries.contains(&pc)) {
                 return Ok(count);
             }
             count += 1;
         }
         line.clear();
     }
-    bail!("the guest's entry {entry} was not reached in {count} instructions")
+    bail!("the guest's entry {entries:#010x?} was not reached in {count} instructions")
 }
 
 /// `{"figures": {NAME: {"armillary": {"min": …, "median": …, "max": …, "n": …}}}}`
@@ -371,7 +373,10 @@ mod tests {
     fn instructions_are_counted_up_to_the_entry() {
         let trace = "Trace 0: 0x7f01 [00000400/48000000/0000/ff] \nStopped execution\nTrace 0: 0x7f02 [00000400/48000004/0000/ff] \n\
                      Trace 0: 0x7f03 [00000400/40010000/0000/ff] \n";
-        assert_eq!(count_until(trace.as_bytes(), 0x4001_0000).unwrap(), 2);
-        assert!(count_until(trace.as_bytes(), 0x4002_0000).is_err());
+        assert_eq!(
+            count_until(trace.as_bytes(), 0x4001_0000..0x4001_0001).unwrap(),
+            2
+        );
+        assert!(count_until(trace.as_bytes(), 0x4002_0000..0x4003_0000).is_err());
     }
 }

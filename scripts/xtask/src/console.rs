@@ -140,6 +140,8 @@ pub fn run(command: &mut Command, session: Session) -> anyhow::Result<Outcome> {
     let mut console = Console::default();
     loop {
         let event = match deadline {
+            // Output that never pauses would be received for ever.
+            Some(deadline) if Instant::now() >= deadline => Err(RecvTimeoutError::Timeout),
             Some(deadline) => {
                 events.recv_timeout(deadline.saturating_duration_since(Instant::now()))
             }

@@ -4,24 +4,33 @@
 //! even distances. Huffman's codes would save a third, but take more instructions than the whole way to the guest.
 //!
 //! Little-endian: three words, the bytes of the output, of the flags and of the raw halfwords; the dictionary of
-//! `DICTIONARY` halfwords; the flags; the raw halfwords; the codes. An item is a flag, from the highest bit of a word
-//! down, and what it announces. Below an item's last flag in a word is a one, then zeroes.
+//! `WORDS` halfwords and `STEMS` whose low four bits are zero; the flags; the raw halfwords; the codes. An item is a
+//! flag, from the highest bit of a word down, and what it announces. Below an item's last flag in a word is a one, then
+//! zeroes.
 //!
 //! | flag, code           | item                                                                                      |
 //! |----------------------|-------------------------------------------------------------------------------------------|
 //! | 0                    | the next raw halfword                                                                      |
-//! | 1, c < 200           | halfword c of the dictionary                                                               |
-//! | 1, 200 + 8 l + h, b  | l + 2 halfwords from a distance of 256 h + b + 1 halfwords                                 |
-//! | 1, 240 + l, b, b     | l + 2 halfwords from a distance of b b + 1; l = 15: a byte more of length before the distance |
+//! | 1, c < 110           | halfword c of the dictionary                                                               |
+//! | 1, c < 208, (b)      | the same with its low four bits from b: its low half, then at the next such code its high  |
+//! | 1, 208 + 8 l + h, b  | l + 2 halfwords from a distance of 256 h + b + 1 halfwords                                 |
+//! | 1, 240 + l           | l + 1 halfwords from the distance of the match before                                      |
+//! | 1, 248 + l, b, b     | l + 2 halfwords from a distance of b b + 1; l = 7: a byte more of length before the distance |
 
 use std::collections::HashMap;
 
 use anyhow::ensure;
 
 /// Halfwords with a code of their own.
-const DICTIONARY: usize = 200;
+const WORDS: usize = 110;
+/// Halfwords but for the low four bits that have one.
+const STEMS: usize = 98;
+const DICTIONARY: usize = WORDS + STEMS;
 /// Codes of near matches.
-const NEAR: usize = 40;
+const NEAR: usize = 32;
+/// Codes of matches at the distance of the one before; the greatest length of these.
+const AGAIN: usize = 8;
+const FAR: usize = DICTIONARY + NEAR + AGAIN;
 /// The greatest length and distance of a near match, in halfwords.
 const NEAR_LENGTH: usize = NEAR / 8 + 1;
 const NEAR_DISTANCE: usize = 8 * 256;
@@ -29,7 +38,7 @@ const NEAR_DISTANCE: usize = 8 * 256;
 const LENGTH: usize = SHORT + 255;
 const DISTANCE: usize = 1 << 16;
 /// The first length with a byte of its own.
-const SHORT: usize = 255 - DICTIONARY - NEAR + 2;
+const SHORT: usize = 255 - FAR + 2;
 /// Flags in a word, beside the one that ends it.
 const FLAGS: usize = 31;
 /// Candidates that are looked at for a match, the nearest first.
@@ -44,6 +53,8 @@ enum Item {
     Single,
     /// So many halfwords from so many before.
     Match { length: usize, distance: usize },
+    /// The same, where the match before had this distance, too.
+    Again { length: usize },
 }
 
 /// Packs `image`, whose size is even.
@@ -91,17 +102,44 @@ fn matches(halfwords: &[u16]) -> Vec<Vec<(usize, usize)>> {
     all
 }
 
-/// The most frequent halfwords, as many as have codes; the same for the same input.
+/// The most frequent halfwords, then what the most frequent of the others have in their upper 12 bits; the same for the
+/// same input.
 fn dictionary(halfwords: impl Iterator<Item = u16>) -> Vec<u16> {
     let mut counts = HashMap::<u16, usize>::new();
     for halfword in halfwords {
         *counts.entry(halfword).or_default() += 1;
     }
-    let mut counts: Vec<_> = counts.into_iter().collect();
-    counts.sort_unstable_by_key(|&(halfword, count)| (usize::MAX - count, halfword));
-    let mut dictionary: Vec<u16> = counts.into_iter().map(|(halfword, _)| halfword).collect();
-    dictionary.resize(DICTIONARY, 0);
+    let mut dictionary = most_frequent(&counts, WORDS);
+    let mut stems = HashMap::<u16, usize>::new();
+    for word in &dictionary {
+        counts.remove(word);
+    }
+    for (halfword, count) in counts {
+        *stems.entry(halfword & !15).or_default() += count;
+    }
+    dictionary.extend(most_frequent(&stems, STEMS));
     dictionary
+}
+
+fn most_frequent(counts: &HashMap<u16, usize>, most: usize) -> Vec<u16> {
+    let mut counts: Vec<_> = counts.iter().collect();
+    counts.sort_unstable_by_key(|&(halfword, count)| (usize::MAX - count, halfword));
+    let mut halfwords: Vec<u16> = counts.into_iter().map(|(&halfword, _)| halfword).collect();
+    halfwords.resize(most, 0);
+    halfwords
+}
+
+/// The code of each halfword that has one.
+fn codes(dictionary: &[u16]) -> Vec<Option<usize>> {
+    let mut codes = vec![None; 1 << 16];
+    let (words, stems) = dictionary.split_at(WORDS);
+    for (code, &stem) in stems.iter().enumerate() {
+        codes[usize::from(stem)..][..16].fill(Some(WORDS + code));
+    }
+    for (code, &word) in words.iter().enumerate() {
+        codes[usize::from(word)] = Some(code);
+    }
+    codes
 }
 
 fn singles(halfwords: &[u16], items: &[Item]) -> impl Iterator<Item = u16> {
@@ -111,7 +149,7 @@ fn singles(halfwords: &[u16], items: &[Item]) -> impl Iterator<Item = u16> {
             place += 1;
             Some(halfwords[place - 1])
         }
-        Item::Match { length, .. } => {
+        Item::Match { length, .. } | Item::Again { length } => {
             place += length;
             None
         }
@@ -120,22 +158,31 @@ fn singles(halfwords: &[u16], items: &[Item]) -> impl Iterator<Item = u16> {
 
 /// The items of the fewest bits.
 fn choose(halfwords: &[u16], matches: &[Vec<(usize, usize)>], dictionary: &[u16]) -> Vec<Item> {
-    let mut known = vec![false; 1 << 16];
-    for &halfword in dictionary {
-        known[usize::from(halfword)] = true;
-    }
-    // By the place behind it: the bits up to there, and the item that ends there.
-    let mut best = vec![(usize::MAX, Item::Single); halfwords.len() + 1];
+    let codes = codes(dictionary);
+    // By the place behind it: the bits up to there, the item that ends there, and the distance of the last match.
+    let mut best = vec![(usize::MAX, Item::Single, 0); halfwords.len() + 1];
     best[0].0 = 0;
     for (place, &halfword) in halfwords.iter().enumerate() {
-        let bits = best[place].0 + 1;
-        let mut reach = |length: usize, bits: usize, item: Item| {
+        let (bits, _, last) = best[place];
+        let bits = bits + 1;
+        let mut reach = |length: usize, bits: usize, item: Item, last: usize| {
             if bits < best[place + length].0 {
-                best[place + length] = (bits, item);
+                best[place + length] = (bits, item, last);
             }
         };
-        let single = if known[usize::from(halfword)] { 8 } else { 16 };
-        reach(1, bits + single, Item::Single);
+        let single = match codes[usize::from(halfword)] {
+            Some(..WORDS) => 8,
+            Some(_) => 12,
+            None => 16,
+        };
+        reach(1, bits + single, Item::Single, last);
+        if last > 0 {
+            let same = halfwords[place..].iter().zip(&halfwords[place - last..]);
+            let same = same.take(AGAIN).take_while(|(a, b)| a == b).count();
+            for length in 1..=same {
+                reach(length, bits + 8, Item::Again { length }, last);
+            }
+        }
         let mut shortest = 2;
         for &(longest, distance) in &matches[place] {
             for length in shortest..=longest {
@@ -144,7 +191,8 @@ fn choose(halfwords: &[u16], matches: &[Vec<(usize, usize)>], dictionary: &[u16]
                     (..SHORT, _) => 24,
                     _ => 32,
                 };
-                reach(length, bits + cost, Item::Match { length, distance });
+                let item = Item::Match { length, distance };
+                reach(length, bits + cost, item, distance);
             }
             shortest = longest + 1;
         }
@@ -155,7 +203,7 @@ fn choose(halfwords: &[u16], matches: &[Vec<(usize, usize)>], dictionary: &[u16]
         let item = best[place].1;
         place -= match item {
             Item::Single => 1,
-            Item::Match { length, .. } => length,
+            Item::Match { length, .. } | Item::Again { length } => length,
         };
         items.push(item);
     }
@@ -164,33 +212,46 @@ fn choose(halfwords: &[u16], matches: &[Vec<(usize, usize)>], dictionary: &[u16]
 }
 
 fn write(halfwords: &[u16], items: &[Item], dictionary: &[u16]) -> Vec<u8> {
-    let codes_of: HashMap<u16, usize> = dictionary
-        .iter()
-        .enumerate()
-        .map(|(code, &halfword)| (halfword, code))
-        .collect();
+    let code_of_word = self::codes(dictionary);
     let (mut flags, mut raw, mut codes) = (Vec::new(), Vec::new(), Vec::new());
     let mut place = 0;
+    // Where the last byte of low bits is, if its high half is free.
+    let mut half = None;
     for items in items.chunks(FLAGS) {
         let mut word = 0u32;
         for (bit, item) in (0..32).rev().zip(items) {
-            let code = match *item {
+            word |= 1 << bit;
+            match *item {
                 Item::Single => {
                     let halfword = halfwords[place];
                     place += 1;
-                    codes_of.get(&halfword).map(|&code| vec![code]).or_else(|| {
-                        raw.extend(halfword.to_le_bytes());
-                        None
-                    })
+                    match code_of_word[usize::from(halfword)] {
+                        Some(code) => {
+                            codes.push(code as u8);
+                            let low = (halfword & 15) as u8;
+                            if code < WORDS {
+                            } else if let Some(at) = half.take() {
+                                codes[at] |= low << 4;
+                            } else {
+                                half = Some(codes.len());
+                                codes.push(low);
+                            }
+                        }
+                        None => {
+                            word &= !(1 << bit);
+                            raw.extend(halfword.to_le_bytes());
+                        }
+                    }
                 }
                 Item::Match { length, distance } => {
                     place += length;
-                    Some(code_of(length, distance - 1))
+                    let bytes = code_of(length, distance - 1);
+                    codes.extend(bytes.iter().map(|&byte| byte as u8));
                 }
-            };
-            if let Some(code) = code {
-                word |= 1 << bit;
-                codes.extend(code.iter().map(|&byte| byte as u8));
+                Item::Again { length } => {
+                    place += length;
+                    codes.push((DICTIONARY + NEAR + length - 1) as u8);
+                }
             }
         }
         flags.extend((word | 1 << (31 - items.len())).to_le_bytes());
@@ -210,7 +271,6 @@ fn write(halfwords: &[u16], items: &[Item], dictionary: &[u16]) -> Vec<u8> {
 
 /// The bytes of a match; `back` is its distance less one.
 fn code_of(length: usize, back: usize) -> Vec<usize> {
-    const FAR: usize = DICTIONARY + NEAR;
     if length <= NEAR_LENGTH && back < NEAR_DISTANCE {
         vec![DICTIONARY + 8 * (length - 2) + back / 256, back % 256]
     } else if length < SHORT {
@@ -228,12 +288,13 @@ mod tests {
     fn unpack(packed: &[u8]) -> Vec<u8> {
         let word = |at: usize| u32::from_le_bytes(packed[at..at + 4].try_into().unwrap()) as usize;
         let dictionary = 12;
-        let flags = dictionary + 400;
+        let flags = dictionary + 416;
         let mut raw = flags + word(4);
         let codes = raw + word(8);
         let mut code = packed[codes..].iter().map(|&byte| usize::from(byte));
         let mut next = || code.next().unwrap();
         let mut out = Vec::new();
+        let (mut back, mut half) = (0, None);
         for at in (flags..raw).step_by(4) {
             let mut left = word(at) as u32;
             while left != 1 << 31 {
@@ -241,17 +302,32 @@ mod tests {
                     out.extend(&packed[raw..raw + 2]);
                     raw += 2;
                 } else {
-                    let (length, back) = match next() {
-                        c @ ..200 => {
+                    let code = next();
+                    let length = match code {
+                        c @ ..208 => {
                             out.extend(&packed[dictionary + 2 * c..][..2]);
-                            (0, 0)
+                            0
                         }
-                        c @ ..240 => ((c - 200) / 8 + 2, (c - 200) % 8 * 256 + next()),
+                        c @ ..240 => {
+                            back = (c - 208) % 8 * 256 + next();
+                            (c - 208) / 8 + 2
+                        }
+                        c @ ..248 => c - 240 + 1,
                         c => {
                             let more = if c == 255 { next() } else { 0 };
-                            (c - 240 + 2 + more, next() + 256 * next())
+                            back = next() + 256 * next();
+                            c - 248 + 2 + more
                         }
                     };
+                    if (110..208).contains(&code) {
+                        let low = half.take().unwrap_or_else(|| {
+                            let byte = next();
+                            half = Some(byte >> 4);
+                            byte & 15
+                        });
+                        let at = out.len() - 2;
+                        out[at] |= low as u8;
+                    }
                     for _ in 0..2 * length {
                         out.push(out[out.len() - 2 * (back + 1)]);
                     }
@@ -320,7 +396,7 @@ mod tests {
     #[test]
     fn repetition_and_frequent_halfwords_take_fewer_bytes() {
         assert!(pack(&vec![0; 10_000]).unwrap().len() < 600);
-        assert!(pack(&noise(10_000, 200)).unwrap().len() < 12_000);
+        assert!(pack(&noise(10_000, 100)).unwrap().len() < 12_000);
     }
 
     #[test]

@@ -282,6 +282,9 @@ fn one(
 ) -> Result<u32, Unmade> {
     let mut state = vcpu.vm.lock();
     let nothing = Unmade::Abort(Fault::External, va);
+    if store.is_some() {
+        state.memory.keep(ipa);
+    }
     let leaf = state.memory.space.lookup(ipa);
     match (leaf, store) {
         // In RAM the guest's own instruction does what no sequence of accesses can.
@@ -312,7 +315,7 @@ fn refuse(vcpu: &mut Vcpu, refusal: Refusal, abort: DataAbort, far: u32) {
     vcpu.refused = vcpu.refused.wrapping_add(1);
     if vcpu.refused.is_power_of_two() {
         log::info!(
-            "{}: vCPU {} at {:#010x}: {:x?} at {far:#010x} is not performed: {:?} ({} so far)",
+            "{}: vCPU {} at {:#010x}: {} at {far:#010x} is not performed: {:?} ({} so far)",
             vcpu.vm.name(),
             vcpu.index,
             vcpu.context.regs().pc,

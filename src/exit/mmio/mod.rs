@@ -53,14 +53,14 @@ fn plain_load(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
         return rare(vcpu, abort, ipa);
     }
     let state = vcpu.vm.lock();
-    let slot = match state.memory.space.lookup(ipa) {
-        Leaf::Slot(slot) if Device::is_hot(slot) => slot,
+    let value = match state.memory.space.lookup(ipa) {
+        Leaf::Slot(Device::UART) => vcpu.load_uart(state, address, width),
+        Leaf::Slot(Device::GICD) => vcpu.load_gicd(state, address, width),
         _ => {
             drop(state);
             return rare(vcpu, abort, ipa);
         }
     };
-    let value = vcpu.load_fast(state, Device::of_slot(slot), address, width);
     let regs = vcpu.context.regs_mut();
     regs.r[abort.rt() as usize & 7] = value;
     regs.pc = regs.pc.wrapping_add(4);
@@ -77,14 +77,14 @@ fn plain_store(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
     }
     let value = regs.r[abort.rt() as usize & 7];
     let state = vcpu.vm.lock();
-    let slot = match state.memory.space.lookup(ipa) {
-        Leaf::Slot(slot) if Device::is_hot(slot) => slot,
+    match state.memory.space.lookup(ipa) {
+        Leaf::Slot(Device::UART) => vcpu.store_uart(state, address, width, value),
+        Leaf::Slot(Device::GICD) => vcpu.store_gicd(state, address, width, value),
         _ => {
             drop(state);
             return rare(vcpu, abort, ipa);
         }
-    };
-    vcpu.store_fast(state, Device::of_slot(slot), address, width, value);
+    }
     let regs = vcpu.context.regs_mut();
     regs.pc = regs.pc.wrapping_add(4);
     Next::Resume
@@ -195,10 +195,20 @@ pub(super) fn data_abort(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
     if abort.described() {
         return access(vcpu, abort, faulting(far));
     }
+    let permission = matches!(abort.status(), FaultStatus::Permission { .. });
+    if permission
+        && abort.write()
+        && !abort.s1ptw()
+        && let Some(ipa) = translated(vcpu, far, kind)
+        && vcpu.vm.lock().memory.keep(ipa)
+    {
+        return Next::Resume;
+    }
     if abort.mmio() {
-        let ipa = match abort.status() {
-            FaultStatus::Permission { .. } => translated(vcpu, far, kind),
-            _ => Some(faulting(far)),
+        let ipa = if permission {
+            translated(vcpu, far, kind)
+        } else {
+            Some(faulting(far))
         };
         return match ipa {
             Some(ipa) if abort.isv() => access(vcpu, abort, ipa),
