@@ -9,8 +9,7 @@
 use crate::addr::{Ipa, PAGE};
 use crate::bus::{RINGS, interrupt};
 use crate::machine;
-use crate::mem::Ram;
-use crate::ring::{Page, Request};
+use crate::ring::Request;
 use crate::vm::{Awaited, Backend, State, Vm};
 
 /// What comes of a request.
@@ -18,25 +17,10 @@ use crate::vm::{Awaited, Backend, State, Vm};
 pub enum Sent {
     /// Nothing has to be waited for.
     Done,
-    /// The vCPU has to wait, until the counter has this value at the longest.
-    Waits(u64),
+    /// The vCPU has to wait.
+    Waits,
     /// The device model has gone, or its ring is full.
     Refused,
-}
-
-/// A ring's page in the model's memory.
-struct InRam<'a>(&'a mut Ram, Ipa);
-
-impl Page for InRam<'_> {
-    fn load(&mut self, offset: u32) -> u32 {
-        let word = self.0.load_word(Ipa(self.1.0 + u64::from(offset)), 4);
-        word.unwrap_or(0)
-    }
-
-    fn store(&mut self, offset: u32, words: &[u32]) {
-        // The page is the model's RAM as long as it lives.
-        let _ = self.0.store_words(Ipa(self.1.0 + u64::from(offset)), words);
-    }
 }
 
 /// Has `backend` make an access of `width` bytes at `address` for vCPU `index` of `client`. No VM's lock may be held.
@@ -84,7 +68,9 @@ pub fn send(
         return Sent::Refused;
     };
     let page = Ipa(u64::from(RINGS) + backend.ring as u64 * PAGE);
-    let Ok(pushed) = client.ring.push(&mut InRam(&mut memory.ram, page), request) else {
+    let words = memory.ram.words(page).ok();
+    let pushed = words.and_then(|mut words| client.ring.push(&mut words, request).ok());
+    let Some(pushed) = pushed else {
         return Sent::Refused;
     };
     if pushed.interrupt {
@@ -93,7 +79,7 @@ pub fn send(
         model.wake(kick.0);
     }
     if pushed.waits {
-        Sent::Waits(deadline)
+        Sent::Waits
     } else {
         Sent::Done
     }

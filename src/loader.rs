@@ -7,7 +7,7 @@ use crate::image::{self, Image, ImageError, Source};
 use crate::machine::{self, Pool};
 use crate::mem::{self, ModuleMemory, NotRam, Ram};
 use crate::region::{Answer, MOST, Map, Region};
-use crate::ring;
+use crate::ring::{self, Page};
 use crate::stage2::{self, Attrs, Flush, Stage2, Tables};
 use alloc::format;
 use alloc::vec;
@@ -241,9 +241,11 @@ impl Memory {
         for number in 0..rings as u64 {
             let at = Ipa(u64::from(RINGS) + number * PAGE);
             self.ram.clear(at, PAGE)?;
+            let mut words = self.ram.words(at)?;
             for (nth, word) in (0..).zip(ring::HEADER) {
-                self.ram.store_word(Ipa(at.0 + 4 * nth), 4, word)?;
+                words.store(4 * nth, word);
             }
+            drop(words);
             self.ram.clean(at, PAGE);
         }
         Ok(())

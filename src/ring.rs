@@ -52,8 +52,8 @@ const POSTED: u32 = 2;
 pub trait Page {
     /// Loads the word at `offset`.
     fn load(&mut self, offset: u32) -> u32;
-    /// Stores `words` from `offset` on.
-    fn store(&mut self, offset: u32, words: &[u32]);
+    /// Stores the word at `offset`.
+    fn store(&mut self, offset: u32, value: u32);
 }
 
 /// An access to be made by a device model.
@@ -117,11 +117,14 @@ impl Ring {
             request.offset,
             request.store.unwrap_or(0),
         ];
-        page.store(REQUESTS + 16 * (self.produced % ENTRIES), &words);
+        let at = REQUESTS + 16 * (self.produced % ENTRIES);
+        for (n, word) in (0..).zip(words) {
+            page.store(at + 4 * n, word);
+        }
         let before = self.produced;
         self.produced = before.wrapping_add(1);
         fence(Ordering::Release);
-        page.store(PRODUCED, &[self.produced]);
+        page.store(PRODUCED, self.produced);
         // Either the model sees the new count when it looks again, or it is seen to have taken all.
         fence(Ordering::SeqCst);
         Ok(Pushed {
@@ -183,9 +186,8 @@ mod tests {
             }
             self.words[offset as usize / 4]
         }
-        fn store(&mut self, offset: u32, words: &[u32]) {
-            let at = offset as usize / 4;
-            self.words[at..at + words.len()].copy_from_slice(words);
+        fn store(&mut self, offset: u32, value: u32) {
+            self.words[offset as usize / 4] = value;
         }
     }
 

@@ -316,7 +316,8 @@ impl Cpu {
                         return;
                     }
                 }
-                Next::Stall(deadline) => {
+                Next::Stall => {
+                    let deadline = vcpu.link().awaited.lock().deadline;
                     vcpu.state = State::Stalled(deadline);
                     return;
                 }

@@ -79,6 +79,7 @@ pub struct Unassigned {
 
 impl Unassigned {
     /// Counts an access to `address`.
+    #[inline(never)]
     pub fn note(&mut self, address: u32) {
         if let Some(first) = self.first.get_mut(self.count as usize) {
             *first = address;

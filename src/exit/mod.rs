@@ -26,8 +26,8 @@ pub enum Next {
     Yield,
     /// Lets the vCPU wait until something is pending.
     Wait,
-    /// Lets the vCPU wait for another VM to make its access, until the counter has this value.
-    Stall(u64),
+    /// Lets the vCPU wait for another VM to make its access.
+    Stall,
     /// Turns the vCPU off.
     Off,
     /// Stops the VM.

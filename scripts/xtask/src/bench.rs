@@ -185,7 +185,7 @@ fn two_vcpus(machine: &Machine, cpus: u32, words: &str) -> anyhow::Result<Values
 fn forwarded(machine: &Machine) -> anyhow::Result<Values> {
     let specs = [
         "kernel=guest:bench,name=bench,memory=64M,append=only=forwarded,with=tests/guests/forwarded.dts",
-        "kernel=guest:model,name=model,memory=64M,append=spin",
+        "kernel=guest:model,name=model,memory=64M",
     ];
     let vms = specs.iter().zip(0..).map(|(spec, index)| {
         let spec = spec.parse().map_err(anyhow::Error::msg)?;

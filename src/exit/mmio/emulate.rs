@@ -59,8 +59,8 @@ enum Unmade {
     Abort(Fault, u32),
     /// The guest tries again.
     Again,
-    /// Another VM makes it; wait until the counter has this value.
-    Wait(u64),
+    /// Another VM makes it.
+    Wait,
 }
 
 /// A page that is known to be translated.
@@ -87,8 +87,15 @@ pub(super) fn emulate(vcpu: &mut Vcpu, abort: DataAbort, far: u32, ipa: Ipa) -> 
     let Some(instruction) = fetched else {
         return Next::Resume;
     };
-    let transfer = registers(vcpu, |registers| Transfer::new(instruction, registers));
-    if transfer.op().uses_vectors() {
+    let mut emulation = Emulation {
+        transfer: registers(vcpu, |registers| Transfer::new(instruction, registers)),
+        abort,
+        far,
+        begun: false,
+        bytes: 0,
+        loaded: 0,
+    };
+    if emulation.transfer.op().uses_vectors() {
         // Executed natively it will trap, or be undefined, before it gets here again.
         if !vfp::usable(vcpu.context.regs().privileged()) {
             return Next::Resume;
@@ -96,7 +103,7 @@ pub(super) fn emulate(vcpu: &mut Vcpu, abort: DataAbort, far: u32, ipa: Ipa) -> 
         vfp::spill(&mut vcpu.context.vfp);
     }
     // The abort has vouched for the first address.
-    let page = Page {
+    let mut page = Page {
         va: page_of(far),
         ipa: ipa.align_down(PAGE),
         rights: walk::Access {
@@ -108,21 +115,13 @@ pub(super) fn emulate(vcpu: &mut Vcpu, abort: DataAbort, far: u32, ipa: Ipa) -> 
             privileged: vcpu.context.regs().privileged(),
         },
     };
-    let emulation = Emulation {
-        transfer,
-        abort,
-        far,
-        begun: false,
-        bytes: 0,
-        loaded: 0,
-    };
-    carry_out(vcpu, emulation, page, None)
+    carry_out(vcpu, &mut emulation, &mut page, None)
 }
 
 /// Goes on with an instruction whose access another VM has made: what that has loaded, or `None` for an
 /// external abort.
 #[cold]
-pub(super) fn go_on(vcpu: &mut Vcpu, emulation: Emulation, answer: Option<u32>) -> Next {
+pub(super) fn go_on(vcpu: &mut Vcpu, mut emulation: Emulation, answer: Option<u32>) -> Next {
     let privileged = vcpu.context.regs().privileged();
     // Where another vCPU has the registers meanwhile, this one's are in memory already.
     if emulation.transfer.op().uses_vectors() && vfp::usable(privileged) {
@@ -142,7 +141,7 @@ pub(super) fn go_on(vcpu: &mut Vcpu, emulation: Emulation, answer: Option<u32>) 
         return Next::Resume;
     };
     // No page is known to be translated any more.
-    let page = Page {
+    let mut page = Page {
         va: 1,
         ipa: Ipa(0),
         rights: walk::Access {
@@ -150,16 +149,21 @@ pub(super) fn go_on(vcpu: &mut Vcpu, emulation: Emulation, answer: Option<u32>) 
             privileged,
         },
     };
-    carry_out(vcpu, emulation, page, Some(value))
+    carry_out(vcpu, &mut emulation, &mut page, Some(value))
 }
 
 #[inline(never)]
-fn carry_out(vcpu: &mut Vcpu, mut emulation: Emulation, page: Page, answer: Option<u32>) -> Next {
-    let done = perform(vcpu, &mut emulation, page, answer);
-    let Emulation { abort, far, .. } = emulation;
+fn carry_out(
+    vcpu: &mut Vcpu,
+    emulation: &mut Emulation,
+    page: &mut Page,
+    answer: Option<u32>,
+) -> Next {
+    let done = perform(vcpu, emulation, page, answer);
+    let Emulation { abort, far, .. } = *emulation;
     let vectors = emulation.transfer.op().uses_vectors();
     if vectors
-        && matches!(done, Ok(Ok(())) | Err(Unmade::Wait(_)))
+        && matches!(done, Ok(Ok(())) | Err(Unmade::Wait))
         && vfp::usable(vcpu.context.regs().privileged())
     {
         vfp::reload(&vcpu.context.vfp);
@@ -170,10 +174,10 @@ fn carry_out(vcpu: &mut Vcpu, mut emulation: Emulation, page: Page, answer: Opti
         Err(Unmade::Abort(fault, address)) => {
             inject::data_abort(&mut vcpu.context, fault, address, abort.write());
         }
-        Err(Unmade::Wait(deadline)) => {
+        Err(Unmade::Wait) => {
             emulation.begun = true;
-            vcpu.pending = Some(Pending::Emulated(emulation));
-            return Next::Stall(deadline);
+            vcpu.pending = Some(Pending::Emulated(*emulation));
+            return Next::Stall;
         }
     }
     Next::Resume
@@ -184,7 +188,7 @@ fn carry_out(vcpu: &mut Vcpu, mut emulation: Emulation, page: Page, answer: Opti
 fn perform(
     vcpu: &mut Vcpu,
     emulation: &mut Emulation,
-    mut page: Page,
+    page: &mut Page,
     mut answer: Option<u32>,
 ) -> Result<Result<(), Refusal>, Unmade> {
     let bond = match emulation.transfer.op().form {
@@ -193,7 +197,7 @@ fn perform(
         _ => Bond::None,
     };
     while let Some(access) = registers(vcpu, |registers| emulation.transfer.next(registers)) {
-        let value = match reach(vcpu, emulation, &mut page, access, bond, answer.take()) {
+        let value = match reach(vcpu, emulation, page, access, bond, answer.take()) {
             // The hardware will find the same, or another vCPU has changed it meanwhile.
             Err(Unmade::Abort(Fault::Stage1(_), _)) if !emulation.begun => {
                 return Err(Unmade::Again);
@@ -304,7 +308,7 @@ fn one(
     match ask(vcpu, state, leaf, ipa, size, store) {
         Reply::Value(value) => Ok(value),
         Reply::Abort => Err(nothing),
-        Reply::Wait(deadline) => Err(Unmade::Wait(deadline)),
+        Reply::Wait => Err(Unmade::Wait),
     }
 }
 

@@ -50,15 +50,20 @@ pub(super) fn plain(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
 fn plain_load(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
     let (address, width) = (ipa.0 as u32, abort.bytes());
     if address & (width - 1) != 0 || vcpu.context.regs().cpsr & (psr::T | psr::E) != 0 {
-        return rare(vcpu, abort, ipa);
+        return access(vcpu, abort, ipa);
     }
-    let state = vcpu.vm.lock();
+    let mut state = vcpu.vm.lock();
     let value = match state.memory.space.lookup(ipa) {
         Leaf::Slot(Device::UART) => vcpu.load_uart(state, address, width),
         Leaf::Slot(Device::GICD) => vcpu.load_gicd(state, address, width),
+        Leaf::Nothing if !vcpu.vm.config.unassigned_zero => {
+            state.unassigned.note(address);
+            drop(state);
+            return external_abort(vcpu, Live::hdfar(), abort.write());
+        }
         _ => {
             drop(state);
-            return rare(vcpu, abort, ipa);
+            return access(vcpu, abort, ipa);
         }
     };
     let regs = vcpu.context.regs_mut();
@@ -73,27 +78,26 @@ fn plain_store(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
     let (address, width) = (ipa.0 as u32, abort.bytes());
     let regs = vcpu.context.regs();
     if address & (width - 1) != 0 || regs.cpsr & (psr::T | psr::E) != 0 {
-        return rare(vcpu, abort, ipa);
+        return access(vcpu, abort, ipa);
     }
     let value = regs.r[abort.rt() as usize & 7];
-    let state = vcpu.vm.lock();
+    let mut state = vcpu.vm.lock();
     match state.memory.space.lookup(ipa) {
         Leaf::Slot(Device::UART) => vcpu.store_uart(state, address, width, value),
         Leaf::Slot(Device::GICD) => vcpu.store_gicd(state, address, width, value),
+        Leaf::Nothing if !vcpu.vm.config.unassigned_zero => {
+            state.unassigned.note(address);
+            drop(state);
+            return external_abort(vcpu, Live::hdfar(), abort.write());
+        }
         _ => {
             drop(state);
-            return rare(vcpu, abort, ipa);
+            return access(vcpu, abort, ipa);
         }
     }
     let regs = vcpu.context.regs_mut();
     regs.pc = regs.pc.wrapping_add(4);
     Next::Resume
-}
-
-/// What is plain in the syndrome alone.
-#[inline(never)]
-fn rare(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
-    access(vcpu, abort, ipa)
 }
 
 /// A load or store at `ipa` that the syndrome describes.
@@ -102,7 +106,7 @@ fn access(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
     let (width, rt) = (abort.bytes(), abort.rt());
     let mislabelled =
         abort.write() && vcpu.context.regs().thumb() && machine::thumb_stores_mislabelled();
-    let state = vcpu.vm.lock();
+    let mut state = vcpu.vm.lock();
     let leaf = state.memory.space.lookup(ipa);
     if let Leaf::Ram { attrs, .. } = leaf
         && !(abort.write() && !attrs.perms.write)
@@ -110,7 +114,12 @@ fn access(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
         // It is there by now.
         return Next::Resume;
     }
-    if leaf != Leaf::Nothing && (ipa.0 as u32 & (width - 1) != 0 || rt == 15 || mislabelled) {
+    if leaf == Leaf::Nothing && !vcpu.vm.config.unassigned_zero {
+        state.unassigned.note(ipa.0 as u32);
+        drop(state);
+        return external_abort(vcpu, Live::hdfar(), abort.write());
+    }
+    if ipa.0 as u32 & (width - 1) != 0 || rt == 15 || mislabelled {
         drop(state);
         return undescribed(vcpu, abort, ipa);
     }
@@ -119,9 +128,9 @@ fn access(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
     match dispatch::ask(vcpu, state, leaf, ipa, width, store) {
         Reply::Value(value) => finish(vcpu, abort, value),
         Reply::Abort => return external_abort(vcpu, far, abort.write()),
-        Reply::Wait(deadline) => {
+        Reply::Wait => {
             vcpu.pending = Some(Pending::Described(abort, far));
-            return Next::Stall(deadline);
+            return Next::Stall;
         }
     }
     Next::Resume
@@ -149,7 +158,7 @@ pub(super) fn complete(vcpu: &mut Vcpu) -> Next {
         let mut awaited = vcpu.link().awaited.lock();
         match awaited.answer.take() {
             Some(answer) => answer,
-            None if machine::now() < awaited.deadline => return Next::Stall(awaited.deadline),
+            None if machine::now() < awaited.deadline => return Next::Stall,
             None => {
                 // A late answer is nobody's.
                 awaited.answer = Some(None);
