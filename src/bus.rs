@@ -98,6 +98,8 @@ pub enum Unplaced {
     Outside = -7i32 as u32,
     /// The address is none of a page, or something else is there: EINVAL.
     Invalid = -22i32 as u32,
+    /// The VM has begun: EBUSY.
+    Begun = -16i32 as u32,
 }
 
 impl Unplaced {
@@ -109,7 +111,7 @@ impl Unplaced {
             Self::NotSupported => "of an address that the device has not",
             Self::AlreadySet => "given twice",
             Self::Outside => "outside of the guest's addresses",
-            Self::Invalid => "not where a page begins",
+            Self::Invalid | Self::Begun => "not where a page begins",
         }
     }
 }

@@ -51,7 +51,7 @@ pub fn send(
     let request = Request {
         offset: address.wrapping_sub(backend.base),
         width,
-        store,
+        store: store.map(|value| value & mask(width)),
         posted: backend.posted,
         tag,
     };
@@ -83,6 +83,12 @@ pub fn send(
     } else {
         Sent::Done
     }
+}
+
+/// The bits of an access of `width` bytes, 1, 2 or 4.
+#[must_use]
+pub const fn mask(width: u32) -> u32 {
+    u32::MAX >> (32 - 8 * width)
 }
 
 /// `model` answers the request of `tag` in its ring `ring`: what was loaded, or `None` for an external

@@ -93,9 +93,11 @@ impl Memory {
             ));
         }
         let mut ram = Ram::default();
+        let mut wanted = 0;
         let mut add = |ipa: u64, size: u64| {
+            wanted += size;
             ram.add(Ipa(ipa), size)
-                .map_err(|_| config.no_memory(size, left))
+                .map_err(|_| config.no_memory(wanted, left))
         };
         add(RAM.into(), size)?;
         let rom = config.firmware.as_ref();
@@ -312,20 +314,21 @@ impl Memory {
 
     /// What regions hold, and the rings.
     fn load_regions(&mut self, config: &VmConfig) -> Result<(), ImageError> {
-        for region in &config.regions {
-            let Some(module) = &region.image else {
-                continue;
-            };
+        let described = config.regions.iter();
+        let with_image = described.filter_map(|region| Some((region, region.image.as_ref()?)));
+        // Several may share a page.
+        for range in with_image.clone().flat_map(|(region, _)| &region.ranges) {
+            let start = Ipa(range.start.0).align_down(PAGE);
+            let size = (range.end().0 - start.0).next_multiple_of(PAGE);
+            self.ram.clear(start, size).map_err(outside)?;
+            self.ram.clean(start, size);
+        }
+        for (region, module) in with_image {
             let source = mem::module(module.range);
             let mut offset = 0;
             for range in &region.ranges {
                 let size = range.size.min(source.size().saturating_sub(offset));
-                let rest = range.size - size;
                 self.put_module(Ipa(range.start.0), &source, offset, size)?;
-                self.ram
-                    .clear(Ipa(range.start.0 + size), rest)
-                    .map_err(outside)?;
-                self.ram.clean(Ipa(range.start.0 + size), rest);
                 offset += size;
             }
         }

@@ -7,7 +7,7 @@
 //! **Life.** A VM stops when its vCPUs have all left their guests: [`Vm::stop`] asks them to, and the
 //! CPU that takes the last one out does what was asked for.
 
-use crate::bus::interrupt;
+use crate::bus::{Unplaced, interrupt};
 use crate::fdt::{ConfigError, VmConfig};
 use crate::line::Line;
 use crate::loader::{Memory, Start};
@@ -200,7 +200,7 @@ pub struct State {
     pub clients: Vec<Client>,
     /// What it has tried where nothing is.
     pub unassigned: Unassigned,
-    /// Whether a vCPU of it has run.
+    /// Whether it has been started.
     pub begun: bool,
     /// Which vCPUs are on.
     pub power: Power,
@@ -368,8 +368,45 @@ impl Vm {
         Context::new(1 << 31 | index as u32, 0)
     }
 
+    /// Places a device of a VM that has not begun, see [`Places::set`](crate::bus::Places::set).
+    ///
+    /// # Errors
+    /// As there; [`Unplaced::Invalid`] where something else is at the address, too.
+    pub fn place(&self, id: u32, address: u64) -> Result<(), Unplaced> {
+        let mut state = self.state();
+        if state.begun {
+            return Err(Unplaced::Begun);
+        }
+        let mut places = state.memory.places;
+        places.set(id, address)?;
+        state.memory.place(&self.config, places).map_err(|why| {
+            log::info!("{why}");
+            Unplaced::Invalid
+        })
+    }
+
+    /// Starts a VM that is held; whether it is one. What has been placed anew its device tree says.
+    #[must_use]
+    pub fn release(&self) -> bool {
+        let mut state = self.state();
+        if !self.config.hold || state.begun {
+            return false;
+        }
+        match state.memory.load(&self.config) {
+            Ok(start) => state.starts[0] = start,
+            Err(why) => {
+                log::error!("{why}");
+                return false;
+            }
+        }
+        drop(state);
+        self.start();
+        true
+    }
+
     /// Starts the first vCPU.
     pub fn start(&self) {
+        self.state().begun = true;
         if let Some(link) = self.links.first() {
             link.request(request::START);
         }
@@ -506,7 +543,6 @@ impl Vm {
     /// vCPU `index` begins; where.
     pub fn started(&self, index: usize) -> Start {
         let mut state = self.state();
-        state.begun = true;
         state.power.started(index);
         state.gic.reset_interface(index);
         state.starts.get(index).copied().unwrap_or_default()

@@ -7,6 +7,7 @@ mod memory;
 use super::{Next, external_abort};
 use crate::addr::{Ipa, PAGE};
 use crate::bus::Device;
+use crate::forward::mask;
 use crate::inject::{self, Fault};
 use crate::machine::{self, Live};
 use crate::regs::psr;
@@ -170,7 +171,7 @@ pub(super) fn complete(vcpu: &mut Vcpu) -> Next {
         None => Next::Resume,
         Some(Pending::Described(abort, far)) => match answer {
             Some(value) => {
-                finish(vcpu, abort, value);
+                finish(vcpu, abort, value & mask(abort.bytes()));
                 Next::Resume
             }
             None => external_abort(vcpu, far, abort.write()),
