@@ -128,6 +128,8 @@ pub mod pl011;
 pub mod pl031;
 pub mod tty;
 pub mod psci;
+pub mod mailbox;
+pub mod sched;
 pub mod fdt;
 pub mod lent;
 pub mod image;

@@ -141,6 +141,7 @@ impl Vcpu {
     }
 
     /// How other CPUs reach it.
+    #[inline(always)]
     #[must_use]
     pub fn link(&self) -> &Link {
         &self.vm.links[self.index]
@@ -237,8 +238,8 @@ impl Vcpu {
     #[inline(never)]
     pub fn load(&self, state: Locked<'_>, device: Device, offset: u32, width: u32) -> u32 {
         match device {
-            Device::Gicd => self.load_gicd(state, offset, width),
             Device::Uart => self.load_uart(state, offset, width),
+            Device::Gicd => self.load_gicd(state, offset, width),
             Device::Rtc => self.load_rtc(state, offset, width),
             // As QEMU's flash without an image.
             Device::GiccDir | Device::Flash => 0,
@@ -249,8 +250,8 @@ impl Vcpu {
     #[inline(never)]
     pub fn store(&self, state: Locked<'_>, device: Device, offset: u32, width: u32, value: u32) {
         match device {
-            Device::Gicd => self.store_gicd(state, offset, width, value),
             Device::Uart => self.store_uart(state, offset, width, value),
+            Device::Gicd => self.store_gicd(state, offset, width, value),
             Device::Rtc => self.store_rtc(state, offset, width, value),
             Device::GiccDir => self.store_dir(state, offset, value),
             // As QEMU's flash without an image: its commands do nothing.
@@ -336,28 +337,50 @@ impl Vcpu {
 
     /// A load from the UART.
     #[inline(always)]
-    pub fn load_uart(&self, mut state: Locked<'_>, offset: u32, width: u32) -> u32 {
+    pub fn load_uart(&self, state: Locked<'_>, offset: u32, width: u32) -> u32 {
+        match state.uart.flags(offset, width) {
+            Some(flags) => flags,
+            None => self.load_uart_any(state, offset, width),
+        }
+    }
+
+    #[inline(never)]
+    fn load_uart_any(&self, mut state: Locked<'_>, offset: u32, width: u32) -> u32 {
         let (value, line) = state.uart.read(offset, width);
         self.uart_line(&mut state, line);
         value
     }
 
     /// A store to the UART.
-    #[inline(never)]
+    #[inline(always)]
     pub fn store_uart(&self, mut state: Locked<'_>, offset: u32, width: u32, value: u32) {
+        if state.uart.sends(offset) {
+            drop(state);
+            return self.print(value as u8);
+        }
+        self.store_uart_any(state, offset, width, value);
+    }
+
+    #[inline(never)]
+    fn store_uart_any(&self, mut state: Locked<'_>, offset: u32, width: u32, value: u32) {
         let effect = state.uart.write(offset, width, value);
         self.uart_line(&mut state, effect.line);
         drop(state);
-        if let Some(byte) = effect.tx
-            && !self.vm.print(byte)
-        {
+        if let Some(byte) = effect.tx {
+            self.print(byte);
+        }
+    }
+
+    /// Writes a byte to the console.
+    #[inline(always)]
+    fn print(&self, byte: u8) {
+        if !self.vm.print(byte) {
             self.link().request(request::PAUSE);
         }
     }
 
     /// Passes on what an access did to the UART's line, after what has been typed has filled the
     /// room that it made.
-    #[inline(always)]
     fn uart_line(&self, state: &mut Shared, line: Line) {
         if state.typed {
             state.refill();
@@ -471,6 +494,7 @@ impl Vcpu {
     }
 
     /// Deactivates the physical interrupts that nothing virtual stands for any more.
+    #[inline(always)]
     fn release(&self, state: &mut Shared) {
         while let Some(id) = state.gic.next_release(self.index) {
             machine::deactivate(id.into());
@@ -514,6 +538,20 @@ impl Vcpu {
     pub fn update_timer(&mut self) {
         let level = self.timer.sample(machine::now());
         self.with_gic(|gic, vcpu, _| gic.set_level(vcpu, interrupt::PHYSICAL_TIMER, level));
+    }
+
+    /// The Hyp timer has fired, perhaps for the physical timer's line, and perhaps so that it is known
+    /// whether the virtual timer's interrupt has been deactivated.
+    pub fn look_at_timers(&mut self) {
+        let level = self.timer.sample(machine::now());
+        self.with_gic(|gic, vcpu, lrs| {
+            let mut kick = Kick(0);
+            if gic.outstanding(vcpu, interrupt::VIRTUAL_TIMER) {
+                kick = gic.sync(vcpu, lrs);
+            }
+            kick |= gic.set_level(vcpu, interrupt::PHYSICAL_TIMER, level);
+            kick
+        });
     }
 
     /// Whether something ends its WFI.

@@ -42,8 +42,10 @@ pub mod request {
     pub const PAUSE: u32 = 16;
     /// Publish the vCPU's [`Figures`](super::Figures).
     pub const REPORT: u32 = 32;
+    /// Look when the real-time clock's alarm is due.
+    pub const ALARM: u32 = 64;
     /// The device model has answered.
-    pub const ANSWER: u32 = 64;
+    pub const ANSWER: u32 = 128;
 }
 
 /// A vCPU as other CPUs see it.
@@ -153,6 +155,7 @@ impl Link {
 
     /// Takes what has been asked for.
     #[must_use]
+    #[inline(always)]
     pub fn take(&self) -> u32 {
         // The load alone costs no exclusive access, and mostly finds nothing.
         match self.requests.load(Ordering::Relaxed) {
@@ -512,8 +515,10 @@ impl Vm {
         let left = |due: u32| due.wrapping_sub(self.seconds());
         let due = state.rtc.deadline().map(left).filter(|&left| left != 0);
         let due = due.map_or(NO_ALARM, |left| up.saturating_add(left));
-        if self.alarm.swap(due, Ordering::Relaxed) != due {
-            self.wake(1);
+        if self.alarm.swap(due, Ordering::Relaxed) != due
+            && let Some(link) = self.links.first()
+        {
+            link.request(request::ALARM);
         }
     }
 
@@ -710,11 +715,12 @@ pub fn focused() -> Option<Arc<Vm>> {
 
 /// The next VM that is up is typed to.
 pub fn focus_next() {
-    let mut vms = all();
+    let vms = all();
     let id = FOCUS.load(Ordering::Relaxed);
     let here = vms.iter().position(|vm| vm.id == id);
-    vms.rotate_left(here.map_or(0, |place| place + 1));
-    if let Some(vm) = vms.iter().find(|vm| vm.is_up()) {
+    let after = here.map_or(0, |place| place + 1);
+    let mut turn = vms.iter().cycle().skip(after).take(vms.len());
+    if let Some(vm) = turn.find(|vm| vm.is_up()) {
         vm.focus();
     }
 }

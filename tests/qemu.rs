@@ -442,9 +442,17 @@ const CASES: &[Case] = &[
     Case {
         name: "hostile::whatever_is_tried_does_the_others_no_harm",
         vms: &[
-            "kernel=guest:hostile,memory=32M,name=bad",
+            "kernel=guest:hostile,memory=32M,append=step=4099,name=bad",
             "kernel=guest:canary,memory=48M,append=seed=2,name=good",
         ],
+        ..GUESTS
+    },
+    Case {
+        name: "hostile::every_single_call_number",
+        vms: &["kernel=guest:hostile,memory=32M,append=only=call_number step=1"],
+        icount: false,
+        seconds: 4 * 3600,
+        soak: true,
         ..GUESTS
     },
     Case {

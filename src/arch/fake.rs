@@ -993,10 +993,10 @@ pub mod console {
         machine(|machine| machine.due = Some(machine.due.map_or(due, |old| old.min(due))));
     }
 
-    /// When [`tick`] has to be called, ticks.
+    /// When [`tick`] has to be called, ticks; the greatest: never.
     #[must_use]
-    pub fn due() -> Option<u64> {
-        machine(|machine| machine.due)
+    pub fn due() -> u64 {
+        machine(|machine| machine.due).unwrap_or(u64::MAX)
     }
 
     /// Does what is due; whether something was.

@@ -5,7 +5,7 @@ mod emulate;
 mod memory;
 
 use super::{Next, external_abort};
-use crate::addr::{Ipa, PAGE};
+use crate::addr::{Ipa, PAGE, PAGE_SHIFT};
 use crate::bus::Device;
 use crate::forward::mask;
 use crate::inject::{self, Fault};
@@ -38,33 +38,31 @@ fn translated(vcpu: &Vcpu, far: u32, kind: Kind) -> Option<Ipa> {
 #[inline(always)]
 pub(super) fn plain(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
     vcpu.count(Reason::DataAbort);
-    let ipa = faulting(Live::hdfar());
+    let (far, page) = (Live::hdfar(), Live::hpfar() >> 4);
     if abort.write() {
-        plain_store(vcpu, abort, ipa)
+        plain_store(vcpu, abort, far, page)
     } else {
-        plain_load(vcpu, abort, ipa)
+        plain_load(vcpu, abort, far, page)
     }
 }
 
-/// A plain load, in ARM state. It does what [`access`] does, which sees to everything else.
+/// A plain load from page number `page`, in ARM state. It does what [`access`] does, which sees to
+/// everything else.
 #[inline(never)]
-fn plain_load(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
-    let (address, width) = (ipa.0 as u32, abort.bytes());
-    if address & (width - 1) != 0 || vcpu.context.regs().cpsr & (psr::T | psr::E) != 0 {
-        return access(vcpu, abort, ipa);
+fn plain_load(vcpu: &mut Vcpu, abort: DataAbort, far: u32, page: u32) -> Next {
+    let width = abort.bytes();
+    if far & (width - 1) != 0 || vcpu.context.regs().cpsr & (psr::T | psr::E) != 0 {
+        return access(vcpu, abort, faulting(far));
     }
-    let mut state = vcpu.vm.lock();
-    let value = match state.memory.space.lookup(ipa) {
-        Leaf::Slot(Device::UART) => vcpu.load_uart(state, address, width),
-        Leaf::Slot(Device::GICD) => vcpu.load_gicd(state, address, width),
-        Leaf::Nothing if !vcpu.vm.config.unassigned_zero => {
-            state.unassigned.note(address);
-            drop(state);
-            return external_abort(vcpu, Live::hdfar(), abort.write());
-        }
+    let state = vcpu.vm.lock();
+    let found = state.memory.space.device(page);
+    let address = page << PAGE_SHIFT | far & (PAGE as u32 - 1);
+    let value = match found {
+        Ok(Device::UART) => vcpu.load_uart(state, address, width),
+        Ok(Device::GICD) => vcpu.load_gicd(state, address, width),
         _ => {
             drop(state);
-            return access(vcpu, abort, ipa);
+            return rare(vcpu, abort, far, found == Err(Leaf::Nothing));
         }
     };
     let regs = vcpu.context.regs_mut();
@@ -75,30 +73,38 @@ fn plain_load(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
 
 /// The same for a store.
 #[inline(never)]
-fn plain_store(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
-    let (address, width) = (ipa.0 as u32, abort.bytes());
+fn plain_store(vcpu: &mut Vcpu, abort: DataAbort, far: u32, page: u32) -> Next {
+    let width = abort.bytes();
     let regs = vcpu.context.regs();
-    if address & (width - 1) != 0 || regs.cpsr & (psr::T | psr::E) != 0 {
-        return access(vcpu, abort, ipa);
+    if far & (width - 1) != 0 || regs.cpsr & (psr::T | psr::E) != 0 {
+        return access(vcpu, abort, faulting(far));
     }
     let value = regs.r[abort.rt() as usize & 7];
-    let mut state = vcpu.vm.lock();
-    match state.memory.space.lookup(ipa) {
-        Leaf::Slot(Device::UART) => vcpu.store_uart(state, address, width, value),
-        Leaf::Slot(Device::GICD) => vcpu.store_gicd(state, address, width, value),
-        Leaf::Nothing if !vcpu.vm.config.unassigned_zero => {
-            state.unassigned.note(address);
-            drop(state);
-            return external_abort(vcpu, Live::hdfar(), abort.write());
-        }
+    let state = vcpu.vm.lock();
+    let found = state.memory.space.device(page);
+    let address = page << PAGE_SHIFT | far & (PAGE as u32 - 1);
+    match found {
+        Ok(Device::UART) => vcpu.store_uart(state, address, width, value),
+        Ok(Device::GICD) => vcpu.store_gicd(state, address, width, value),
         _ => {
             drop(state);
-            return access(vcpu, abort, ipa);
+            return rare(vcpu, abort, far, found == Err(Leaf::Nothing));
         }
     }
     let regs = vcpu.context.regs_mut();
     regs.pc = regs.pc.wrapping_add(4);
     Next::Resume
+}
+
+/// What no device that is used most answers.
+#[inline(never)]
+fn rare(vcpu: &mut Vcpu, abort: DataAbort, far: u32, nothing: bool) -> Next {
+    let ipa = faulting(far);
+    if nothing && !vcpu.vm.config.unassigned_zero {
+        vcpu.vm.lock().unassigned.note(ipa.0 as u32);
+        return external_abort(vcpu, far, abort.write());
+    }
+    access(vcpu, abort, ipa)
 }
 
 /// A load or store at `ipa` that the syndrome describes.

@@ -2,7 +2,7 @@
 //!
 //! The tests try every call, register and address. Command line, instead of the tests: `nowhere` jumps to where nothing is,
 //! with vectors there too; `flood` prints for ever; `spin` loops with interrupts masked; `sleep` waits for no interrupt;
-//! each prints its name in capitals first. `seed=N`, `rounds=N` (10,000 by default).
+//! each prints its name in capitals first. `seed=N`, `rounds=N` (10,000 by default), `step=N` between call numbers (65,537).
 #![no_std]
 #![no_main]
 
@@ -89,12 +89,12 @@ fn fatal(number: u32) -> bool {
         || number & !0xf == 0x95c1_ba50
 }
 
-/// The numbers next to zero, those of PSCI and of the hypervisor, one in 65,537 up to PSCI's, and random ones.
+/// The numbers next to zero, those of PSCI and of the hypervisor, one in so many up to PSCI's, and random ones.
 fn calls(conduit: fn(u32, u32, u32, u32) -> [u32; 4]) -> Outcome {
     let mut random = random();
     let mut arguments = random.clone();
     let numbers = (0..0x400u32)
-        .chain((0..0x8400_0100).step_by(0x10001))
+        .chain((0..0x8400_0100).step_by(number("step", 0x10001) as usize))
         .chain(0x8400_0000..0x8400_0100)
         .chain(0xc400_0000..0xc400_0100)
         .chain(0x8600_0000..0x8600_0100)
