@@ -2,7 +2,7 @@
 //!
 //! **Locks.** One lock for each VM guards all that its vCPUs share ([`State`]). It is taken here
 //! alone, by [`Vm::lock`]; whoever holds it may take those of the console and of the free frames, in
-//! that order, and no other VM's.
+//! that order, and no other VM's. A [`Link`]'s are taken with nothing else held.
 //!
 //! **Life.** A VM stops when its vCPUs have all left their guests: [`Vm::stop`] asks them to, and the
 //! CPU that takes the last one out does what was asked for.
