@@ -13,11 +13,10 @@ use crate::mem;
 use crate::monitor;
 use crate::regs::{mode, psr};
 use crate::vcpu::{State, Vcpu};
-use crate::vm::{self, MAX_CPUS, Vm, request};
+use crate::vm::{self, MAX_CPUS, Vm, news, request};
 use crate::vtimer::Timer;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, Ordering};
 use spin::Mutex;
 
 /// A vCPU that others are ready beside runs this long, in 1/256 s: near 8 ms.
@@ -33,15 +32,12 @@ const VM_HEAP: usize = 128 << 10;
 )]
 static INBOX: [Mutex<Vec<Box<Vcpu>>>; MAX_CPUS] = [const { Mutex::new(Vec::new()) }; MAX_CPUS];
 
-/// Which of them are not empty: a bit for each CPU.
-static MAIL: AtomicU32 = AtomicU32::new(0);
-
 /// Gives `vcpu` to the CPU that its VM says it lives on.
 pub fn adopt(vcpu: Box<Vcpu>) {
     let home = vcpu.vm.links.get(vcpu.index).map_or(0, |link| link.cpu());
     if let Some(inbox) = INBOX.get(home) {
         inbox.lock().push(vcpu);
-        MAIL.fetch_or(1 << home, Ordering::Release);
+        news::announce(home, news::ARRIVAL);
     }
     machine::kick(home);
 }
@@ -131,17 +127,29 @@ impl Cpu {
         self.take_requests();
         match self.pick() {
             Some(index) => {
-                self.vcpus[index].clock(true);
+                self.vcpus[index].start_clock();
                 self.turn(index);
-                self.vcpus[index].clock(false);
+                self.vcpus[index].stop_clock();
             }
             None => self.idle(),
         }
     }
 
     /// Does what has been asked for; whether that was more than to bring list registers up to date.
+    #[inline(always)]
     fn take_requests(&mut self) -> bool {
-        let mut more = self.take_mail();
+        match news::take(self.index) {
+            0 => false,
+            news => self.take_news(news),
+        }
+    }
+
+    #[inline(never)]
+    fn take_news(&mut self, news: u32) -> bool {
+        let mut more = news & news::ARRIVAL != 0;
+        if more {
+            self.adopt();
+        }
         for index in 0..self.vcpus.len() {
             let requests = self.vcpus[index].link().take();
             if requests != 0 {
@@ -151,19 +159,9 @@ impl Cpu {
         more
     }
 
-    #[inline(always)]
-    fn take_mail(&mut self) -> bool {
-        let own = 1 << self.index;
-        let any = MAIL.load(Ordering::Relaxed) & own != 0;
-        if any {
-            self.open_mail(own);
-        }
-        any
-    }
-
+    /// Takes in the vCPUs that have come.
     #[cold]
-    fn open_mail(&mut self, own: u32) {
-        MAIL.fetch_and(!own, Ordering::Acquire);
+    fn adopt(&mut self) {
         if let Some(inbox) = INBOX.get(self.index) {
             self.vcpus.append(&mut inbox.lock());
         }
@@ -402,6 +400,9 @@ impl Cpu {
             vcpu.vm.vttbr(self.index),
             self.vfp == Some(index),
         );
+        if vcpu.vm.takes_turns(self.index, vcpu.index) {
+            machine::flush_own_vmid();
+        }
         vcpu.load_interrupts();
         vm::note_loaded(self.index, &vcpu.vm, vcpu.index);
         self.loaded = Some(index);

@@ -25,7 +25,7 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::num::NonZeroU32;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use spin::{Mutex, MutexGuard};
 
 /// What one CPU asks of the CPU that a vCPU lives on, as bits of [`Link`].
@@ -137,6 +137,7 @@ impl Link {
     /// Asks for what the bits of `requests` say, at once.
     pub fn request(&self, requests: u32) {
         self.requests.fetch_or(requests, Ordering::Release);
+        news::announce(self.cpu, news::REQUEST);
         machine::kick(self.cpu);
     }
 
@@ -162,6 +163,37 @@ impl Link {
             0 => 0,
             _ => self.requests.swap(0, Ordering::Acquire),
         }
+    }
+}
+
+/// What may be new for each CPU, as bits of [`news`].
+static NEWS: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
+
+/// What may be new for a CPU.
+pub mod news {
+    use super::{AtomicU32, NEWS, Ordering};
+
+    /// A request to one of its vCPUs.
+    pub const REQUEST: u32 = 1;
+    /// A vCPU.
+    pub const ARRIVAL: u32 = 2;
+
+    /// Says what is new for CPU number `cpu`, after it has been put where it is found.
+    pub fn announce(cpu: usize, what: u32) {
+        if let Some(news) = NEWS.get(cpu) {
+            news.fetch_or(what, Ordering::Release);
+        }
+    }
+
+    /// Takes what is new for CPU number `cpu`, which asks.
+    #[inline(always)]
+    #[must_use]
+    pub fn take(cpu: usize) -> u32 {
+        let take = |news: &AtomicU32| match news.load(Ordering::Relaxed) {
+            0 => 0,
+            _ => news.swap(0, Ordering::Acquire),
+        };
+        NEWS.get(cpu).map_or(0, take)
     }
 }
 
@@ -223,6 +255,8 @@ pub struct Vm {
     pub links: Vec<Link>,
     /// Whether it makes other VMs' accesses: it will begin, or has not left.
     serves: AtomicBool,
+    /// For each CPU the vCPU that was last loaded there, plus one.
+    last_loaded: [AtomicU8; MAX_CPUS],
     /// When the real-time clock's alarm is due, in seconds of the counter; [`NO_ALARM`]: never.
     alarm: AtomicU32,
     vmid: Vmid,
@@ -303,6 +337,7 @@ impl Vm {
             writer,
             links,
             serves: AtomicBool::new(true),
+            last_loaded: Default::default(),
             alarm: AtomicU32::new(NO_ALARM),
             vmid,
             root,
@@ -357,6 +392,19 @@ impl Vm {
         let vttbr = self.root | u64::from(vmid) << 48;
         self.state().memory.space.tables_mut().vttbr = vttbr;
         vttbr
+    }
+
+    /// Whether CPU number `cpu`, which loads vCPU `index`, had another one of this VM last. Its TLB then
+    /// holds translations that look like this one's: on a machine of its own each has its own tables, and
+    /// may use the same ASIDs for them. What a vCPU invalidates is broadcast, so what it left elsewhere
+    /// does no harm.
+    pub fn takes_turns(&self, cpu: usize, index: usize) -> bool {
+        let own = index as u8 + 1;
+        self.links.len() > 1
+            && self
+                .last_loaded
+                .get(cpu)
+                .is_some_and(|last| last.swap(own, Ordering::Relaxed) != own)
     }
 
     /// Its name.
