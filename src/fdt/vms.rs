@@ -224,20 +224,19 @@ fn own_property(
     match name {
         "armillary,control" => vm.control = true,
         "armillary,hold" => vm.hold = true,
-        "armillary,unassigned" => {
-            vm.unassigned_zero = match string(value) {
-                Some("zero") => true,
-                Some("abort") => false,
-                other => {
-                    return Err(ConfigError::new(
-                        &vm.node,
-                        "armillary,unassigned",
-                        other.unwrap_or("not a word"),
-                        "give \"abort\" or \"zero\"",
-                    ));
-                }
+        "armillary,unassigned" => match string(value).unwrap_or_default() {
+            "zero" => vm.unassigned_zero = true,
+            "abort" => {}
+            other => {
+                let fix = "give \"abort\" or \"zero\"";
+                return Err(ConfigError::new(
+                    &vm.node,
+                    "armillary,unassigned",
+                    other,
+                    fix,
+                ));
             }
-        }
+        },
         "armillary,device-addr" => device_addresses(vm, value)?,
         "armillary,name" => {
             let given = string(value).filter(|name| !name.is_empty() && name.len() < 32);
