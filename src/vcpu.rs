@@ -109,6 +109,12 @@ pub struct Vcpu {
     pub context: Context,
     /// What it is doing.
     pub state: State,
+    /// Whether it is to be forgotten.
+    pub dropped: bool,
+    /// Its VM's priority.
+    pub priority: u8,
+    /// Whether what its VM may take is bounded.
+    pub bounded: bool,
     /// Its physical timer, which is emulated.
     pub timer: Timer,
     /// Loads and stores that could not be performed, UNPREDICTABLE ones among them.
@@ -130,11 +136,16 @@ impl Vcpu {
     pub fn new(vm: Arc<Vm>, index: usize) -> Self {
         let context = vm.context(index);
         let (timer, exits) = (Timer::default(), [0; REASONS]);
+        let policy = &vm.config.policy;
+        let (priority, bounded) = (policy.priority, policy.budget_us.is_some());
         Self {
             vm,
             index,
             context,
             state: State::Off,
+            dropped: false,
+            priority,
+            bounded,
             timer,
             refused: 0,
             pending: None,
@@ -326,9 +337,9 @@ impl Vcpu {
             link.request(request::SYNC);
         }
         for link in of_others() {
-            while link.is_requested(request::SYNC) {
+            while link.mailbox.is_asked(request::SYNC) {
                 // Another vCPU of the VM may be waiting for this one in the same way.
-                if self.link().take_one(request::SYNC) {
+                if self.link().mailbox.take_some(request::SYNC) {
                     self.sync();
                 }
                 core::hint::spin_loop();
