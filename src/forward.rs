@@ -112,12 +112,13 @@ pub fn answer(model: &Vm, ring: u32, tag: u32, value: Option<u32>) -> bool {
 /// `model` sets the line of its device of ring `ring`; whether that has one.
 #[must_use]
 pub fn set_line(model: &Vm, ring: u32, level: bool) -> bool {
-    let found = model.state().clients.get(ring as usize).cloned();
-    let Some((Some(client), interrupt @ Some(_))) =
-        found.map(|found| (found.vm.upgrade(), found.interrupt))
-    else {
-        return false;
+    let (client, interrupt) = match model.state().clients.get(ring as usize) {
+        Some(client) => (client.vm.upgrade(), client.interrupt),
+        None => (None, None),
     };
-    client.set_line(interrupt, level);
-    true
+    if let (Some(client), true) = (client, interrupt.is_some()) {
+        client.set_line(interrupt, level);
+        return true;
+    }
+    false
 }

@@ -206,7 +206,7 @@ fn perform(
         };
         emulation.begun = true;
         registers(vcpu, |registers| {
-            emulation.transfer.complete(value, registers)
+            emulation.transfer.complete(value, registers);
         });
     }
     Ok(registers(vcpu, |registers| {

@@ -116,7 +116,7 @@ fn access(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
     let mut state = vcpu.vm.lock();
     let leaf = state.memory.space.lookup(ipa);
     if let Leaf::Ram { attrs, .. } = leaf
-        && !(abort.write() && !attrs.perms.write)
+        && (!abort.write() || attrs.perms.write)
     {
         // It is there by now.
         return Next::Resume;
