@@ -1,6 +1,6 @@
 //! Accesses that another VM makes: the hypervisor's part between a VM and its device model.
 //!
-//! A vCPU puts its request into the model's [`ring`], then waits, and its CPU is free for others: the
+//! A vCPU puts its request into the model's [ring](crate::ring), then waits, and its CPU is free for others: the
 //! model may live there. The model's answer is a hypercall, which leaves it in the vCPU's
 //! [`Link`](crate::vm::Link) and kicks its CPU. Each VM's lock is taken by itself. Answers are told by
 //! the request's tag, so that one that comes late, again or for nobody changes nothing; a vCPU

@@ -65,7 +65,7 @@ pub struct Link {
     pub awaited: Mutex<Awaited>,
 }
 
-/// An access that another VM is to make, as [`ring`](crate::ring) has it.
+/// An access that another VM is to make, as [`ring`] has it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Awaited {
     /// The tag of its request; another one each time.
