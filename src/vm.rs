@@ -8,6 +8,7 @@
 //! CPU that takes the last one out does what was asked for.
 
 use crate::bus::{Unplaced, interrupt};
+use crate::decode::Instruction;
 use crate::fdt::{ConfigError, OnCrash, VmConfig};
 use crate::line::Line;
 use crate::loader::{Memory, Start};
@@ -77,22 +78,22 @@ pub struct Awaited {
 }
 
 /// Addresses where nothing is that a guest has tried.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Unassigned {
     /// How often.
-    pub count: u32,
+    pub count: AtomicU32,
     /// The first of them.
-    pub first: [u32; 8],
+    pub first: [AtomicU32; 8],
 }
 
 impl Unassigned {
     /// Counts an access to `address`.
-    #[inline(never)]
-    pub fn note(&mut self, address: u32) {
-        if let Some(first) = self.first.get_mut(self.count as usize) {
-            *first = address;
+    #[inline(always)]
+    pub fn note(&self, address: u32) {
+        let before = self.count.fetch_add(1, Ordering::Relaxed);
+        if let Some(first) = self.first.get(before as usize) {
+            first.store(address, Ordering::Relaxed);
         }
-        self.count = self.count.saturating_add(1);
     }
 }
 
@@ -131,6 +132,8 @@ pub struct Figures {
     pub exits: [u64; REASONS],
     /// For how long it has had a CPU, ticks.
     pub ran: u64,
+    /// Loads and stores that could not be performed, and the last one.
+    pub refused: (u32, Option<Instruction>),
 }
 
 impl Link {
@@ -217,8 +220,6 @@ pub struct State {
     pub backends: Vec<Backend>,
     /// The regions that it is the device model for, by ring.
     pub clients: Vec<Client>,
-    /// What it has tried where nothing is.
-    pub unassigned: Unassigned,
     /// Whether it has been started.
     pub begun: bool,
     /// Which vCPUs are on.
@@ -237,6 +238,8 @@ pub struct Vm {
     pub writer: console::Writer,
     /// Its vCPUs as other CPUs see them.
     pub links: Vec<Link>,
+    /// What it has tried where nothing is.
+    pub unassigned: Unassigned,
     /// Whether it makes other VMs' accesses: it will begin, or has not left.
     serves: AtomicBool,
     /// How long a vCPU runs while others of its priority are ready, ticks.
@@ -323,7 +326,6 @@ impl Vm {
             rtc: Pl031::new(0),
             backends: Vec::new(),
             clients: Vec::new(),
-            unassigned: Unassigned::default(),
             begun: false,
             power: Power::new(homes.len()),
             starts,
@@ -350,6 +352,7 @@ impl Vm {
             id,
             writer,
             links,
+            unassigned: Unassigned::default(),
             serves: AtomicBool::new(true),
             slice: ticks(config.policy.slice_us),
             config,

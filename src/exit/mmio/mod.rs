@@ -2,7 +2,7 @@
 
 mod dispatch;
 mod emulate;
-mod memory;
+pub(super) mod memory;
 
 use super::{Next, external_abort};
 use crate::addr::{Ipa, PAGE, PAGE_SHIFT};
@@ -16,6 +16,9 @@ use crate::syndrome::{DataAbort, FaultStatus, PrefetchAbort};
 use crate::vcpu::{Pending, Reason, Vcpu};
 use crate::walk::{self, Kind};
 use dispatch::Reply;
+
+/// DFSR.CM: a cache maintenance operation aborted (B4.1.52).
+const DFSR_CM: u32 = 1 << 13;
 
 /// The address that stage 2 stopped: the page from HPFAR, which holds bits 39:12 in 31:4, and the
 /// offset from the virtual address.
@@ -101,7 +104,7 @@ fn plain_store(vcpu: &mut Vcpu, abort: DataAbort, far: u32, page: u32) -> Next {
 fn rare(vcpu: &mut Vcpu, abort: DataAbort, far: u32, nothing: bool) -> Next {
     let ipa = faulting(far);
     if nothing && !vcpu.vm.config.unassigned_zero {
-        vcpu.vm.lock().unassigned.note(ipa.0 as u32);
+        vcpu.vm.unassigned.note(ipa.0 as u32);
         return external_abort(vcpu, far, abort.write());
     }
     access(vcpu, abort, ipa)
@@ -113,7 +116,7 @@ fn access(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
     let (width, rt) = (abort.bytes(), abort.rt());
     let mislabelled =
         abort.write() && vcpu.context.regs().thumb() && machine::thumb_stores_mislabelled();
-    let mut state = vcpu.vm.lock();
+    let state = vcpu.vm.lock();
     let leaf = state.memory.space.lookup(ipa);
     if let Leaf::Ram { attrs, .. } = leaf
         && (!abort.write() || attrs.perms.write)
@@ -122,8 +125,8 @@ fn access(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
         return Next::Resume;
     }
     if leaf == Leaf::Nothing && !vcpu.vm.config.unassigned_zero {
-        state.unassigned.note(ipa.0 as u32);
         drop(state);
+        vcpu.vm.unassigned.note(ipa.0 as u32);
         return external_abort(vcpu, Live::hdfar(), abort.write());
     }
     if ipa.0 as u32 & (width - 1) != 0 || rt == 15 || mislabelled {
@@ -239,6 +242,9 @@ pub(super) fn data_abort(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
     };
     if let Some(fault) = fault {
         inject::data_abort(&mut vcpu.context, fault, far, abort.write());
+        if abort.cm() {
+            Live::set_dfsr(Live::dfsr() | DFSR_CM);
+        }
     }
     Next::Resume
 }
