@@ -58,14 +58,20 @@ fn plain_load(vcpu: &mut Vcpu, abort: DataAbort, far: u32, page: u32) -> Next {
         return access(vcpu, abort, faulting(far));
     }
     let state = vcpu.vm.lock();
-    let found = state.memory.space.device(page);
+    let slot = match state.memory.space.device(page) {
+        Ok(slot) => slot,
+        Err(leaf) => {
+            drop(state);
+            return no_device(vcpu, abort, far, leaf);
+        }
+    };
     let address = page << PAGE_SHIFT | far & (PAGE as u32 - 1);
-    let value = match found {
-        Ok(Device::UART) => vcpu.load_uart(state, address, width),
-        Ok(Device::GICD) => vcpu.load_gicd(state, address, width),
+    let value = match slot {
+        Device::UART => vcpu.load_uart(state, address, width),
+        Device::GICD => vcpu.load_gicd(state, address, width),
         _ => {
             drop(state);
-            return rare(vcpu, abort, far, found == Err(Leaf::Nothing));
+            return access(vcpu, abort, faulting(far));
         }
     };
     let regs = vcpu.context.regs_mut();
@@ -84,14 +90,20 @@ fn plain_store(vcpu: &mut Vcpu, abort: DataAbort, far: u32, page: u32) -> Next {
     }
     let value = regs.r[abort.rt() as usize & 7];
     let state = vcpu.vm.lock();
-    let found = state.memory.space.device(page);
+    let slot = match state.memory.space.device(page) {
+        Ok(slot) => slot,
+        Err(leaf) => {
+            drop(state);
+            return no_device(vcpu, abort, far, leaf);
+        }
+    };
     let address = page << PAGE_SHIFT | far & (PAGE as u32 - 1);
-    match found {
-        Ok(Device::UART) => vcpu.store_uart(state, address, width, value),
-        Ok(Device::GICD) => vcpu.store_gicd(state, address, width, value),
+    match slot {
+        Device::UART => vcpu.store_uart(state, address, width, value),
+        Device::GICD => vcpu.store_gicd(state, address, width, value),
         _ => {
             drop(state);
-            return rare(vcpu, abort, far, found == Err(Leaf::Nothing));
+            return access(vcpu, abort, faulting(far));
         }
     }
     let regs = vcpu.context.regs_mut();
@@ -99,11 +111,11 @@ fn plain_store(vcpu: &mut Vcpu, abort: DataAbort, far: u32, page: u32) -> Next {
     Next::Resume
 }
 
-/// What no device that is used most answers.
+/// A plain load or store where no device is, but `leaf`.
 #[inline(never)]
-fn rare(vcpu: &mut Vcpu, abort: DataAbort, far: u32, nothing: bool) -> Next {
+fn no_device(vcpu: &mut Vcpu, abort: DataAbort, far: u32, leaf: Leaf) -> Next {
     let ipa = faulting(far);
-    if nothing && !vcpu.vm.config.unassigned_zero {
+    if leaf == Leaf::Nothing && !vcpu.vm.config.unassigned_zero {
         vcpu.vm.unassigned.note(ipa.0 as u32);
         return external_abort(vcpu, far, abort.write());
     }
