@@ -26,6 +26,8 @@ pub enum Next {
     Yield,
     /// Lets the vCPU wait until something is pending.
     Wait,
+    /// Lets the vCPU wait for another VM to make its access.
+    Stall,
     /// Turns the vCPU off.
     Off,
     /// Stops the VM.
@@ -58,6 +60,11 @@ fn timed(vcpu: &mut Vcpu, exit: Exit) -> Next {
         Exit::Trap => trap(vcpu),
         exit => interrupt(vcpu, exit),
     }
+}
+
+/// Goes on with the access that `vcpu`, which is live, waited with.
+pub fn complete(vcpu: &mut Vcpu) -> Next {
+    mmio::complete(vcpu)
 }
 
 #[inline(always)]
