@@ -22,8 +22,8 @@ use alloc::format;
 use alloc::vec::Vec;
 use spin::Mutex;
 
-/// Heap that building a VM may take, bytes: its tables above all.
-const VM_HEAP: usize = 128 << 10;
+/// Heap that building a VM may take, bytes: its tables, its devices' state, and trees on the way.
+const VM_HEAP: usize = 256 << 10;
 
 /// vCPUs on their way to each CPU.
 #[expect(
@@ -61,16 +61,19 @@ pub fn build(configs: Vec<VmConfig>, cpus: usize) -> usize {
         match homes(&config, cpus, &mut taken).and_then(|homes| Vm::build(config, &homes)) {
             Ok(vm) => {
                 tenants = taken;
+                for index in 0..vm.links.len() {
+                    adopt(Box::new(Vcpu::new(vm.clone(), index)));
+                }
                 built.push(vm);
             }
             Err(why) => log::error!("{why}"),
         }
     }
     vm::connect(&built);
+    if !mem::reserve_heap(VM_HEAP) {
+        log::warn!("hardly any memory left for the hypervisor itself");
+    }
     for vm in &built {
-        for index in 0..vm.links.len() {
-            adopt(Box::new(Vcpu::new(vm.clone(), index)));
-        }
         if vm.config.hold {
             log::info!("{} is held", vm.name());
         } else {
