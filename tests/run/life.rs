@@ -446,3 +446,73 @@ pub(crate) fn a_vm_that_is_dropped_scrubs_its_memory_and_gives_it_back() {
         pieces.len()
     );
 }
+
+pub(crate) fn a_vm_that_is_destroyed_leaves_nothing() {
+    power_on(64 * MIB);
+    let mut board = Board::of(1);
+    let stays = board.add(config("stays", 4 * MIB), &[0]);
+    board.settle();
+    board.soon();
+    let before = mem::free_bytes();
+    // More lives than there are VMIDs.
+    for life in 0..300 {
+        let vm = board.add(config("goes", 4 * MIB), &[0]);
+        board.vms.pop();
+        for _ in 0..4 {
+            board.step(0);
+        }
+        assert!(mem::free_bytes() < before);
+        vm.destroy();
+        drop(vm);
+        for _ in 0..6 {
+            board.step(0);
+        }
+        assert_eq!(mem::free_bytes(), before, "life {life}");
+        assert_eq!(armillary::vm::all().len(), 1);
+    }
+    assert!(stays.is_up());
+    let guest = board.soon().expect("the VM that stays");
+    assert_eq!(guest.vttbr, stays.vttbr(0));
+}
+
+pub(crate) fn a_vm_that_is_off_starts_again() {
+    let mut board = two();
+    let vms = board.vms.clone();
+    assert!(!vms[0].start_again(), "it is up");
+    vms[0].stop(armillary::vm::Stop::Off);
+    for _ in 0..4 {
+        board.step(0);
+    }
+    assert!(is_off(&vms[0]));
+    assert!(vms[0].start_again());
+    let started = (0..6)
+        .filter_map(|_| board.next(0))
+        .any(|guest| guest.vttbr == vms[0].vttbr(0));
+    assert!(started && !is_off(&vms[0]));
+    assert!(
+        log_lines()
+            .iter()
+            .any(|line| line.starts_with("[INFO] a: started"))
+    );
+}
+
+pub(crate) fn a_vm_that_crashes_begins_anew_a_few_times() {
+    power_on(64 * MIB);
+    let mut board = Board::of(1);
+    let mut again = config("again", 4 * MIB);
+    again.policy.on_crash = armillary::fdt::OnCrash::Restart;
+    let vm = board.add(again, &[0]);
+    board.add(config("other", 4 * MIB), &[0]);
+    board.settle();
+    // An exit that has no meaning; then it begins anew, but not for ever.
+    let mut lives = 0;
+    while !is_off(&vm) {
+        lives += 1;
+        assert!(lives < 20, "it goes on for ever");
+        vm.stop(armillary::vm::Stop::Crash);
+        for _ in 0..6 {
+            board.step(0);
+        }
+    }
+    assert_eq!(lives, 6, "the first, and five more");
+}
