@@ -6,7 +6,7 @@
 
 use crate::balance;
 use crate::exit::{self, Next};
-use crate::fdt::{ConfigError, VmConfig};
+use crate::fdt::{ConfigError, OnCrash, VmConfig};
 use crate::irq::{self, Interrupt};
 use crate::loader::Start;
 use crate::machine::{self, Live, vfp};
@@ -15,7 +15,7 @@ use crate::monitor;
 use crate::regs::{mode, psr};
 use crate::sched;
 use crate::vcpu::{State, Vcpu};
-use crate::vm::{self, MAX_CPUS, Vm, news, request};
+use crate::vm::{self, MAX_CPUS, Stop, Vm, news, request};
 use crate::vtimer::Timer;
 use alloc::boxed::Box;
 use alloc::format;
@@ -539,6 +539,9 @@ impl Cpu {
                 }
                 Next::Off => return self.leave(index, false),
                 Next::Stop(stop) => {
+                    if stop == Stop::Crash && vcpu.vm.config.policy.on_crash == OnCrash::Dump {
+                        vcpu.dump();
+                    }
                     vcpu.vm.stop(stop);
                     self.take_requests();
                     return;

@@ -516,3 +516,26 @@ pub(crate) fn a_vm_that_crashes_begins_anew_a_few_times() {
     }
     assert_eq!(lives, 6, "the first, and five more");
 }
+
+pub(crate) fn a_vm_that_crashes_shows_its_registers_where_that_is_wanted() {
+    power_on(64 * MIB);
+    let mut board = Board::of(1);
+    let mut shown = config("shown", 4 * MIB);
+    shown.policy.on_crash = armillary::fdt::OnCrash::Dump;
+    board.add(shown, &[0]);
+    board.add(config("other", 4 * MIB), &[0]);
+    board.settle();
+    let crash = |guest: &mut Guest| {
+        guest.regs.pc = 0x4001_0770;
+        guest.regs.r[11] = 0x1234_abcd;
+        guest.trap(hsr(0x3e, 0))
+    };
+    for _ in 0..2 {
+        test::push(crash);
+        board.step(0);
+    }
+    let lines = log_lines();
+    let has = |wanted: &str| lines.iter().any(|line| line.contains(wanted));
+    assert!(has("shown: pc 40010770") && has(" 1234abcd "), "{lines:?}");
+    assert!(!has("other: pc"));
+}
