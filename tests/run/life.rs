@@ -539,3 +539,61 @@ pub(crate) fn a_vm_that_crashes_shows_its_registers_where_that_is_wanted() {
     assert!(has("shown: pc 40010770") && has(" 1234abcd "), "{lines:?}");
     assert!(!has("other: pc"));
 }
+
+pub(crate) fn a_vm_with_control_manages_another() {
+    const START: u32 = 0x8600_0014;
+    const PAUSE: u32 = 0x8600_0015;
+    const RESUME: u32 = 0x8600_0016;
+    const RESET: u32 = 0x8600_0017;
+    const STOP: u32 = 0x8600_0018;
+    const DESTROY: u32 = 0x8600_0019;
+    const STATE: u32 = 0x8600_001a;
+    power_on(64 * MIB);
+    let mut board = Board::of(2);
+    let mut own = config("own", 4 * MIB);
+    own.control = true;
+    board.add(own, &[0]);
+    let other = board.add(config("other", 4 * MIB), &[1]);
+    let id = other.id;
+    board.settle();
+    let call = |board: &mut Board, function: u32, vm: u32| {
+        let guest = board.run(move |guest| {
+            guest.regs.r[1] = vm;
+            hvc(guest, function)
+        });
+        guest.regs.r[0] as i32
+    };
+    let settle = |board: &mut Board| (0..4).filter_map(|_| board.next(1)).last();
+    assert_eq!(call(&mut board, STATE, id), 0);
+    assert_eq!(call(&mut board, STATE, 99), -3);
+    assert_eq!(call(&mut board, PAUSE, id), 0);
+    assert_eq!(call(&mut board, STATE, id), 2);
+    assert!(settle(&mut board).is_none());
+    assert_eq!(call(&mut board, RESUME, id), 0);
+    assert!(settle(&mut board).is_some());
+    assert_eq!(call(&mut board, START, id), -3, "it is up");
+    assert_eq!(call(&mut board, RESET, id), 0);
+    assert!(settle(&mut board).is_some());
+    assert_eq!(call(&mut board, STOP, id), 0);
+    assert!(settle(&mut board).is_none());
+    assert_eq!(call(&mut board, STATE, id), 1);
+    assert_eq!(call(&mut board, RESET, id), -3, "it is off");
+    assert_eq!(call(&mut board, START, id), 0);
+    assert!(settle(&mut board).is_some());
+    assert_eq!(call(&mut board, DESTROY, id), 0);
+    drop(other);
+    board.vms.pop();
+    assert!(settle(&mut board).is_none());
+    assert_eq!(call(&mut board, STATE, id), -3, "there is none");
+}
+
+pub(crate) fn a_vm_without_control_manages_nobody() {
+    let mut board = two();
+    for function in 0x8600_0013..=0x8600_001a {
+        let guest = board.run(move |guest| {
+            guest.regs.r[1] = 0;
+            hvc(guest, function)
+        });
+        assert_eq!(guest.regs.r[0] as i32, -1);
+    }
+}

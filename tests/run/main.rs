@@ -148,6 +148,8 @@ const TESTS: &[Test] = tests! {
         a_vm_that_is_destroyed_leaves_nothing
         a_vm_that_is_off_starts_again
         a_vm_that_crashes_begins_anew_a_few_times
+        a_vm_with_control_manages_another
+        a_vm_without_control_manages_nobody
         a_vm_that_crashes_shows_its_registers_where_that_is_wanted
         what_cant_be_built_is_logged_and_the_others_start
         a_vm_that_is_dropped_scrubs_its_memory_and_gives_it_back;
