@@ -4,12 +4,13 @@
 //! uses and closes ([`window`]); [`Ram`] is what makes that safe: it holds frames
 //! that nothing else does, and looks up every address in them.
 
-use crate::addr::{Ipa, PAGE, PAGE_SHIFT, Pa};
+use crate::addr::{BLOCK, Ipa, PAGE, PAGE_SHIFT, Pa};
 use crate::fdt::Range;
 use crate::lent::Lent;
 use crate::machine::window;
 use crate::ring::Page;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::marker::PhantomData;
 use frames::Frames;
 use spin::{Mutex, MutexGuard};
@@ -145,11 +146,26 @@ pub struct Extent {
 }
 
 /// A guest's RAM: frames that are its own, from [`alloc()`] until it is dropped.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Ram {
     extents: Vec<Extent>,
     /// What stands in for some of it.
     lent: Option<Lent>,
+    /// The block that was asked for last, address / 2 MiB, and the one where all of it is.
+    recent: Cell<(u32, u32)>,
+}
+
+/// No number of a block.
+const NO_BLOCK: u32 = u32::MAX;
+
+impl Default for Ram {
+    fn default() -> Self {
+        Self {
+            extents: Vec::new(),
+            lent: None,
+            recent: Cell::new((NO_BLOCK, 0)),
+        }
+    }
 }
 
 impl Ram {
@@ -283,6 +299,7 @@ impl Ram {
         self.pieces(ipa, size, |_, _, _| ())?;
         let pa = Pa(module.pa.0 + offset);
         self.lent = Some(Lent::new(ipa, pa, size));
+        self.recent.set((NO_BLOCK, 0));
         Ok(pa)
     }
 
@@ -316,24 +333,36 @@ impl Ram {
         })
     }
 
-    /// Reads `size` bytes, 1, 2 or 4, in one piece from `ipa`, which counts as aligned to that.
-    ///
-    /// # Errors
-    /// Where it is not RAM.
-    pub fn load_word(&self, ipa: Ipa, size: u32) -> Result<u32, NotRam> {
-        let (pa, _) = self.find(ipa.align_down(size.into()))?;
-        // SAFETY: as for `read`; no piece ends inside an aligned word.
-        Ok(unsafe { window::load(pa, size) })
+    /// Reads words, one after another.
+    #[inline(always)]
+    #[must_use]
+    pub fn reader(&self) -> Reader<'_> {
+        Reader {
+            ram: self,
+            open: None,
+        }
     }
 
-    /// The same for 8 bytes.
-    ///
-    /// # Errors
-    /// Where it is not RAM.
-    pub fn load_double(&self, ipa: Ipa) -> Result<u64, NotRam> {
-        let (pa, _) = self.find(ipa.align_down(8))?;
-        // SAFETY: as for `load_word`.
-        Ok(unsafe { window::load_double(pa) })
+    /// The number of the block that holds `ipa`, and the offset there.
+    #[inline(always)]
+    fn place(&self, ipa: Ipa) -> Result<(u32, u32), NotRam> {
+        let (known, block) = self.recent.get();
+        if (ipa.0 / BLOCK) as u32 == known {
+            return Ok((block, ipa.0 as u32 % BLOCK as u32));
+        }
+        self.find_place(ipa)
+    }
+
+    #[inline(never)]
+    fn find_place(&self, ipa: Ipa) -> Result<(u32, u32), NotRam> {
+        if let Ok((pa, BLOCK..)) = self.find(ipa.align_down(BLOCK))
+            && pa.is_aligned(BLOCK)
+        {
+            let blocks = ((ipa.0 / BLOCK) as u32, (pa.0 / BLOCK) as u32);
+            self.recent.set(blocks);
+        }
+        let (pa, _) = self.find(ipa)?;
+        Ok(((pa.0 / BLOCK) as u32, pa.0 as u32 % BLOCK as u32))
     }
 
     /// Writes `size` bytes, 1, 2 or 4, in one piece to `ipa`, which counts as aligned to that.
@@ -343,7 +372,7 @@ impl Ram {
     pub fn store_word(&mut self, ipa: Ipa, size: u32, value: u32) -> Result<(), NotRam> {
         self.check_own(ipa, 1)?;
         let (pa, _) = self.find(ipa.align_down(size.into()))?;
-        // SAFETY: as for `load_word`.
+        // SAFETY: as for `read`; no piece ends inside an aligned word.
         unsafe { window::store(pa, size, value) };
         Ok(())
     }
@@ -354,7 +383,7 @@ impl Ram {
     /// Where it is not RAM.
     pub fn words(&mut self, ipa: Ipa) -> Result<Words<'_>, NotRam> {
         let (pa, _) = self.find(ipa)?;
-        // SAFETY: as for `load_word`; nothing else of it can be reached before this is dropped.
+        // SAFETY: as for `store_word`; nothing else of it can be reached before this is dropped.
         Ok(Words(unsafe { window::Words::open(pa) }, PhantomData))
     }
 
@@ -430,9 +459,54 @@ impl Ram {
     }
 
     fn release(&mut self, from: usize) {
+        self.recent.set((NO_BLOCK, 0));
         for extent in self.extents.drain(from..) {
             free(extent.pa, extent.size, extent.size);
         }
+    }
+}
+
+/// A reader of words: its window stays open for the next one that is near.
+pub struct Reader<'a> {
+    ram: &'a Ram,
+    /// What the window shows: the block's number.
+    open: Option<(u32, window::Block)>,
+}
+
+impl Reader<'_> {
+    /// Reads `size` bytes, 1, 2 or 4, in one piece from `ipa`, which counts as aligned to that.
+    ///
+    /// # Errors
+    /// Where it is not RAM.
+    #[inline(always)]
+    pub fn load(&mut self, ipa: Ipa, size: u32) -> Result<u32, NotRam> {
+        let (block, offset) = self.ram.place(ipa)?;
+        Ok(self.window(block).load(offset, size))
+    }
+
+    /// The same for 8 bytes.
+    ///
+    /// # Errors
+    /// Where it is not RAM.
+    pub fn load_double(&mut self, ipa: Ipa) -> Result<u64, NotRam> {
+        let (block, offset) = self.ram.place(ipa)?;
+        Ok(self.window(block).load_double(offset))
+    }
+
+    /// Closes the window, for another user of it.
+    #[inline(always)]
+    pub fn close(&mut self) {
+        self.open = None;
+    }
+
+    #[inline(always)]
+    fn window(&mut self, block: u32) -> &window::Block {
+        if !matches!(self.open, Some((open, _)) if open == block) {
+            self.close();
+        }
+        // SAFETY: as for `Ram::read`; this alone opens the window, and has closed it.
+        let open = || (block, unsafe { window::Block::open(block) });
+        &self.open.get_or_insert_with(open).1
     }
 }
 
@@ -508,7 +582,7 @@ impl ModuleMemory {
 #[cfg(target_os = "none")]
 #[must_use]
 pub fn reserve_heap(bytes: usize) -> bool {
-    use crate::{addr::BLOCK, arch::mmu};
+    use crate::arch::mmu;
     while heap::HEAP.free() < bytes {
         let grown = [BLOCK / 8, BLOCK].into_iter().any(|size| {
             let Some(pa) = alloc(size, size) else {

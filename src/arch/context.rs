@@ -448,6 +448,7 @@ impl Live {
     }
 
     /// The registers that the guest's stage 1 follows.
+    #[inline(always)]
     #[must_use]
     pub fn stage1() -> Stage1 {
         Stage1 {

@@ -29,7 +29,7 @@ pub(super) const fn is_single(w: u32) -> bool {
 }
 
 /// Decodes one.
-#[inline]
+#[inline(always)]
 pub(super) fn single(w: u32) -> Result<Single, Reason> {
     let bits = w & (REGISTER | BEFORE | UP | BYTE | WRITE | LOAD | OPERANDS);
     let (t, n) = (w >> 12 & 15, w >> 16 & 15);

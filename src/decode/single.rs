@@ -5,9 +5,9 @@
 //! the registers and the bits L, W, B, U, P and I of ARM DDI 0406C, A5.3; what A32 encodes elsewhere
 //! has bits of its own.
 
-use super::bit;
-use super::transfer::get;
-use crate::regs::{Banks, Gprs};
+use super::transfer::{executes, from_bus, get, set, to_bus};
+use super::{Form, Instruction, a32, bit, decode_form};
+use crate::regs::{Banks, Gprs, Regs, psr};
 
 /// The address of a single or dual transfer: a base, what is added to it and when.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -181,6 +181,67 @@ impl Shift {
 }
 
 impl Single {
+    /// The load or store of one register that `instruction` is for a guest with these registers;
+    /// `None` where it is something else, does nothing, jumps or is refused, which is for
+    /// [`Transfer`](super::Transfer) to tell.
+    #[inline(always)]
+    #[must_use]
+    pub fn of(instruction: Instruction, regs: &Regs) -> Option<Self> {
+        // What a driver's accessors compile to goes its own way, without a detour over memory.
+        if let Instruction::A32(word) = instruction
+            && a32::is_single(word)
+            && word >> 28 == 14
+            && regs.cpsr & psr::J == 0
+        {
+            let single = a32::single(word).ok()?;
+            return (!single.loads_pc()).then_some(single);
+        }
+        Self::of_any(instruction, regs)
+    }
+
+    #[inline(never)]
+    fn of_any(instruction: Instruction, regs: &Regs) -> Option<Self> {
+        match decode_form(instruction) {
+            Ok(Form::Single(single))
+                if !single.loads_pc() && regs.cpsr & psr::J == 0 && executes(instruction, regs) =>
+            {
+                Some(single)
+            }
+            _ => None,
+        }
+    }
+
+    /// The address of its access, and what its base gets in the end, if anything.
+    #[inline(always)]
+    pub fn resolve<B: Banks>(self, gprs: &Gprs<'_, B>) -> (u32, u32) {
+        self.at().resolve(gprs)
+    }
+
+    /// What a store puts on the bus, in its byte order.
+    #[inline(always)]
+    pub fn stored<B: Banks>(self, gprs: &Gprs<'_, B>) -> u32 {
+        to_bus(get(gprs, self.t()), self.size(), gprs.regs)
+    }
+
+    /// Completes it, with `moved` for the base, and what the bus gave for a load: `None` for a store.
+    #[inline(always)]
+    pub fn finish<B: Banks>(
+        self,
+        instruction: Instruction,
+        moved: u32,
+        loaded: Option<u32>,
+        gprs: &mut Gprs<'_, B>,
+    ) {
+        if let Some(value) = loaded {
+            let value = self.extend(from_bus(value, self.size(), gprs.regs));
+            set(gprs, self.t(), value);
+        }
+        if self.at().writeback() {
+            set(gprs, self.at().n(), moved);
+        }
+        gprs.regs.skip(instruction.length());
+    }
+
     /// From the bits named above.
     pub(super) const fn new(bits: u32) -> Self {
         Self(bits)

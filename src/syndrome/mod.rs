@@ -473,6 +473,13 @@ impl DataAbort {
         self.0 & 0x0100_03bc == 0x0100_0004
     }
 
+    /// The same without [`isv`](Self::isv).
+    #[must_use]
+    #[inline]
+    pub const fn undescribed(self) -> bool {
+        self.0 & 0x0100_03bc == 0x0000_0004
+    }
+
     /// Whether this can be an access to an emulated device: a translation or permission fault of
     /// the access itself, by a load or store and not by a table walk or cache maintenance.
     #[must_use]

@@ -463,6 +463,25 @@ pub fn translate(
     }
 }
 
+/// Where the instruction at `va` is, by the way that most go: with the MMU off, or by a section or a
+/// small page of TTBR0's table. `None` where [`translate`] must say, whatever is refused among that.
+#[inline(always)]
+pub fn instruction(
+    regs: &Stage1,
+    memory: &mut impl Memory,
+    va: u32,
+    privileged: bool,
+) -> Option<Ipa> {
+    const RARE: u32 = sctlr::EE | sctlr::AFE | sctlr::WXN | sctlr::UWXN;
+    if !regs.has(sctlr::M) {
+        return Some(Ipa(va.into()));
+    }
+    if regs.ttbcr != 0 || regs.has(RARE) {
+        return None;
+    }
+    short::instruction(regs, memory, va, privileged)
+}
+
 /// The MMU is off: addresses are the same and everything is allowed (B3.2; HCR.DC is not used).
 const fn flat(regs: &Stage1, va: u32, access: Access) -> Translation {
     let mair = match access.kind {

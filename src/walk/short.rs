@@ -66,6 +66,47 @@ pub(super) fn translate(
     })
 }
 
+/// See [`super::instruction`].
+#[inline(always)]
+pub(super) fn instruction(
+    regs: &Stage1,
+    memory: &mut impl Memory,
+    va: u32,
+    privileged: bool,
+) -> Option<Ipa> {
+    let table = regs.ttbr0 as u32 & !0x3fff;
+    let first = memory.read32(Ipa((table | va >> 20 << 2).into())).ok()?;
+    let (address, ap, never) = match first & 3 {
+        2 | 3 if !bit(first, 18) => (
+            first & 0xfff0_0000 | va & 0xf_ffff,
+            field(first, 15, 1) << 2 | field(first, 10, 2),
+            bit(first, 4) || privileged && bit(first, 0),
+        ),
+        1 => {
+            let at = (first & !0x3ff) | field(va, 12, 8) << 2;
+            let page = memory.read32(Ipa(at.into())).ok()?;
+            if !bit(page, 1) {
+                return None;
+            }
+            (
+                page & 0xffff_f000 | va & 0xfff,
+                field(page, 9, 1) << 2 | field(page, 4, 2),
+                bit(page, 0) || privileged && bit(first, 2),
+            )
+        }
+        _ => return None,
+    };
+    let domain = field(first, 5, 4);
+    // Table B3-8: a bit for each AP[2:0] that lets read.
+    let readers: u32 = if privileged { 0xee } else { 0xcc };
+    match field(regs.dacr, 2 * domain, 2) {
+        0b11 => {}
+        0b01 if !never && bit(readers, ap) => {}
+        _ => return None,
+    }
+    Some(Ipa(address.into()))
+}
+
 /// The entry that maps `va` (B3.5).
 #[inline(always)]
 fn walk(regs: &Stage1, memory: &mut impl Memory, va: u32) -> Result<Entry, Fault> {

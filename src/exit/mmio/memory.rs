@@ -13,20 +13,45 @@ use crate::addr::Ipa;
 use crate::decode::Instruction;
 use crate::loader::Memory;
 use crate::machine::Live;
-use crate::mem::NotRam;
+use crate::mem::{NotRam, Reader};
 use crate::regs::Regs;
 use crate::stage2::Leaf;
 use crate::syndrome::{FaultStatus, thumb_length};
 use crate::walk::{self, Access, Fault, Format, Kind, Refused, Translation};
 
-/// The guest's tables, read from its RAM alone.
-struct Tables<'a> {
+/// The guest's tables and instructions, read from its RAM alone.
+struct Words<'a> {
     memory: &'a Memory,
+    reader: Reader<'a>,
     /// Who refuses an entry elsewhere: the bus, as the guest sees it, or stage 2.
     by_stage_2: bool,
 }
 
-impl Tables<'_> {
+impl<'a> Words<'a> {
+    #[inline(always)]
+    fn new(memory: &'a Memory, by_stage_2: bool) -> Self {
+        Self {
+            memory,
+            reader: memory.ram.reader(),
+            by_stage_2,
+        }
+    }
+
+    /// Reads `size` bytes, 1, 2 or 4, at `ipa`, aligned to that.
+    #[inline(always)]
+    fn read(&mut self, ipa: Ipa, size: u32) -> Result<u32, NotRam> {
+        self.settle(ipa, size);
+        self.reader.load(ipa, size)
+    }
+
+    #[inline(always)]
+    fn settle(&mut self, ipa: Ipa, size: u32) {
+        if !Live::cached() {
+            self.reader.close();
+            self.memory.ram.clean(ipa, size.into());
+        }
+    }
+
     #[cold]
     fn refused(&self, ipa: Ipa) -> Refused {
         if !self.by_stage_2 {
@@ -42,14 +67,15 @@ impl Tables<'_> {
     }
 }
 
-impl walk::Memory for Tables<'_> {
+impl walk::Memory for Words<'_> {
+    #[inline(always)]
     fn read32(&mut self, ipa: Ipa) -> Result<u32, Refused> {
-        read(self.memory, ipa, 4).map_err(|NotRam(_)| self.refused(ipa))
+        self.read(ipa, 4).map_err(|NotRam(_)| self.refused(ipa))
     }
 
     fn read64(&mut self, ipa: Ipa) -> Result<u64, Refused> {
-        settle(self.memory, ipa, 8);
-        let entry = self.memory.ram.load_double(ipa);
+        self.settle(ipa, 8);
+        let entry = self.reader.load_double(ipa);
         entry.map_err(|NotRam(_)| self.refused(ipa))
     }
 }
@@ -68,7 +94,7 @@ fn stage1(
     access: Access,
     by_stage_2: bool,
 ) -> Result<Translation, Fault> {
-    let mut tables = Tables { memory, by_stage_2 };
+    let mut tables = Words::new(memory, by_stage_2);
     walk::translate(&Live::stage1(), &mut tables, va, access)
 }
 
@@ -111,8 +137,7 @@ fn settle(memory: &Memory, ipa: Ipa, size: u32) {
 
 /// Reads `size` bytes, 1, 2 or 4, at `ipa`, aligned to that.
 pub(super) fn read(memory: &Memory, ipa: Ipa, size: u32) -> Result<u32, NotRam> {
-    settle(memory, ipa, size);
-    memory.ram.load_word(ipa, size)
+    Words::new(memory, false).read(ipa, size)
 }
 
 /// Writes `size` bytes, 1, 2 or 4, at `ipa`, aligned to that.
@@ -125,23 +150,44 @@ pub(super) fn write(memory: &mut Memory, ipa: Ipa, size: u32, value: u32) -> Res
 
 /// The instruction at the guest's pc; `None` where it can't be fetched now, since another vCPU has
 /// changed the tables.
+#[inline(always)]
 pub(super) fn fetch(memory: &Memory, regs: &Regs) -> Option<Instruction> {
-    let access = Access {
-        kind: Kind::Execute,
-        privileged: regs.privileged(),
-    };
-    let at = |va, size| {
-        let ipa = translate(memory, va, access).ok()?.ipa;
-        read(memory, ipa, size).ok()
-    };
-    if !regs.thumb() {
-        return at(regs.pc, 4).map(Instruction::A32);
+    if regs.thumb() {
+        return fetch_thumb(memory, regs);
     }
+    code(memory, regs.pc, 4, regs.privileged()).map(Instruction::A32)
+}
+
+#[inline(never)]
+fn fetch_thumb(memory: &Memory, regs: &Regs) -> Option<Instruction> {
     // The halves may lie in different pages.
-    let first = at(regs.pc, 2)?;
+    let half = |va| code(memory, va, 2, regs.privileged());
+    let first = half(regs.pc)?;
     if thumb_length(first as u16) == 2 {
         return Some(Instruction::T16(first as u16));
     }
-    let second = at(regs.pc.wrapping_add(2), 2)?;
+    let second = half(regs.pc.wrapping_add(2))?;
     Some(Instruction::T32(first << 16 | second))
+}
+
+/// So many bytes of an instruction.
+#[inline(never)]
+fn code(memory: &Memory, va: u32, size: u32, privileged: bool) -> Option<u32> {
+    let mut words = Words::new(memory, false);
+    let ipa = match walk::instruction(&Live::stage1(), &mut words, va, privileged) {
+        Some(ipa) => ipa,
+        None => code_elsewhere(&mut words, va, privileged)?,
+    };
+    words.read(ipa, size).ok()
+}
+
+/// Where an instruction is that is found the long way, if at all.
+#[inline(never)]
+fn code_elsewhere(words: &mut Words<'_>, va: u32, privileged: bool) -> Option<Ipa> {
+    let access = Access {
+        kind: Kind::Execute,
+        privileged,
+    };
+    let found = walk::translate(&Live::stage1(), words, va, access);
+    found.ok().map(|found| found.ipa)
 }

@@ -3,6 +3,7 @@
 mod dispatch;
 mod emulate;
 pub(super) mod memory;
+mod single;
 
 use super::{Next, external_abort};
 use crate::addr::{Ipa, PAGE, PAGE_SHIFT};
@@ -225,6 +226,9 @@ pub(super) fn data_abort(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
     };
     if abort.described() {
         return access(vcpu, abort, faulting(far));
+    }
+    if abort.undescribed() && single::perform(vcpu, abort, far, Live::hpfar() >> 4).is_some() {
+        return Next::Resume;
     }
     let permission = matches!(abort.status(), FaultStatus::Permission { .. });
     if permission
