@@ -501,7 +501,7 @@ impl Reader<'_> {
 
     #[inline(always)]
     fn window(&mut self, block: u32) -> &window::Block {
-        if !matches!(self.open, Some((open, _)) if open == block) {
+        if matches!(self.open, Some((open, _)) if open != block) {
             self.close();
         }
         // SAFETY: as for `Ram::read`; this alone opens the window, and has closed it.

@@ -279,6 +279,16 @@ pub enum Window {
 /// The memory must be RAM that nothing in Hyp refers to, and `close_window` must follow on this
 /// CPU before another `open_window` of the same window.
 pub unsafe fn open_window(window: Window, pa: Pa) -> usize {
+    // SAFETY: the caller's word.
+    unsafe { open_window_here(window, pa) }
+}
+
+/// The same without a call.
+///
+/// # Safety
+/// As for [`open_window`].
+#[inline(always)]
+pub unsafe fn open_window_here(window: Window, pa: Pa) -> usize {
     let index = window_index(window);
     LEVEL2.set(index, pa.align_down(BLOCK).0 | NORMAL | NEVER_EXECUTE);
     index * STEP + (pa.0 & (BLOCK - 1)) as usize

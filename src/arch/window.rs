@@ -138,7 +138,7 @@ impl Block {
     pub unsafe fn open(block: u32) -> Self {
         let pa = Pa(u64::from(block) * BLOCK);
         // SAFETY: the caller's word; `drop` closes it.
-        Self(unsafe { mmu::open_window(Window::First, pa) })
+        Self(unsafe { mmu::open_window_here(Window::First, pa) })
     }
 
     /// Reads `size` bytes, 1, 2 or 4, at `offset`, which counts as aligned to that.

@@ -223,11 +223,11 @@ impl Single {
         to_bus(get(gprs, self.t()), self.size(), gprs.regs)
     }
 
-    /// Completes it, with `moved` for the base, and what the bus gave for a load: `None` for a store.
+    /// Completes it, of `length` bytes, with `moved` for the base, and what the bus gave for a load: `None` for a store.
     #[inline(always)]
     pub fn finish<B: Banks>(
         self,
-        instruction: Instruction,
+        length: u32,
         moved: u32,
         loaded: Option<u32>,
         gprs: &mut Gprs<'_, B>,
@@ -239,7 +239,7 @@ impl Single {
         if self.at().writeback() {
             set(gprs, self.at().n(), moved);
         }
-        gprs.regs.skip(instruction.length());
+        gprs.regs.skip(length);
     }
 
     /// From the bits named above.
@@ -256,13 +256,7 @@ impl Single {
     /// Size of the access in bytes: 1, 2 or 4.
     #[must_use]
     pub const fn size(self) -> u8 {
-        if self.0 & (BYTE | HALF) == 0 {
-            4
-        } else if self.0 & BYTE != 0 {
-            1
-        } else {
-            2
-        }
+        4 >> ((self.0 >> BYTE.trailing_zeros() & 1) << 1 | self.0 >> HALF.trailing_zeros() & 1)
     }
 
     /// Whether a load extends the sign.

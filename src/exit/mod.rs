@@ -98,6 +98,14 @@ fn trap(vcpu: &mut Vcpu) -> Next {
 /// Everything that is not on a hot path.
 #[inline(never)]
 fn rare(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
+    if let Some(abort) = hsr.undescribed_access() {
+        return mmio::undescribed_access(vcpu, abort);
+    }
+    other(vcpu, hsr)
+}
+
+#[inline(always)]
+fn other(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
     let syndrome = hsr.decode();
     if !hsr.executes(vcpu.context.regs()) {
         skip(vcpu, hsr);

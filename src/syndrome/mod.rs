@@ -142,6 +142,18 @@ impl Hsr {
         }
     }
 
+    /// A data abort that is [`mmio`](DataAbort::mmio), no permission fault and not
+    /// [described](DataAbort::described).
+    #[must_use]
+    #[inline]
+    pub const fn undescribed_access(self) -> Option<DataAbort> {
+        if self.0 & 0xfd00_03bc == 0x9000_0004 {
+            Some(DataAbort(self.0))
+        } else {
+            None
+        }
+    }
+
     /// Whether the trapped instruction would have executed. A core may trap one that fails its
     /// condition; such a one must be skipped and nothing else (B1.14). `regs` are the guest's at
     /// the trap: its flags, and ITSTATE where the syndrome holds no condition, as it may for Thumb.
@@ -471,13 +483,6 @@ impl DataAbort {
     #[inline]
     pub const fn described(self) -> bool {
         self.0 & 0x0100_03bc == 0x0100_0004
-    }
-
-    /// The same without [`isv`](Self::isv).
-    #[must_use]
-    #[inline]
-    pub const fn undescribed(self) -> bool {
-        self.0 & 0x0100_03bc == 0x0000_0004
     }
 
     /// Whether this can be an access to an emulated device: a translation or permission fault of

@@ -74,37 +74,29 @@ pub(super) fn instruction(
     va: u32,
     privileged: bool,
 ) -> Option<Ipa> {
+    const SECTION_KIND: u32 = 1 << 18 | 2;
+    const SECTION_NEVER: u32 = 1 << 4 | 1;
+    const TABLE_PXN: u32 = 1 << 2;
+    const PAGE_KIND: u32 = 2;
+    const PAGE_NEVER: u32 = 1;
     let table = regs.ttbr0 as u32 & !0x3fff;
     let first = memory.read32(Ipa((table | va >> 20 << 2).into())).ok()?;
-    let (address, ap, never) = match first & 3 {
-        2 | 3 if !bit(first, 18) => (
-            first & 0xfff0_0000 | va & 0xf_ffff,
-            field(first, 15, 1) << 2 | field(first, 10, 2),
-            bit(first, 4) || privileged && bit(first, 0),
-        ),
-        1 => {
-            let at = (first & !0x3ff) | field(va, 12, 8) << 2;
-            let page = memory.read32(Ipa(at.into())).ok()?;
-            if !bit(page, 1) {
-                return None;
-            }
-            (
-                page & 0xffff_f000 | va & 0xfff,
-                field(page, 9, 1) << 2 | field(page, 4, 2),
-                bit(page, 0) || privileged && bit(first, 2),
-            )
+    let (address, ap) = if first & (SECTION_KIND | SECTION_NEVER) == 2 {
+        (first & 0xfff0_0000 | va & 0xf_ffff, first >> 10)
+    } else if first & (3 | TABLE_PXN) == 1 {
+        let at = (first & !0x3ff) | field(va, 12, 8) << 2;
+        let page = memory.read32(Ipa(at.into())).ok()?;
+        if page & (PAGE_KIND | PAGE_NEVER) != PAGE_KIND {
+            return None;
         }
-        _ => return None,
+        (page & 0xffff_f000 | va & 0xfff, page >> 4)
+    } else {
+        return None;
     };
-    let domain = field(first, 5, 4);
-    // Table B3-8: a bit for each AP[2:0] that lets read.
-    let readers: u32 = if privileged { 0xee } else { 0xcc };
-    match field(regs.dacr, 2 * domain, 2) {
-        0b11 => {}
-        0b01 if !never && bit(readers, ap) => {}
-        _ => return None,
-    }
-    Some(Ipa(address.into()))
+    // Clients and managers. AP[1:0] but 0 lets PL1 read, AP[1] lets PL0 (Table B3-8).
+    let domain = regs.dacr >> (first >> 4 & 0x1e);
+    let readers = if privileged { 0b11 } else { 0b10 };
+    (domain & 1 != 0 && ap & readers != 0).then_some(Ipa(address.into()))
 }
 
 /// The entry that maps `va` (B3.5).

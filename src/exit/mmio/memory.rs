@@ -40,7 +40,7 @@ impl<'a> Words<'a> {
     /// Reads `size` bytes, 1, 2 or 4, at `ipa`, aligned to that.
     #[inline(always)]
     fn read(&mut self, ipa: Ipa, size: u32) -> Result<u32, NotRam> {
-        self.settle(ipa, size);
+        self.settle(ipa.align_down(size.into()), size);
         self.reader.load(ipa, size)
     }
 
@@ -150,18 +150,12 @@ pub(super) fn write(memory: &mut Memory, ipa: Ipa, size: u32, value: u32) -> Res
 
 /// The instruction at the guest's pc; `None` where it can't be fetched now, since another vCPU has
 /// changed the tables.
-#[inline(always)]
 pub(super) fn fetch(memory: &Memory, regs: &Regs) -> Option<Instruction> {
-    if regs.thumb() {
-        return fetch_thumb(memory, regs);
+    if !regs.thumb() {
+        return fetch_word(memory, regs, regs.pc).map(Instruction::A32);
     }
-    code(memory, regs.pc, 4, regs.privileged()).map(Instruction::A32)
-}
-
-#[inline(never)]
-fn fetch_thumb(memory: &Memory, regs: &Regs) -> Option<Instruction> {
     // The halves may lie in different pages.
-    let half = |va| code(memory, va, 2, regs.privileged());
+    let half = |va| Some(fetch_word(memory, regs, va)? >> (va & 2) * 8 & 0xffff);
     let first = half(regs.pc)?;
     if thumb_length(first as u16) == 2 {
         return Some(Instruction::T16(first as u16));
@@ -170,15 +164,16 @@ fn fetch_thumb(memory: &Memory, regs: &Regs) -> Option<Instruction> {
     Some(Instruction::T32(first << 16 | second))
 }
 
-/// So many bytes of an instruction.
+/// The word that holds the instruction at `va`, or half of it.
 #[inline(never)]
-fn code(memory: &Memory, va: u32, size: u32, privileged: bool) -> Option<u32> {
+pub(super) fn fetch_word(memory: &Memory, regs: &Regs, va: u32) -> Option<u32> {
+    let privileged = regs.privileged();
     let mut words = Words::new(memory, false);
     let ipa = match walk::instruction(&Live::stage1(), &mut words, va, privileged) {
         Some(ipa) => ipa,
         None => code_elsewhere(&mut words, va, privileged)?,
     };
-    words.read(ipa, size).ok()
+    words.read(ipa, 4).ok()
 }
 
 /// Where an instruction is that is found the long way, if at all.
