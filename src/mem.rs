@@ -339,8 +339,26 @@ impl Ram {
     pub fn reader(&self) -> Reader<'_> {
         Reader {
             ram: self,
-            open: None,
+            number: 0,
+            block: None,
         }
+    }
+
+    /// Reads `size` bytes, 1, 2 or 4, in one piece from `ipa`, which counts as aligned to that.
+    ///
+    /// # Errors
+    /// Where it is not RAM.
+    pub fn load_word(&self, ipa: Ipa, size: u32) -> Result<u32, NotRam> {
+        self.reader().load(ipa, size)
+    }
+
+    /// The same for 8 bytes.
+    ///
+    /// # Errors
+    /// Where it is not RAM.
+    pub fn load_double(&self, ipa: Ipa) -> Result<u64, NotRam> {
+        let load = |block: &window::Block, offset| block.load_double(offset);
+        self.reader().with(ipa, load)
     }
 
     /// The number of the block that holds `ipa`, and the offset there.
@@ -469,8 +487,9 @@ impl Ram {
 /// A reader of words: its window stays open for the next one that is near.
 pub struct Reader<'a> {
     ram: &'a Ram,
-    /// What the window shows: the block's number.
-    open: Option<(u32, window::Block)>,
+    /// The number of the block that the window shows.
+    number: u32,
+    block: Option<window::Block>,
 }
 
 impl Reader<'_> {
@@ -480,33 +499,35 @@ impl Reader<'_> {
     /// Where it is not RAM.
     #[inline(always)]
     pub fn load(&mut self, ipa: Ipa, size: u32) -> Result<u32, NotRam> {
-        let (block, offset) = self.ram.place(ipa)?;
-        Ok(self.window(block).load(offset, size))
-    }
-
-    /// The same for 8 bytes.
-    ///
-    /// # Errors
-    /// Where it is not RAM.
-    pub fn load_double(&mut self, ipa: Ipa) -> Result<u64, NotRam> {
-        let (block, offset) = self.ram.place(ipa)?;
-        Ok(self.window(block).load_double(offset))
-    }
-
-    /// Closes the window, for another user of it.
-    #[inline(always)]
-    pub fn close(&mut self) {
-        self.open = None;
+        self.with(ipa, |block, offset| block.load(offset, size))
     }
 
     #[inline(always)]
-    fn window(&mut self, block: u32) -> &window::Block {
-        if matches!(self.open, Some((open, _)) if open != block) {
-            self.close();
+    fn with<R>(
+        &mut self,
+        ipa: Ipa,
+        load: impl FnOnce(&window::Block, u32) -> R,
+    ) -> Result<R, NotRam> {
+        let (number, offset) = self.ram.place(ipa)?;
+        if let Some(block) = &self.block {
+            if number == self.number {
+                return Ok(load(block, offset));
+            }
+            block.close();
         }
-        // SAFETY: as for `Ram::read`; this alone opens the window, and has closed it.
-        let open = || (block, unsafe { window::Block::open(block) });
-        &self.open.get_or_insert_with(open).1
+        self.number = number;
+        // SAFETY: as for `Ram::read`; `drop` closes it, if not this.
+        let block = self.block.insert(unsafe { window::Block::open(number) });
+        Ok(load(block, offset))
+    }
+}
+
+impl Drop for Reader<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if let Some(block) = &self.block {
+            block.close();
+        }
     }
 }
 

@@ -578,11 +578,13 @@ pub mod window {
         pub fn load_double(&self, offset: u32) -> u64 {
             u64::from_le_bytes(self.bytes(offset))
         }
-    }
 
-    impl Drop for Block {
-        fn drop(&mut self) {
-            machine(|machine| machine.window = false);
+        /// Closes the window.
+        pub fn close(&self) {
+            machine(|machine| {
+                assert!(machine.window, "no window is open");
+                machine.window = false;
+            });
         }
     }
 
@@ -602,9 +604,10 @@ pub mod window {
         /// Loads the word at `offset` of the page.
         #[must_use]
         pub fn load(&self, offset: u32) -> u32 {
+            let mut bytes = [0; 4];
             // SAFETY: none needed here.
-            unsafe { Block::open((self.0.0 / BLOCK) as u32) }
-                .load(self.0.0 as u32 | offset & 0xffc, 4)
+            unsafe { read(Pa(self.0.0 + u64::from(offset & 0xffc)), &mut bytes) };
+            u32::from_le_bytes(bytes)
         }
 
         /// Stores the word at `offset` of the page.

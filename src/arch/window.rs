@@ -125,19 +125,19 @@ pub unsafe fn store(pa: Pa, size: u32, value: u32) {
     mmu::close_window(Window::First);
 }
 
-/// 2 MiB of physical memory to read from, as long as the window is open.
+/// 2 MiB of physical memory to read from, until [`close`](Self::close).
 pub struct Block(usize);
 
 impl Block {
     /// Opens the window onto block number `block`, the address / 2 MiB.
     ///
     /// # Safety
-    /// As for [`store`]; no window must be opened before this is dropped.
+    /// As for [`store`]; this must be closed before a window is opened again, and not be used after.
     #[inline(always)]
     #[must_use]
     pub unsafe fn open(block: u32) -> Self {
         let pa = Pa(u64::from(block) * BLOCK);
-        // SAFETY: the caller's word; `drop` closes it.
+        // SAFETY: the caller's word.
         Self(unsafe { mmu::open_window_here(Window::First, pa) })
     }
 
@@ -163,11 +163,10 @@ impl Block {
         }
         u64::from(high) << 32 | u64::from(low)
     }
-}
 
-impl Drop for Block {
+    /// Closes the window.
     #[inline(always)]
-    fn drop(&mut self) {
+    pub fn close(&self) {
         mmu::close_window_at(self.0);
     }
 }

@@ -182,33 +182,32 @@ impl Shift {
 
 impl Single {
     /// The load or store of one register that `instruction` is for a guest with these registers;
-    /// `None` where it is something else, does nothing, jumps or is refused, which is for
+    /// `None` where it is something else, does nothing, is of pc or is refused, which is for
     /// [`Transfer`](super::Transfer) to tell.
-    #[inline(always)]
+    #[inline(never)]
     #[must_use]
     pub fn of(instruction: Instruction, regs: &Regs) -> Option<Self> {
-        // What a driver's accessors compile to goes its own way, without a detour over memory.
-        if let Instruction::A32(word) = instruction
-            && a32::is_single(word)
-            && word >> 28 == 14
-            && regs.cpsr & psr::J == 0
-        {
-            let single = a32::single(word).ok()?;
-            return (!single.loads_pc()).then_some(single);
-        }
-        Self::of_any(instruction, regs)
-    }
-
-    #[inline(never)]
-    fn of_any(instruction: Instruction, regs: &Regs) -> Option<Self> {
         match decode_form(instruction) {
             Ok(Form::Single(single))
-                if !single.loads_pc() && regs.cpsr & psr::J == 0 && executes(instruction, regs) =>
+                if single.t() != 15 && regs.cpsr & psr::J == 0 && executes(instruction, regs) =>
             {
                 Some(single)
             }
             _ => None,
         }
+    }
+
+    /// The same of A32, without a detour over memory for what a driver's accessors compile to.
+    #[inline(always)]
+    #[must_use]
+    pub fn of_word(word: u32, regs: &Regs) -> Option<Self> {
+        if !a32::is_single(word) || word >> 28 != 14 || regs.cpsr & psr::J != 0 {
+            return Self::of(Instruction::A32(word), regs);
+        }
+        if word >> 12 & 15 == 15 {
+            return None;
+        }
+        a32::single(word).ok()
     }
 
     /// The address of its access, and what its base gets in the end, if anything.

@@ -463,8 +463,8 @@ pub fn translate(
     }
 }
 
-/// Where the instruction at `va` is, by the way that most go: with the MMU off, or by a section or a
-/// small page of TTBR0's table. `None` where [`translate`] must say, whatever is refused among that.
+/// Where the instruction at `va` is, by the way that most go: a section or a small page of TTBR0's
+/// table. `None` where [`translate`] must say, whatever is refused among that.
 #[inline(always)]
 pub fn instruction(
     regs: &Stage1,
@@ -473,10 +473,7 @@ pub fn instruction(
     privileged: bool,
 ) -> Option<Ipa> {
     const RARE: u32 = sctlr::EE | sctlr::AFE | sctlr::WXN | sctlr::UWXN;
-    if !regs.has(sctlr::M) {
-        return Some(Ipa(va.into()));
-    }
-    if regs.ttbcr != 0 || regs.has(RARE) {
+    if regs.ttbcr != 0 || regs.sctlr & (RARE | sctlr::M) != sctlr::M {
         return None;
     }
     short::instruction(regs, memory, va, privileged)

@@ -19,39 +19,14 @@ use crate::stage2::Leaf;
 use crate::syndrome::{FaultStatus, thumb_length};
 use crate::walk::{self, Access, Fault, Format, Kind, Refused, Translation};
 
-/// The guest's tables and instructions, read from its RAM alone.
-struct Words<'a> {
+/// The guest's tables, read from its RAM alone.
+struct Tables<'a> {
     memory: &'a Memory,
-    reader: Reader<'a>,
     /// Who refuses an entry elsewhere: the bus, as the guest sees it, or stage 2.
     by_stage_2: bool,
 }
 
-impl<'a> Words<'a> {
-    #[inline(always)]
-    fn new(memory: &'a Memory, by_stage_2: bool) -> Self {
-        Self {
-            memory,
-            reader: memory.ram.reader(),
-            by_stage_2,
-        }
-    }
-
-    /// Reads `size` bytes, 1, 2 or 4, at `ipa`, aligned to that.
-    #[inline(always)]
-    fn read(&mut self, ipa: Ipa, size: u32) -> Result<u32, NotRam> {
-        self.settle(ipa.align_down(size.into()), size);
-        self.reader.load(ipa, size)
-    }
-
-    #[inline(always)]
-    fn settle(&mut self, ipa: Ipa, size: u32) {
-        if !Live::cached() {
-            self.reader.close();
-            self.memory.ram.clean(ipa, size.into());
-        }
-    }
-
+impl Tables<'_> {
     #[cold]
     fn refused(&self, ipa: Ipa) -> Refused {
         if !self.by_stage_2 {
@@ -67,15 +42,14 @@ impl<'a> Words<'a> {
     }
 }
 
-impl walk::Memory for Words<'_> {
-    #[inline(always)]
+impl walk::Memory for Tables<'_> {
     fn read32(&mut self, ipa: Ipa) -> Result<u32, Refused> {
-        self.read(ipa, 4).map_err(|NotRam(_)| self.refused(ipa))
+        read(self.memory, ipa, 4).map_err(|NotRam(_)| self.refused(ipa))
     }
 
     fn read64(&mut self, ipa: Ipa) -> Result<u64, Refused> {
-        self.settle(ipa, 8);
-        let entry = self.reader.load_double(ipa);
+        settle(self.memory, ipa, 8);
+        let entry = self.memory.ram.load_double(ipa);
         entry.map_err(|NotRam(_)| self.refused(ipa))
     }
 }
@@ -94,7 +68,7 @@ fn stage1(
     access: Access,
     by_stage_2: bool,
 ) -> Result<Translation, Fault> {
-    let mut tables = Words::new(memory, by_stage_2);
+    let mut tables = Tables { memory, by_stage_2 };
     walk::translate(&Live::stage1(), &mut tables, va, access)
 }
 
@@ -137,7 +111,8 @@ fn settle(memory: &Memory, ipa: Ipa, size: u32) {
 
 /// Reads `size` bytes, 1, 2 or 4, at `ipa`, aligned to that.
 pub(super) fn read(memory: &Memory, ipa: Ipa, size: u32) -> Result<u32, NotRam> {
-    Words::new(memory, false).read(ipa, size)
+    settle(memory, ipa, size);
+    memory.ram.load_word(ipa, size)
 }
 
 /// Writes `size` bytes, 1, 2 or 4, at `ipa`, aligned to that.
@@ -155,7 +130,7 @@ pub(super) fn fetch(memory: &Memory, regs: &Regs) -> Option<Instruction> {
         return fetch_word(memory, regs, regs.pc).map(Instruction::A32);
     }
     // The halves may lie in different pages.
-    let half = |va| Some(fetch_word(memory, regs, va)? >> (va & 2) * 8 & 0xffff);
+    let half = |va| Some(fetch_word(memory, regs, va)? >> (8 * (va & 2)) & 0xffff);
     let first = half(regs.pc)?;
     if thumb_length(first as u16) == 2 {
         return Some(Instruction::T16(first as u16));
@@ -167,22 +142,43 @@ pub(super) fn fetch(memory: &Memory, regs: &Regs) -> Option<Instruction> {
 /// The word that holds the instruction at `va`, or half of it.
 #[inline(never)]
 pub(super) fn fetch_word(memory: &Memory, regs: &Regs, va: u32) -> Option<u32> {
-    let privileged = regs.privileged();
-    let mut words = Words::new(memory, false);
-    let ipa = match walk::instruction(&Live::stage1(), &mut words, va, privileged) {
-        Some(ipa) => ipa,
-        None => code_elsewhere(&mut words, va, privileged)?,
-    };
-    words.read(ipa, 4).ok()
+    match fetch_near(memory, regs, va) {
+        None => fetch_far(memory, regs, va),
+        word => word,
+    }
 }
 
-/// Where an instruction is that is found the long way, if at all.
+/// The same for a guest whose caches are on, by a short walk, with one window for that and the word.
+#[inline(always)]
+fn fetch_near(memory: &Memory, regs: &Regs, va: u32) -> Option<u32> {
+    if !Live::cached() {
+        return None;
+    }
+    let mut words = Near(memory.ram.reader());
+    let ipa = walk::instruction(&Live::stage1(), &mut words, va, regs.privileged())?;
+    words.0.load(ipa, 4).ok()
+}
+
 #[inline(never)]
-fn code_elsewhere(words: &mut Words<'_>, va: u32, privileged: bool) -> Option<Ipa> {
+fn fetch_far(memory: &Memory, regs: &Regs, va: u32) -> Option<u32> {
     let access = Access {
         kind: Kind::Execute,
-        privileged,
+        privileged: regs.privileged(),
     };
-    let found = walk::translate(&Live::stage1(), words, va, access);
-    found.ok().map(|found| found.ipa)
+    let ipa = translate(memory, va, access).ok()?.ipa;
+    read(memory, ipa.align_down(4), 4).ok()
+}
+
+/// Tables that lie near each other, in the caches.
+struct Near<'a>(Reader<'a>);
+
+impl walk::Memory for Near<'_> {
+    #[inline(always)]
+    fn read32(&mut self, ipa: Ipa) -> Result<u32, Refused> {
+        self.0.load(ipa, 4).map_err(|_| Refused::External)
+    }
+
+    fn read64(&mut self, _: Ipa) -> Result<u64, Refused> {
+        Err(Refused::External)
+    }
 }

@@ -214,24 +214,19 @@ fn undescribed(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
     emulate::emulate(vcpu, abort, far, ipa)
 }
 
-/// A load or store that stage 2 stopped without a syndrome, see
-/// [`Hsr::undescribed_access`](crate::syndrome::Hsr::undescribed_access).
+/// A data abort that is not plain.
 #[inline(never)]
-pub(super) fn undescribed_access(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
-    vcpu.count(Reason::DataAbort);
-    match single::perform(vcpu, abort, Live::hdfar(), Live::hpfar() >> 4) {
-        Some(()) => Next::Resume,
-        None => any_data_abort(vcpu, abort),
-    }
-}
-
-/// A data abort that is not plain, or that no load or store caused.
-#[cold]
 pub(super) fn data_abort(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
     vcpu.count(Reason::DataAbort);
+    if abort.undescribed()
+        && single::perform(vcpu, abort, Live::hdfar(), Live::hpfar() >> 4).is_some()
+    {
+        return Next::Resume;
+    }
     any_data_abort(vcpu, abort)
 }
 
+/// One that no single load or store at a device caused.
 #[inline(never)]
 fn any_data_abort(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
     let far = Live::hdfar();

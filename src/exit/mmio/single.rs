@@ -4,7 +4,7 @@
 use super::memory;
 use crate::addr::{PAGE, PAGE_SHIFT};
 use crate::bus::Device;
-use crate::decode::{Instruction, Single};
+use crate::decode::Single;
 use crate::loader::Memory;
 use crate::machine::LiveBanks;
 use crate::region::FIRST_SLOT;
@@ -26,7 +26,7 @@ pub(super) fn perform(vcpu: &mut Vcpu, abort: DataAbort, far: u32, page: u32) ->
         thumb(&state.memory, regs)?
     } else {
         let word = memory::fetch_word(&state.memory, regs, regs.pc)?;
-        (Single::of(Instruction::A32(word), regs)?, 4)
+        (Single::of_word(word, regs)?, 4)
     };
     let banks = &mut LiveBanks;
     let gprs = Gprs { regs, banks };
