@@ -333,15 +333,19 @@ impl Ram {
         })
     }
 
-    /// Reads words, one after another.
+    /// Has `read` read words, which may lie near each other.
     #[inline(always)]
-    #[must_use]
-    pub fn reader(&self) -> Reader<'_> {
-        Reader {
+    pub fn read_near<R>(&self, read: impl FnOnce(&mut Reader<'_>) -> R) -> R {
+        let mut reader = Reader {
             ram: self,
             number: 0,
             block: None,
+        };
+        let result = read(&mut reader);
+        if let Some(block) = reader.block {
+            block.close();
         }
+        result
     }
 
     /// Reads `size` bytes, 1, 2 or 4, in one piece from `ipa`, which counts as aligned to that.
@@ -349,7 +353,7 @@ impl Ram {
     /// # Errors
     /// Where it is not RAM.
     pub fn load_word(&self, ipa: Ipa, size: u32) -> Result<u32, NotRam> {
-        self.reader().load(ipa, size)
+        self.read_near(|reader| reader.load(ipa, size))
     }
 
     /// The same for 8 bytes.
@@ -358,7 +362,7 @@ impl Ram {
     /// Where it is not RAM.
     pub fn load_double(&self, ipa: Ipa) -> Result<u64, NotRam> {
         let load = |block: &window::Block, offset| block.load_double(offset);
-        self.reader().with(ipa, load)
+        self.read_near(|reader| reader.with(ipa, load))
     }
 
     /// The number of the block that holds `ipa`, and the offset there.
@@ -516,18 +520,9 @@ impl Reader<'_> {
             block.close();
         }
         self.number = number;
-        // SAFETY: as for `Ram::read`; `drop` closes it, if not this.
+        // SAFETY: as for `Ram::read`; this closes it, or `Ram::read_near`.
         let block = self.block.insert(unsafe { window::Block::open(number) });
         Ok(load(block, offset))
-    }
-}
-
-impl Drop for Reader<'_> {
-    #[inline(always)]
-    fn drop(&mut self) {
-        if let Some(block) = &self.block {
-            block.close();
-        }
     }
 }
 

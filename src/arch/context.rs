@@ -448,7 +448,6 @@ impl Live {
     }
 
     /// The registers that the guest's stage 1 follows.
-    #[inline(always)]
     #[must_use]
     pub fn stage1() -> Stage1 {
         Stage1 {
@@ -459,6 +458,19 @@ impl Live {
             dacr: DACR::read(),
             mair0: PRRR::read(),
             mair1: NMRR::read(),
+        }
+    }
+
+    /// Those of them that [`walk::instruction`](crate::walk::instruction) follows; the others are 0.
+    #[inline(always)]
+    #[must_use]
+    pub fn stage1_of_code() -> Stage1 {
+        Stage1 {
+            sctlr: SCTLR::read(),
+            ttbcr: TTBCR::read(),
+            ttbr0: TTBR0::read(),
+            dacr: DACR::read(),
+            ..Stage1::default()
         }
     }
 

@@ -322,6 +322,15 @@ impl Live {
         })
     }
 
+    /// Those of them that instructions follow.
+    #[must_use]
+    pub fn stage1_of_code() -> Stage1 {
+        Stage1 {
+            ttbr1: 0,
+            ..Self::stage1()
+        }
+    }
+
     /// Whether the guest's MMU and data cache are on.
     #[must_use]
     pub fn cached() -> bool {

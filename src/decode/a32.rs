@@ -46,7 +46,9 @@ pub(super) fn single(w: u32) -> Result<Single, Reason> {
             single = Single::new(bits | UNPRIVILEGED);
         }
     }
-    refuse_if(t == 15 && w & BYTE != 0, Pc)?;
+    if t == 15 {
+        refuse_if(w & BYTE != 0, Pc)?;
+    }
     Ok(single)
 }
 

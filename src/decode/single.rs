@@ -204,10 +204,7 @@ impl Single {
         if !a32::is_single(word) || word >> 28 != 14 || regs.cpsr & psr::J != 0 {
             return Self::of(Instruction::A32(word), regs);
         }
-        if word >> 12 & 15 == 15 {
-            return None;
-        }
-        a32::single(word).ok()
+        a32::single(word).ok().filter(|single| single.t() != 15)
     }
 
     /// The address of its access, and what its base gets in the end, if anything.

@@ -74,6 +74,14 @@ impl Stage1 {
         }
     }
 
+    /// Whether the MMU and the data cache are on.
+    #[inline(always)]
+    #[must_use]
+    pub const fn cached(&self) -> bool {
+        const M_AND_C: u32 = sctlr::M | 1 << 2;
+        self.sctlr & M_AND_C == M_AND_C
+    }
+
     const fn has(&self, bit: u32) -> bool {
         self.sctlr & bit != 0
     }

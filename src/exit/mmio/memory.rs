@@ -151,12 +151,14 @@ pub(super) fn fetch_word(memory: &Memory, regs: &Regs, va: u32) -> Option<u32> {
 /// The same for a guest whose caches are on, by a short walk, with one window for that and the word.
 #[inline(always)]
 fn fetch_near(memory: &Memory, regs: &Regs, va: u32) -> Option<u32> {
-    if !Live::cached() {
+    let stage1 = Live::stage1_of_code();
+    if !stage1.cached() {
         return None;
     }
-    let mut words = Near(memory.ram.reader());
-    let ipa = walk::instruction(&Live::stage1(), &mut words, va, regs.privileged())?;
-    words.0.load(ipa, 4).ok()
+    memory.ram.read_near(|reader| {
+        let ipa = walk::instruction(&stage1, &mut Near(reader), va, regs.privileged())?;
+        reader.load(ipa, 4).ok()
+    })
 }
 
 #[inline(never)]
@@ -170,9 +172,9 @@ fn fetch_far(memory: &Memory, regs: &Regs, va: u32) -> Option<u32> {
 }
 
 /// Tables that lie near each other, in the caches.
-struct Near<'a>(Reader<'a>);
+struct Near<'a, 'b>(&'a mut Reader<'b>);
 
-impl walk::Memory for Near<'_> {
+impl walk::Memory for Near<'_, '_> {
     #[inline(always)]
     fn read32(&mut self, ipa: Ipa) -> Result<u32, Refused> {
         self.0.load(ipa, 4).map_err(|_| Refused::External)
