@@ -480,12 +480,20 @@ impl Vcpu {
 
     /// Passes on what an access did to the UART's line, after what has been typed has filled the
     /// room that it made.
+    #[inline(always)]
     fn uart_line(&self, state: &mut Shared, line: Line) {
+        if state.typed || line != Line::Same {
+            self.change_uart_line(state, line);
+        }
+    }
+
+    #[inline(never)]
+    fn change_uart_line(&self, state: &mut Shared, line: Line) {
         if state.typed {
             state.refill();
             let level = state.uart.line();
             self.set_line(state, interrupt::UART, level);
-        } else if line != Line::Same {
+        } else {
             self.set_line(state, interrupt::UART, line == Line::Raised);
         }
     }
