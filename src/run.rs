@@ -18,7 +18,6 @@ use crate::vcpu::{State, Vcpu};
 use crate::vm::{self, MAX_CPUS, Stop, Vm, news, request};
 use crate::vtimer::Timer;
 use alloc::boxed::Box;
-use alloc::format;
 use alloc::vec::Vec;
 use spin::Mutex;
 
@@ -101,8 +100,8 @@ fn homes(
         ConfigError::new(
             &config.node,
             "armillary,cpus",
-            "of CPUs that are not there",
-            format!("name some of CPU 0 to {}", cpus - 1),
+            format_args!("of CPUs that are not there"),
+            format_args!("name some of CPU 0 to {}", cpus - 1),
         )
     })
 }
