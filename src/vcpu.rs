@@ -197,26 +197,25 @@ impl Vcpu {
         (ticks * 256 / u64::from(count.max(1)) * exits / 256).min(self.ran)
     }
 
-    /// It gets a CPU, or still has it.
+    /// It gets a CPU at `now`, ticks.
     #[inline(always)]
-    pub fn start_clock(&mut self) {
-        if self.since == NEVER {
-            self.since = machine::now();
-        }
+    pub fn start_clock(&mut self, now: u64) {
+        self.since = now;
     }
 
-    /// It loses its CPU.
+    /// It loses its CPU at `now`, ticks.
     #[inline(always)]
-    pub fn stop_clock(&mut self) {
-        self.ran += machine::now() - self.since;
+    pub fn stop_clock(&mut self, now: u64) {
+        self.ran += now - self.since;
         self.since = NEVER;
     }
 
     /// Lets other CPUs see what it has done.
     pub fn publish(&mut self) {
         if self.since != NEVER {
-            self.stop_clock();
-            self.start_clock();
+            let now = machine::now();
+            self.stop_clock(now);
+            self.start_clock(now);
         }
         *self.link().figures.lock() = Figures {
             doing: match self.state {

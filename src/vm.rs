@@ -312,11 +312,18 @@ impl Vm {
     }
 
     /// VTTBR for a vCPU of it that is being loaded on CPU number `cpu`.
+    #[inline(always)]
     #[must_use]
     pub fn vttbr(&self, cpu: usize) -> u64 {
         if let Some(vmid) = VMIDS.load(cpu, &self.vmid) {
             return self.root | u64::from(vmid) << 48;
         }
+        self.renew_vttbr(cpu)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn renew_vttbr(&self, cpu: usize) -> u64 {
         let vmid = VMIDS.renew(
             &mut VMID_POOL.lock(),
             cpu,
@@ -332,13 +339,17 @@ impl Vm {
     /// holds translations that look like this one's: on a machine of its own each has its own tables, and
     /// may use the same ASIDs for them. What a vCPU invalidates is broadcast, so what it left elsewhere
     /// does no harm.
+    #[inline(always)]
+    #[must_use]
     pub fn takes_turns(&self, cpu: usize, index: usize) -> bool {
         let own = index as u8 + 1;
-        self.links.len() > 1
-            && self
-                .last_loaded
-                .get(cpu)
-                .is_some_and(|last| last.swap(own, Ordering::Relaxed) != own)
+        let Some(last) = self.last_loaded.get(cpu) else {
+            return false;
+        };
+        // Only that CPU writes it.
+        let before = last.load(Ordering::Relaxed);
+        last.store(own, Ordering::Relaxed);
+        self.links.len() > 1 && before != own
     }
 
     /// Its name.

@@ -66,6 +66,10 @@ fn call(vcpu: &mut Vcpu) -> Next {
             r[0] = 0;
             Next::Resume
         }
+        own::YIELD => {
+            r[0] = 0;
+            Next::Yield
+        }
         _ => other(vcpu),
     }
 }
@@ -75,10 +79,6 @@ fn other(vcpu: &mut Vcpu) -> Next {
     let [function, a, b, c, ..] = vcpu.context.regs().r;
     let results = match function {
         own::FEATURES => [FEATURES, a, b, c],
-        own::YIELD => {
-            vcpu.context.regs_mut().r[0] = 0;
-            return Next::Yield;
-        }
         own::EXITS => match vcpu.exits(a) {
             Some(count) => [0, count as u32, (count >> 32) as u32, c],
             None => [INVALID_PARAMETER, a, b, c],

@@ -59,6 +59,7 @@ pub(super) const VMCR_CBPR: u32 = 1 << 4;
 impl Vgic {
     /// Loads `vcpu` on the CPU that `lrs` belongs to, whose list registers are empty, and lists
     /// what it has.
+    #[inline]
     pub fn load(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> Kick {
         self.loaded |= 1 << vcpu;
         let state = &mut self.vcpus[vcpu];
@@ -66,16 +67,28 @@ impl Vgic {
         lrs.set_hcr(EN);
         lrs.set_vmcr(state.vmcr);
         lrs.set_apr(state.apr);
-        self.flush(vcpu, lrs)
+        let private = &self.banks[vcpu];
+        let unlisted = private.ready | private.active | self.summary;
+        let owed = state.stale | state.spi_active | u16::from(self.owed);
+        if unlisted | u32::from(owed) != 0 {
+            return self.flush(vcpu, lrs);
+        }
+        self.work &= !(1 << vcpu);
+        Kick(0)
     }
 
     /// Takes everything back from `vcpu`, which is loaded, and leaves the list registers empty. The
     /// kicks are for other vCPUs that can now take what this one had; whether it has anything to
     /// wake for itself says [`pending_for`](Self::pending_for).
+    #[inline]
     pub fn put(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> Kick {
-        let mut kick = self.sync(vcpu, lrs);
+        let state = &self.vcpus[vcpu];
+        let mut kick = Kick(0);
+        if state.used | state.stale != 0 || state.hcr != EN {
+            kick = self.sync(vcpu, lrs);
+            self.vcpus[vcpu].clear_stale(lrs);
+        }
         let state = &mut self.vcpus[vcpu];
-        state.clear_stale(lrs);
         state.vmcr = lrs.vmcr();
         state.apr = lrs.apr();
         state.hcr = 0;
