@@ -199,7 +199,6 @@ impl Cpu {
             Some(index) => {
                 self.vcpus[index].start_clock(self.now);
                 self.bounded_turn(index);
-                self.now = machine::now();
                 self.vcpus[index].stop_clock(self.now);
             }
             None => self.idle(),
@@ -207,61 +206,77 @@ impl Cpu {
     }
 
     /// Looks what the vCPUs are.
+    #[inline(never)]
     fn look_over(&mut self) {
         self.changed = false;
         self.now = machine::now();
-        let turns = &mut self.turns;
-        turns.queue.clear();
-        (turns.next, turns.priority, turns.ready, turns.on) = (0, 0, 0, 0);
-        turns.due = NEVER;
+        let queue = &mut self.turns.queue;
+        queue.clear();
+        let (mut next, mut priority, mut ready, mut on, mut due) = (0, 0, 0, 0, NEVER);
         for (index, vcpu) in self.vcpus.iter().enumerate() {
             let runs = vcpu.vm.runs();
-            turns.on += u32::from(vcpu.state != State::Off);
-            if vcpu.index == 0 {
-                turns.due = earlier(turns.due, vcpu.vm.alarm_ticks().unwrap_or(NEVER));
+            if vcpu.index == 0
+                && let Some(alarm) = vcpu.vm.alarm_ticks()
+            {
+                due = earlier(due, alarm);
             }
-            if vcpu.bounded && !runs {
-                turns.due = earlier(turns.due, vcpu.vm.again().unwrap_or(NEVER));
+            if !runs && let Some(again) = vcpu.vm.again() {
+                due = earlier(due, again);
             }
-            if let State::Waiting(Some(deadline)) = vcpu.state {
-                turns.due = earlier(turns.due, deadline);
+            match vcpu.state {
+                State::Off => continue,
+                State::Waiting(Some(deadline)) => due = earlier(due, deadline),
+                State::Ready if runs => {
+                    ready += 1;
+                    if vcpu.priority > priority {
+                        priority = vcpu.priority;
+                        next = 0;
+                        queue.clear();
+                    }
+                    if vcpu.priority == priority {
+                        queue.push(index);
+                        next += usize::from(index < self.next);
+                    }
+                }
+                _ => {}
             }
-            if vcpu.state != State::Ready || !runs {
-                continue;
-            }
-            turns.ready += 1;
-            if vcpu.priority > turns.priority {
-                turns.priority = vcpu.priority;
-                turns.queue.clear();
-                turns.next = 0;
-            }
-            if vcpu.priority == turns.priority {
-                turns.queue.push(index);
-                turns.next += usize::from(index < self.next);
-            }
+            on += 1;
         }
-        if turns.ready != 0 {
-            balance::runs(self.index, turns.priority, turns.ready);
-        }
-        if turns.ready < 2 {
-            balance::spares(self.index, false);
+        let turns = &mut self.turns;
+        (turns.next, turns.priority, turns.ready) = (next, priority, ready);
+        (turns.on, turns.due) = (on, due);
+        if balance::several() {
+            if ready != 0 {
+                balance::runs(self.index, priority, ready);
+            }
+            if ready < 2 {
+                balance::spares(self.index, false);
+            }
         }
     }
 
     /// A turn that lasts no longer than the VM's time, and is charged to it.
     #[inline(always)]
     fn bounded_turn(&mut self, index: usize) {
-        if !self.vcpus[index].bounded {
-            return self.turn(index);
+        let (since, bounded) = (self.now, self.vcpus[index].bounded);
+        if bounded && !self.begin_bounded(index) {
+            return;
         }
-        let since = machine::now();
-        let vm = self.vcpus[index].vm.clone();
-        if let Some(grant @ 1..) = vm.grant(since) {
-            self.spent = since + grant;
-            self.turn(index);
+        self.turn(index);
+        self.now = machine::now();
+        if bounded {
             self.spent = NEVER;
-            vm.charge(since, machine::now());
+            self.vcpus[index].vm.charge(since, self.now);
         }
+    }
+
+    #[inline(never)]
+    fn begin_bounded(&mut self, index: usize) -> bool {
+        let Some(grant @ 1..) = self.vcpus[index].vm.grant(self.now) else {
+            return false;
+        };
+        self.spent = self.now + grant;
+        true
     }
 
     /// Hands vCPUs to CPUs that should rather run them, or have fewer.
@@ -552,6 +567,7 @@ impl Cpu {
     }
 
     /// Runs vCPU `index` until something other than itself has to be done.
+    #[inline(always)]
     fn turn(&mut self, index: usize) {
         self.load(index);
         self.slice_end = NEVER;
@@ -570,6 +586,11 @@ impl Cpu {
                         }
                     }
                 },
+                Next::Look => {
+                    if !self.interrupted(index, Interrupt::Kick) {
+                        return;
+                    }
+                }
                 Next::Vfp => self.give_vfp(index),
                 Next::Timer => self.set_deadline(),
                 Next::Yield => return,
@@ -614,6 +635,7 @@ impl Cpu {
     }
 
     /// Makes vCPU `index` the one that is live.
+    #[inline(always)]
     fn load(&mut self, index: usize) {
         if self.loaded == Some(index) {
             return;
@@ -634,15 +656,27 @@ impl Cpu {
     }
 
     /// Takes the vCPU that is live from the hardware.
+    #[inline(never)]
     fn put(&mut self) {
         if let Some(index) = self.loaded.take() {
             let vcpu = &mut self.vcpus[index];
             vcpu.put_interrupts();
             machine::put(&mut vcpu.context);
             if let State::Waiting(until) = vcpu.state {
-                vcpu.state = vcpu.waiting().until(until);
-                self.changed = true;
+                self.note_wait(index, until);
             }
+        }
+    }
+
+    /// Looks until when vCPU `index` waits, which has just been put.
+    #[inline(never)]
+    fn note_wait(&mut self, index: usize, until: Option<u64>) {
+        let vcpu = &mut self.vcpus[index];
+        vcpu.state = vcpu.waiting().until(until);
+        match vcpu.state {
+            State::Waiting(None) => {}
+            State::Waiting(Some(deadline)) => self.turns.due = earlier(self.turns.due, deadline),
+            _ => self.changed = true,
         }
     }
 
@@ -674,6 +708,7 @@ impl Cpu {
     }
 
     /// Drops what the hardware holds of vCPU `index`.
+    #[inline(never)]
     fn forget(&mut self, index: usize) {
         if self.loaded == Some(index) {
             self.put();

@@ -305,7 +305,10 @@ impl Vcpu {
     pub fn store(&self, state: Locked<'_>, device: Device, offset: u32, width: u32, value: u32) {
         match device {
             Device::Uart => self.store_uart(state, offset, width, value),
-            Device::Gicd => self.store_gicd(state, offset, width, value),
+            Device::Gicd => {
+                let kick = self.store_gicd(state, offset, width, value);
+                self.vm.kick(kick, self.index);
+            }
             Device::Rtc => self.store_rtc(state, offset, width, value),
             Device::GiccDir => self.store_dir(state, offset, value),
             // As QEMU's flash without an image: its commands do nothing.
@@ -325,23 +328,35 @@ impl Vcpu {
         }
     }
 
-    /// [`store`](Self::store) likewise.
+    /// [`store`](Self::store) likewise. Whether this CPU has been asked for something without a kick: it
+    /// then has to look before it enters a guest again.
     #[inline(always)]
-    pub fn store_slot(&self, state: Locked<'_>, slot: u32, offset: u32, width: u32, value: u32) {
+    pub fn store_slot(
+        &self,
+        state: Locked<'_>,
+        slot: u32,
+        offset: u32,
+        width: u32,
+        value: u32,
+    ) -> bool {
         const UART: u32 = Device::Uart as u32;
         const GICD: u32 = Device::Gicd as u32;
         match slot {
             UART => self.store_uart(state, offset, width, value),
-            GICD => self.store_gicd(state, offset, width, value),
+            GICD => {
+                let kick = self.store_gicd(state, offset, width, value);
+                return self.vm.ask(kick, self.index);
+            }
             _ => self.store(state, Device::of_slot(slot), offset, width, value),
         }
+        false
     }
 
     #[inline(always)]
-    fn store_gicd(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) {
-        self.change_gic(state, |gic, vcpu, lrs| {
+    fn store_gicd(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) -> Kick {
+        self.apply(state, |gic, vcpu, lrs| {
             gic.write(vcpu, offset & 0xfff, width, value, lrs)
-        });
+        })
     }
 
     #[inline(always)]
@@ -509,11 +524,22 @@ impl Vcpu {
     #[inline(always)]
     fn change_gic(
         &self,
-        mut state: Locked<'_>,
+        state: Locked<'_>,
         change: impl FnOnce(&mut Vgic, usize, &mut ListRegisters) -> Kick,
     ) {
+        let kick = self.apply(state, change);
+        self.vm.kick(kick, self.index);
+    }
+
+    /// So, and leaves it to the caller to let the others know.
+    #[inline(always)]
+    fn apply(
+        &self,
+        mut state: Locked<'_>,
+        change: impl FnOnce(&mut Vgic, usize, &mut ListRegisters) -> Kick,
+    ) -> Kick {
         let Some(mut lrs) = machine::list_registers() else {
-            return;
+            return Kick(0);
         };
         let mut kick = change(&mut state.gic, self.index, &mut lrs);
         if state.gic.needs_flush(self.index) {
@@ -523,8 +549,7 @@ impl Vcpu {
                 self.watch_dir(&mut state);
             }
         }
-        drop(state);
-        self.vm.kick(kick, self.index);
+        kick
     }
 
     /// From now on GICC_DIR traps, for the VM's whole life: the hardware does not tell which of
@@ -648,6 +673,7 @@ impl Vcpu {
     }
 
     /// Makes its interrupts live on this CPU.
+    #[inline(always)]
     pub fn load_interrupts(&self) {
         let Some(mut lrs) = machine::list_registers() else {
             return;
@@ -663,6 +689,7 @@ impl Vcpu {
     }
 
     /// Takes its interrupts from this CPU.
+    #[inline(always)]
     pub fn put_interrupts(&self) {
         let Some(mut lrs) = machine::list_registers() else {
             return;
@@ -693,6 +720,7 @@ impl Vcpu {
     }
 }
 
+#[inline(always)]
 fn each_bit(mut bits: u32, mut each: impl FnMut(u32)) {
     while bits != 0 {
         each(bits.trailing_zeros());

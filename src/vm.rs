@@ -85,9 +85,16 @@ impl Link {
 
     /// Asks for what the bits of `requests` say, at once.
     pub fn request(&self, requests: u32) {
+        machine::kick(self.ask(requests));
+    }
+
+    /// Asks for it; the CPU to kick, unless it is this one, and looks before it enters a guest or waits.
+    #[inline(always)]
+    #[must_use = "that CPU must be kicked"]
+    fn ask(&self, requests: u32) -> usize {
         let home = self.mailbox.ask(requests);
         news::announce(home, news::REQUEST);
-        machine::kick(home);
+        home
     }
 }
 
@@ -475,13 +482,36 @@ impl Vm {
         }
     }
 
-    fn wake(&self, mut vcpus: u8) {
+    /// As [`kick`](Self::kick), for the vCPU `own`, which is loaded here; whether its own CPU has to look,
+    /// which isn't kicked.
+    #[inline(always)]
+    #[must_use = "what is asked of this CPU is not done yet"]
+    pub fn ask(&self, kick: Kick, own: usize) -> bool {
+        let others = kick.0 & !(1 << own);
+        let here = || self.links.get(own).map_or(MAX_CPUS, Link::cpu);
+        others != 0 && self.ask_each(others, here())
+    }
+
+    fn wake(&self, vcpus: u8) {
+        let _ = self.ask_each(vcpus, MAX_CPUS);
+    }
+
+    /// Wakes `vcpus`, by a kick where they aren't on CPU number `here`; whether one is.
+    #[inline(never)]
+    fn ask_each(&self, mut vcpus: u8, here: usize) -> bool {
+        let mut any = false;
         while vcpus != 0 {
             if let Some(link) = self.links.get(vcpus.trailing_zeros() as usize) {
-                link.request(request::WAKE);
+                let home = link.ask(request::WAKE);
+                if home == here {
+                    any = true;
+                } else {
+                    machine::kick(home);
+                }
             }
             vcpus &= vcpus - 1;
         }
+        any
     }
 
     /// Seconds of the machine's clock.
@@ -511,6 +541,7 @@ impl Vm {
     }
 
     /// When the real-time clock's alarm is due, ticks.
+    #[inline(always)]
     #[must_use]
     pub fn alarm_ticks(&self) -> Option<u64> {
         match self.alarm.load(Ordering::Relaxed) {

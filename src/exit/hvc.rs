@@ -61,12 +61,13 @@ pub(super) fn smc(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
 #[inline(always)]
 fn call(vcpu: &mut Vcpu) -> Next {
     let r = &mut vcpu.context.regs_mut().r;
-    match r[0] {
-        own::NULL => {
+    const YIELD: u32 = own::YIELD - own::NULL;
+    match r[0].wrapping_sub(own::NULL) {
+        0 => {
             r[0] = 0;
             Next::Resume
         }
-        own::YIELD => {
+        YIELD => {
             r[0] = 0;
             Next::Yield
         }

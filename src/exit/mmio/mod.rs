@@ -88,10 +88,10 @@ fn plain_store(vcpu: &mut Vcpu, abort: DataAbort, far: u32, page: u32) -> Next {
         }
     };
     let address = page << PAGE_SHIFT | far & (PAGE as u32 - 1);
-    vcpu.store_slot(state, slot, address, width, value);
+    let asked = vcpu.store_slot(state, slot, address, width, value);
     let regs = vcpu.context.regs_mut();
     regs.pc = regs.pc.wrapping_add(4);
-    Next::Resume
+    if asked { Next::Look } else { Next::Resume }
 }
 
 /// A load or store at `ipa` that the syndrome describes.
