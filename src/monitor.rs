@@ -113,6 +113,11 @@ fn show() {
         let mark = if focused == Some(vm.id) { "*" } else { " " };
         let memory = vm.state().memory.size() >> 20;
         log::info!("{mark}{number} {}: {memory} MiB", vm.name());
+        let count = vm.unassigned.count.load(Ordering::Relaxed);
+        for first in vm.unassigned.first.iter().take(count as usize) {
+            let address = first.load(Ordering::Relaxed);
+            log::info!("    {address:#010x} is nothing, one of {count} such accesses");
+        }
         for index in 0..vm.links.len() {
             log::info!("    {}", Line(vm, index));
         }

@@ -6,7 +6,7 @@
 
 use crate::balance;
 use crate::exit::{self, Next};
-use crate::fdt::{ConfigError, VmConfig};
+use crate::fdt::{ConfigError, OnCrash, VmConfig};
 use crate::irq::{self, Interrupt};
 use crate::loader::Start;
 use crate::machine::{self, Live, vfp};
@@ -14,15 +14,14 @@ use crate::mem;
 use crate::monitor;
 use crate::regs::{mode, psr};
 use crate::vcpu::{State, Vcpu};
-use crate::vm::{self, MAX_CPUS, Vm, news, request};
+use crate::vm::{self, MAX_CPUS, Stop, Vm, news, request};
 use crate::vtimer::Timer;
 use alloc::boxed::Box;
-use alloc::format;
 use alloc::vec::Vec;
 use spin::Mutex;
 
-/// Heap that building a VM may take, bytes: its tables above all.
-const VM_HEAP: usize = 128 << 10;
+/// Heap that building a VM may take, bytes: its tables, its devices' state, and trees on the way.
+const VM_HEAP: usize = 256 << 10;
 
 /// vCPUs on their way to each CPU.
 #[expect(
@@ -60,16 +59,24 @@ pub fn build(configs: Vec<VmConfig>, cpus: usize) -> usize {
         match homes(&config, cpus, &mut taken).and_then(|homes| Vm::build(config, &homes)) {
             Ok(vm) => {
                 tenants = taken;
+                for index in 0..vm.links.len() {
+                    adopt(Box::new(Vcpu::new(vm.clone(), index)));
+                }
                 built.push(vm);
             }
             Err(why) => log::error!("{why}"),
         }
     }
+    vm::connect(&built);
+    if !mem::reserve_heap(VM_HEAP) {
+        log::warn!("hardly any memory left for the hypervisor itself");
+    }
     for vm in &built {
-        for index in 0..vm.links.len() {
-            adopt(Box::new(Vcpu::new(vm.clone(), index)));
+        if vm.config.hold {
+            log::info!("{} is held", vm.name());
+        } else {
+            vm.start();
         }
-        vm.start();
     }
     built.len()
 }
@@ -92,8 +99,8 @@ fn homes(
         ConfigError::new(
             &config.node,
             "armillary,cpus",
-            "of CPUs that are not there",
-            format!("name some of CPU 0 to {}", cpus - 1),
+            format_args!("of CPUs that are not there"),
+            format_args!("name some of CPU 0 to {}", cpus - 1),
         )
     })
 }
@@ -225,7 +232,9 @@ impl Cpu {
             }
             match vcpu.state {
                 State::Off => continue,
-                State::Waiting(Some(deadline)) => due = earlier(due, deadline),
+                State::Waiting(Some(deadline)) | State::Stalled(deadline) => {
+                    due = earlier(due, deadline);
+                }
                 State::Ready if runs => {
                     ready += 1;
                     if vcpu.priority > priority {
@@ -447,6 +456,9 @@ impl Cpu {
         if requests & request::PAUSE != 0 && vcpu.state == State::Ready {
             vcpu.state = State::Waiting(Some(machine::now() + vcpu.vm.slice));
         }
+        if requests & request::ANSWER != 0 && matches!(vcpu.state, State::Stalled(_)) {
+            vcpu.state = State::Ready;
+        }
         if requests & request::REPORT != 0 {
             vcpu.publish();
             monitor::published();
@@ -513,7 +525,7 @@ impl Cpu {
                 any |= vcpu.vm.runs();
                 self.changed = true;
             }
-            if let State::Waiting(Some(deadline)) = vcpu.state
+            if let State::Waiting(Some(deadline)) | State::Stalled(deadline) = vcpu.state
                 && deadline <= machine::now()
             {
                 vcpu.state = State::Ready;
@@ -576,7 +588,12 @@ impl Cpu {
         }
         loop {
             let vcpu = &mut *self.vcpus[index];
-            match exit::run(vcpu) {
+            let next = if vcpu.pending.is_some() {
+                exit::complete(vcpu)
+            } else {
+                exit::run(vcpu)
+            };
+            match next {
                 Next::Resume => {}
                 Next::Interrupt => match irq::take(Some(vcpu)) {
                     Interrupt::None => {}
@@ -601,8 +618,17 @@ impl Cpu {
                         return;
                     }
                 }
+                Next::Stall => {
+                    let deadline = vcpu.link().awaited.lock().deadline;
+                    vcpu.state = State::Stalled(deadline);
+                    self.changed = true;
+                    return;
+                }
                 Next::Off => return self.leave(index, false),
                 Next::Stop(stop) => {
+                    if stop == Stop::Crash && vcpu.vm.config.policy.on_crash == OnCrash::Dump {
+                        vcpu.dump();
+                    }
                     vcpu.vm.stop(stop);
                     self.take_requests();
                     return;
@@ -700,6 +726,7 @@ impl Cpu {
         } = vcpu.vm.started(vcpu.index);
         vcpu.context = vcpu.vm.context(vcpu.index);
         vcpu.timer = Timer::default();
+        vcpu.pending = None;
         let regs = vcpu.context.regs_mut();
         regs.r[..3].copy_from_slice(&registers);
         regs.pc = entry;

@@ -1,11 +1,12 @@
 //! A vCPU, as the CPU that runs it has it: its registers, and what it does to its VM's devices.
 
 use crate::bus::{Device, interrupt};
-use crate::decode::Instruction;
+use crate::decode::{Instruction, Transfer};
 use crate::line::Line;
 use crate::machine::{self, Context, ListRegisters, Live, LiveBanks};
 use crate::pl031::Pl031;
 use crate::regs::Gprs;
+use crate::syndrome::DataAbort;
 use crate::vgic::{Kick, Vgic};
 use crate::vm::{Figures, Link, REASONS, State as Shared, Vm, request};
 use crate::vtimer::{self, Timer};
@@ -21,6 +22,8 @@ pub enum State {
     Ready,
     /// In WFI, until something is pending or the counter reaches the deadline, ticks.
     Waiting(Option<u64>),
+    /// In an access, until another VM has made it or the counter reaches the deadline, ticks.
+    Stalled(u64),
 }
 
 /// The VM's lock, taken.
@@ -70,6 +73,32 @@ pub const NAMES: [&str; REASONS] = [
 /// No time, ticks.
 const NEVER: u64 = u64::MAX;
 
+/// An access under way.
+#[derive(Clone, Copy, Debug)]
+pub enum Pending {
+    /// One that the syndrome describes, of this virtual address.
+    Described(DataAbort, u32),
+    /// One of an instruction's.
+    Emulated(Emulation),
+}
+
+/// An instruction that is being performed, see `exit/mmio/emulate.rs`.
+#[derive(Clone, Copy, Debug)]
+pub struct Emulation {
+    /// What is left to do.
+    pub transfer: Transfer,
+    /// The abort that began it.
+    pub abort: DataAbort,
+    /// The address of that.
+    pub far: u32,
+    /// Whether an access has been made.
+    pub begun: bool,
+    /// Of an unaligned access, how many bytes have been made.
+    pub bytes: u32,
+    /// What they have loaded.
+    pub loaded: u32,
+}
+
 /// A vCPU.
 pub struct Vcpu {
     /// Its VM.
@@ -90,6 +119,8 @@ pub struct Vcpu {
     pub timer: Timer,
     /// Loads and stores that could not be performed, UNPREDICTABLE ones among them, and the last one.
     pub refused: (u32, Option<Instruction>),
+    /// The access that it is in while another VM makes it.
+    pub pending: Option<Pending>,
     banks: LiveBanks,
     /// Whether the virtual timer has fired, and is not known to have been deactivated since.
     watched: bool,
@@ -126,6 +157,7 @@ impl Vcpu {
             bounded,
             timer,
             refused: (0, None),
+            pending: None,
             banks: LiveBanks,
             watched: false,
             exits,
@@ -210,6 +242,17 @@ impl Vcpu {
         self.since = NEVER;
     }
 
+    /// Logs its registers, which are live.
+    #[cold]
+    pub fn dump(&mut self) {
+        let (pc, cpsr) = (self.context.regs().pc, self.context.regs().cpsr);
+        log::info!("{}: pc {pc:08x} cpsr {cpsr:08x}", self.vm.name());
+        for first in [0, 5, 10] {
+            let [a, b, c, d, e] = [0, 1, 2, 3, 4].map(|n| self.gpr(first + n));
+            log::info!("r{first:<2} {a:08x} {b:08x} {c:08x} {d:08x} {e:08x}");
+        }
+    }
+
     /// Lets other CPUs see what it has done.
     pub fn publish(&mut self) {
         if self.since != NEVER {
@@ -222,6 +265,7 @@ impl Vcpu {
                 State::Off => "off",
                 State::Ready => "runs",
                 State::Waiting(_) => "waits",
+                State::Stalled(_) => "waits for a device model",
             },
             exits: self.exits,
             ran: self.ran,
@@ -305,10 +349,7 @@ impl Vcpu {
     pub fn store(&self, state: Locked<'_>, device: Device, offset: u32, width: u32, value: u32) {
         match device {
             Device::Uart => self.store_uart(state, offset, width, value),
-            Device::Gicd => {
-                let kick = self.store_gicd(state, offset, width, value);
-                self.vm.kick(kick, self.index);
-            }
+            Device::Gicd => self.store_gicd(state, offset, width, value),
             Device::Rtc => self.store_rtc(state, offset, width, value),
             Device::GiccDir => self.store_dir(state, offset, value),
             // As QEMU's flash without an image: its commands do nothing.
@@ -316,51 +357,31 @@ impl Vcpu {
         }
     }
 
-    /// [`load`](Self::load) of the device of `slot`, without a call for those that are used most.
+    /// A store to the distributor.
     #[inline(always)]
-    pub fn load_slot(&self, state: Locked<'_>, slot: u32, offset: u32, width: u32) -> u32 {
-        const UART: u32 = Device::Uart as u32;
-        const GICD: u32 = Device::Gicd as u32;
-        match slot {
-            UART => self.load_uart(state, offset, width),
-            GICD => self.load_gicd(state, offset, width),
-            _ => self.load(state, Device::of_slot(slot), offset, width),
-        }
+    pub fn store_gicd(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) {
+        let kick = self.write_gicd(state, offset, width, value);
+        self.vm.kick(kick, self.index);
     }
 
-    /// [`store`](Self::store) likewise. Whether this CPU has been asked for something without a kick: it
-    /// then has to look before it enters a guest again.
+    /// The same. Whether this CPU has been asked for something without a kick: it then has to look before
+    /// it enters a guest again.
     #[inline(always)]
-    pub fn store_slot(
-        &self,
-        state: Locked<'_>,
-        slot: u32,
-        offset: u32,
-        width: u32,
-        value: u32,
-    ) -> bool {
-        const UART: u32 = Device::Uart as u32;
-        const GICD: u32 = Device::Gicd as u32;
-        match slot {
-            UART => self.store_uart(state, offset, width, value),
-            GICD => {
-                let kick = self.store_gicd(state, offset, width, value);
-                return self.vm.ask(kick, self.index);
-            }
-            _ => self.store(state, Device::of_slot(slot), offset, width, value),
-        }
-        false
+    pub fn ask_gicd(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) -> bool {
+        let kick = self.write_gicd(state, offset, width, value);
+        self.vm.ask(kick, self.index)
     }
 
     #[inline(always)]
-    fn store_gicd(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) -> Kick {
+    fn write_gicd(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) -> Kick {
         self.apply(state, |gic, vcpu, lrs| {
             gic.write(vcpu, offset & 0xfff, width, value, lrs)
         })
     }
 
+    /// A load from the distributor.
     #[inline(always)]
-    fn load_gicd<'a>(&'a self, state: Locked<'a>, offset: u32, width: u32) -> u32 {
+    pub fn load_gicd<'a>(&'a self, state: Locked<'a>, offset: u32, width: u32) -> u32 {
         let offset = offset & 0xfff;
         if Vgic::is_state(offset) {
             return self.load_gicd_state(state, offset, width);
@@ -426,8 +447,9 @@ impl Vcpu {
         }
     }
 
+    /// A load from the UART.
     #[inline(always)]
-    fn load_uart(&self, state: Locked<'_>, offset: u32, width: u32) -> u32 {
+    pub fn load_uart(&self, state: Locked<'_>, offset: u32, width: u32) -> u32 {
         match state.uart.flags(offset, width) {
             Some(flags) => flags,
             None => self.load_uart_any(state, offset, width),
@@ -441,8 +463,9 @@ impl Vcpu {
         value
     }
 
+    /// A store to the UART.
     #[inline(always)]
-    fn store_uart(&self, mut state: Locked<'_>, offset: u32, width: u32, value: u32) {
+    pub fn store_uart(&self, mut state: Locked<'_>, offset: u32, width: u32, value: u32) {
         if state.uart.sends(offset) {
             drop(state);
             return self.print(value as u8);
@@ -470,12 +493,20 @@ impl Vcpu {
 
     /// Passes on what an access did to the UART's line, after what has been typed has filled the
     /// room that it made.
+    #[inline(always)]
     fn uart_line(&self, state: &mut Shared, line: Line) {
+        if state.typed || line != Line::Same {
+            self.change_uart_line(state, line);
+        }
+    }
+
+    #[inline(never)]
+    fn change_uart_line(&self, state: &mut Shared, line: Line) {
         if state.typed {
             state.refill();
             let level = state.uart.line();
             self.set_line(state, interrupt::UART, level);
-        } else if line != Line::Same {
+        } else {
             self.set_line(state, interrupt::UART, line == Line::Raised);
         }
     }
@@ -558,7 +589,7 @@ impl Vcpu {
     fn watch_dir(&self, state: &mut Shared) {
         if !state.dir_trapped {
             state.dir_trapped = true;
-            if let Err(why) = state.memory.trap(Device::GiccDir) {
+            if let Err(why) = state.memory.trap_dir() {
                 log::warn!("{}: GICC_DIR is not watched: {why}", self.vm.name());
             }
         }

@@ -28,6 +28,8 @@ pub enum Next {
     Yield,
     /// Lets the vCPU wait until something is pending.
     Wait,
+    /// Lets the vCPU wait for another VM to make its access.
+    Stall,
     /// Turns the vCPU off.
     Off,
     /// Stops the VM.
@@ -62,6 +64,11 @@ fn timed(vcpu: &mut Vcpu, exit: Exit) -> Next {
     }
 }
 
+/// Goes on with the access that `vcpu`, which is live, waited with.
+pub fn complete(vcpu: &mut Vcpu) -> Next {
+    mmio::complete(vcpu)
+}
+
 #[inline(always)]
 fn interrupt(vcpu: &mut Vcpu, exit: Exit) -> Next {
     match exit {
@@ -86,7 +93,10 @@ fn trap(vcpu: &mut Vcpu) -> Next {
     }
     match hsr.plain_access() {
         Some(abort) => mmio::plain(vcpu, abort),
-        None => rare(vcpu, hsr),
+        None => match hsr.data_abort() {
+            Some(abort) => mmio::data_abort(vcpu, abort),
+            None => rare(vcpu, hsr),
+        },
     }
 }
 
@@ -113,7 +123,6 @@ fn rare(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
         Syndrome::Cp15Double(transfer) => cp15::cp15_double(vcpu, transfer, hsr),
         Syndrome::VfpId(transfer) => cp15::vfp_id(vcpu, transfer, hsr),
         Syndrome::Cp14(transfer) => cp15::cp14(vcpu, transfer, hsr),
-        Syndrome::DataAbort(abort) => mmio::data_abort(vcpu, abort),
         Syndrome::PrefetchAbort(abort) => mmio::prefetch_abort(vcpu, abort),
         Syndrome::Bxj(bxj) => {
             vcpu.count(Reason::Other);
@@ -128,6 +137,7 @@ fn rare(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
         Syndrome::Unknown
         | Syndrome::Svc { .. }
         | Syndrome::PcAlignment
+        | Syndrome::DataAbort(_)
         | Syndrome::HypPrefetchAbort(_)
         | Syndrome::HypDataAbort(_)
         | Syndrome::Reserved { .. }

@@ -12,11 +12,14 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::fmt;
 
 use super::policy::{self, Policy};
-use super::tree::{cell, string, whole};
+use super::region::{self, RegionConfig, Served};
+use super::tree::{number, string, whole};
 use super::{Board, ConfigError, Id, Range, Tree};
 use crate::addr::PAGE;
+use crate::bus::{Places, Unplaced};
 
 /// Most vCPUs that a VM may have: a GICv2 serves no more.
 pub const MAX_VCPUS: u32 = 8;
@@ -59,11 +62,25 @@ pub struct VmConfig {
     pub device_tree: Option<Module>,
     /// Its command line.
     pub bootargs: String,
+    /// Where its devices are (`armillary,device-addr`).
+    pub places: Places,
+    /// Whether an address where nothing is reads as zero and ignores stores (`armillary,unassigned`).
+    pub unassigned_zero: bool,
+    /// Whether it waits for the VM that has control to start it (`armillary,hold`).
+    pub hold: bool,
+    /// Its regions beside the devices that every VM has.
+    pub regions: Vec<RegionConfig>,
+    /// The regions of other VMs for which it is the device model, each with a ring.
+    pub serves: Vec<Served>,
 }
 
 impl VmConfig {
     /// Its modules, each with its kind.
     pub fn modules(&self) -> impl Iterator<Item = (&'static str, &Module)> {
+        let images = self
+            .regions
+            .iter()
+            .filter_map(|region| region.image.as_ref());
         let all = [
             ("kernel", &self.kernel),
             ("firmware", &self.firmware),
@@ -72,12 +89,13 @@ impl VmConfig {
         ];
         all.into_iter()
             .filter_map(|(kind, module)| module.as_ref().map(|module| (kind, module)))
+            .chain(images.map(|module| ("armillary,image", module)))
     }
 
     /// The error for a VM that wants `wanted` bytes where no such piece of RAM is left.
     #[must_use]
     pub fn no_memory(&self, wanted: u64, largest_free: u64) -> ConfigError {
-        let value = format!(
+        let value = format_args!(
             "{} KiB, of which the board has only {} KiB left",
             wanted / 1024,
             largest_free / 1024
@@ -86,15 +104,15 @@ impl VmConfig {
             &self.node,
             "memory",
             value,
-            "give this VM or one before it less",
+            format_args!("give this VM or one before it less"),
         )
     }
 
-    /// The error for a module whose contents are not what they should be: `found` completes
+    /// The error for a module whose contents are not what they should be: `why` completes
     /// "the kernel is ...".
     #[must_use]
-    pub fn bad_module(kind: &'static str, module: &Module, found: &str, fix: &str) -> ConfigError {
-        ConfigError::new(&module.node, kind, found, fix)
+    pub fn bad_module(kind: &str, module: &Module, why: &dyn fmt::Display) -> ConfigError {
+        ConfigError::told(&module.node, kind, format_args!("{why}"))
     }
 }
 
@@ -132,6 +150,7 @@ pub fn vms(
             Err(error) => bad.push(error),
         }
     }
+    region::connect(&mut good);
     (good, bad)
 }
 
@@ -159,11 +178,10 @@ fn direct_vm(tree: &Tree<'_, '_>, chosen: Id) -> Result<VmConfig, ConfigError> {
             )?,
         }
     }
-    for id in tree
-        .children(chosen)
-        .filter(|&id| tree.is_compatible(id, "multiboot,module"))
-    {
-        module(tree, id, &mut vm)?;
+    for id in tree.children(chosen).filter(|&id| {
+        tree.is_compatible(id, "multiboot,module") || tree.is_compatible(id, region::COMPATIBLE)
+    }) {
+        child(tree, id, &mut vm)?;
     }
     complete(vm)
 }
@@ -186,10 +204,15 @@ fn domain(tree: &Tree<'_, '_>, id: Id) -> Result<VmConfig, ConfigError> {
         }
     }
     if vm.memory.is_none() {
-        return Err(ConfigError::new(vm.node, "memory", "absent", MEMORY_FIX));
+        return Err(ConfigError::new(
+            &vm.node,
+            "memory",
+            format_args!("absent"),
+            format_args!("{MEMORY_FIX}"),
+        ));
     }
-    for child in tree.children(id) {
-        module(tree, child, &mut vm)?;
+    for id in tree.children(id) {
+        child(tree, id, &mut vm)?;
     }
     complete(vm)
 }
@@ -206,6 +229,21 @@ fn own_property(
     }
     match name {
         "armillary,control" => vm.control = true,
+        "armillary,hold" => vm.hold = true,
+        "armillary,unassigned" => match string(value).unwrap_or_default() {
+            "zero" => vm.unassigned_zero = true,
+            "abort" => {}
+            other => {
+                let fix = format_args!("give \"abort\" or \"zero\"");
+                return Err(ConfigError::new(
+                    &vm.node,
+                    "armillary,unassigned",
+                    format_args!("{other}"),
+                    fix,
+                ));
+            }
+        },
+        "armillary,device-addr" => device_addresses(vm, value)?,
         "armillary,name" => {
             let given = string(value).filter(|name| !name.is_empty() && name.len() < 32);
             vm.name = given
@@ -213,21 +251,22 @@ fn own_property(
                     ConfigError::new(
                         &vm.node,
                         "armillary,name",
-                        "not a name",
-                        "give 1 to 31 characters",
+                        format_args!("not a name"),
+                        format_args!("give 1 to 31 characters"),
                     )
                 })?
                 .into();
         }
         _ if name.starts_with("armillary,") => {
-            let fix = format!(
-                "use one of armillary,control, armillary,name, {}{more}",
+            let fix = format_args!(
+                "use one of armillary,control, armillary,device-addr, armillary,hold, armillary,name, \
+                 armillary,unassigned, {}{more}",
                 policy::NAMES
             );
             return Err(ConfigError::new(
                 &vm.node,
                 "a property",
-                format!("{name}, which is unknown"),
+                format_args!("{name}, which is unknown"),
                 fix,
             ));
         }
@@ -236,34 +275,64 @@ fn own_property(
     Ok(())
 }
 
+/// Places devices: an identifier of one cell and an address of two for each.
+fn device_addresses(vm: &mut VmConfig, mut value: &[u8]) -> Result<(), ConfigError> {
+    while !value.is_empty() {
+        let id = number(&mut value, 1);
+        let (id, address) = (id.unwrap_or(0), number(&mut value, 2));
+        let placed = address.map(|address| vm.places.set(id as u32, address));
+        if placed != Some(Ok(())) {
+            let why = placed
+                .and_then(Result::err)
+                .map_or("cut short", Unplaced::text);
+            let shown = format_args!("{id:#x} {:#x}, which is {why}", address.unwrap_or(0));
+            let fix = format_args!(
+                "give for each device its number (bits 31:16) and its address's (15:0) in one cell and the \
+                       address, of a whole page, in two"
+            );
+            return Err(ConfigError::new(
+                &vm.node,
+                "armillary,device-addr",
+                shown,
+                fix,
+            ));
+        }
+    }
+    Ok(())
+}
+
 const MEMORY_FIX: &str = "give the VM's RAM in KiB, a multiple of 4, as two cells";
 
 fn memory(node: &str, property: &'static str, value: &[u8]) -> Result<u64, ConfigError> {
-    let kib = whole(value);
-    let shown = match kib {
-        None => "not a number".into(),
-        Some(0) => "zero".into(),
-        Some(kib) => match kib.checked_mul(1024) {
-            Some(bytes) if bytes % PAGE == 0 => return Ok(bytes),
-            Some(_) => format!("{kib} KiB, which is not a whole number of pages"),
-            None => format!("{kib} KiB, which is more than there can be"),
-        },
+    let error = |shown: fmt::Arguments<'_>| {
+        let fix = format_args!("{MEMORY_FIX}");
+        Err(ConfigError::new(node, property, shown, fix))
     };
-    Err(ConfigError::new(node, property, shown, MEMORY_FIX))
+    match whole(value) {
+        None => error(format_args!("not a number")),
+        Some(0) => error(format_args!("zero")),
+        Some(kib) => match kib.checked_mul(1024) {
+            Some(bytes) if bytes % PAGE == 0 => Ok(bytes),
+            Some(_) => error(format_args!(
+                "{kib} KiB, which is not a whole number of pages"
+            )),
+            None => error(format_args!("{kib} KiB, which is more than there can be")),
+        },
+    }
 }
 
 fn cpus(node: &str, property: &'static str, value: &[u8]) -> Result<u32, ConfigError> {
-    let shown = match cell(value) {
-        Some(cpus @ 1..=MAX_VCPUS) => return Ok(cpus),
-        Some(cpus) => format!("{cpus}"),
-        None => "not one cell".into(),
-    };
-    Err(ConfigError::new(
-        node,
-        property,
-        shown,
-        format!("give 1 to {MAX_VCPUS} vCPUs in one cell"),
-    ))
+    policy::number(node, property, value, " vCPUs", 1..=MAX_VCPUS)
+}
+
+/// Adds the node of a region or a module to the VM.
+fn child(tree: &Tree<'_, '_>, id: Id, vm: &mut VmConfig) -> Result<(), ConfigError> {
+    if !tree.is_compatible(id, region::COMPATIBLE) {
+        return module(tree, id, vm);
+    }
+    let region = region::read(tree, id)?;
+    vm.regions.push(region);
+    Ok(())
 }
 
 /// Adds a module's node to the VM.
@@ -276,12 +345,14 @@ fn module(tree: &Tree<'_, '_>, id: Id, vm: &mut VmConfig) -> Result<(), ConfigEr
         _ => None,
     });
     let Some(kind) = kind else {
-        let fix = "give multiboot,module with multiboot,kernel, multiboot,ramdisk, multiboot,device-tree \
-                   or armillary,firmware";
-        return Err(ConfigError::new(
-            tree.path(id),
+        let fix = format_args!(
+            "give multiboot,module with multiboot,kernel, multiboot,ramdisk, multiboot,device-tree \
+                   or armillary,firmware, or armillary,region"
+        );
+        return Err(tree.error(
+            id,
             "compatible",
-            shown_strings(tree, id),
+            format_args!("{}", shown_strings(tree, id)),
             fix,
         ));
     };
@@ -293,30 +364,32 @@ fn module(tree: &Tree<'_, '_>, id: Id, vm: &mut VmConfig) -> Result<(), ConfigEr
     };
     let node = tree.path(id);
     if let Some(first) = slot {
-        let fix = "describe each VM in a node of its own, compatible with xen,domain, \
-                   and give it one of each kind";
+        let fix = format_args!(
+            "describe each VM in a node of its own, compatible with xen,domain, \
+                   and give it one of each kind"
+        );
         return Err(ConfigError::new(
-            node,
+            &node,
             "the module",
-            format!("the VM's second {kind}, after {}", first.node),
+            format_args!("the VM's second {kind}, after {}", first.node),
             fix,
         ));
     }
     let reg = tree.reg_off_bus(id)?;
     let [range] = *reg.as_slice() else {
         return Err(ConfigError::new(
-            node,
+            &node,
             "reg",
-            format!("of {} ranges", reg.len()),
-            "give one address and one size",
+            format_args!("of {} ranges", reg.len()),
+            format_args!("give one address and one size"),
         ));
     };
     if range.size == 0 {
         return Err(ConfigError::new(
-            node,
+            &node,
             "reg",
-            format!("{range}, which is empty"),
-            "give the module's size in bytes",
+            format_args!("{range}, which is empty"),
+            format_args!("give the module's size in bytes"),
         ));
     }
     if let (true, Some(words)) = (
@@ -352,13 +425,19 @@ fn shown_strings(tree: &Tree<'_, '_>, id: Id) -> String {
 /// Sees to it that the VM has something to run, and one thing only.
 fn complete(vm: VmConfig) -> Result<VmConfig, ConfigError> {
     vm.policy.check(&vm.node, vm.cpus)?;
-    let fix = "give one module compatible with multiboot,kernel or armillary,firmware";
+    let fix =
+        format_args!("give one module compatible with multiboot,kernel or armillary,firmware");
     match (&vm.kernel, &vm.firmware) {
-        (None, None) => Err(ConfigError::new(vm.node, "the kernel", "absent", fix)),
+        (None, None) => Err(ConfigError::new(
+            &vm.node,
+            "the kernel",
+            format_args!("absent"),
+            fix,
+        )),
         (Some(kernel), Some(_)) => Err(ConfigError::new(
             &kernel.node,
             "the kernel",
-            "there beside firmware, which would not run it",
+            format_args!("there beside firmware, which would not run it"),
             fix,
         )),
         _ => Ok(vm),
@@ -373,20 +452,20 @@ fn place(
     others: &mut [VmConfig],
 ) -> Result<VmConfig, ConfigError> {
     if let Some(other) = others.iter().find(|other| other.name == vm.name) {
-        let value = format!("{}, the name of {} too", vm.name, other.node);
+        let value = format_args!("{}, the name of {} too", vm.name, other.node);
         return Err(ConfigError::new(
-            vm.node,
+            &vm.node,
             "the name",
             value,
-            "give each VM a name of its own",
+            format_args!("give each VM a name of its own"),
         ));
     }
     let error = |module: &Module, what: &str, fix: &str| {
         Err(ConfigError::new(
             &module.node,
             "reg",
-            format!("{}, which {what}", module.range),
-            fix,
+            format_args!("{}, which {what}", module.range),
+            format_args!("{fix}"),
         ))
     };
     for (nth, (kind, module)) in vm.modules().enumerate() {

@@ -12,6 +12,7 @@ mod calls;
 mod console;
 mod emulate;
 mod life;
+mod regions;
 mod schedule;
 mod system;
 mod translate;
@@ -76,6 +77,24 @@ const TESTS: &[Test] = tests! {
         both_stages_are_translated_in_the_long_format
         a_translation_of_no_operation_is_refused
         an_access_above_4_gib_does_not_wrap_to_a_device_below;
+    regions:
+        a_load_is_made_by_the_device_model_and_completed_in_its_width
+        a_store_waits_for_its_answer_unless_it_is_posted
+        a_posted_store_runs_on_and_asks_for_one_interrupt
+        interrupts_do_not_end_the_wait_for_a_device_model
+        an_access_without_an_answer_aborts_in_time
+        a_device_model_that_refuses_or_goes_ends_in_an_abort
+        a_device_model_that_resets_begins_with_an_empty_ring
+        a_device_model_whose_count_cant_be_is_a_full_ring
+        a_device_model_sets_the_line_of_its_device_alone
+        an_instruction_of_two_words_is_made_by_two_requests
+        an_address_where_nothing_is_reads_as_zero_where_the_description_says
+        where_nothing_is_aborts_and_is_counted_with_the_first_addresses
+        regions_that_share_a_page_answer_each_for_itself
+        regions_that_overlap_are_refused_with_both_names
+        a_backend_that_there_is_not_is_said_and_aborts
+        a_vm_with_control_places_devices_of_one_that_is_held
+        a_vm_without_control_places_nothing;
     system:
         set_way_operations_clean_memory_once_and_watch_until_the_caches_turn
         jazelle_branches_as_bx_does
@@ -96,6 +115,11 @@ const TESTS: &[Test] = tests! {
         vfp_moves_at_the_first_use_after_a_switch
         a_vcpu_without_vfp_moves_none
         registers_come_back_after_another_vcpu_ran
+        the_highest_priority_that_is_ready_runs
+        a_reservation_bounds_what_a_vm_takes
+        a_vm_that_is_paused_runs_on_when_it_is_resumed
+        a_cpu_with_nothing_to_do_takes_from_one_that_has_too_much
+        a_vcpu_stays_on_the_cpus_that_it_may_run_on
         vms_that_take_turns_keep_their_translations
         vcpus_that_take_turns_find_no_translations_of_each_other
         vcpus_of_one_vm_on_two_cpus_stop_together;
@@ -121,6 +145,12 @@ const TESTS: &[Test] = tests! {
         console_lines_carry_the_name_while_there_are_several_vms
         vmids_that_run_out_begin_anew_with_one_flush
         a_vm_that_wants_too_much_memory_is_refused_by_name_and_nothing_is_lost
+        a_vm_that_is_destroyed_leaves_nothing
+        a_vm_that_is_off_starts_again
+        a_vm_that_crashes_begins_anew_a_few_times
+        a_vm_with_control_manages_another
+        a_vm_without_control_manages_nobody
+        a_vm_that_crashes_shows_its_registers_where_that_is_wanted
         what_cant_be_built_is_logged_and_the_others_start
         a_vm_that_is_dropped_scrubs_its_memory_and_gives_it_back;
 };
