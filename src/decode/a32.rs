@@ -29,8 +29,13 @@ pub(super) const fn is_single(w: u32) -> bool {
 }
 
 /// Decodes one.
-#[inline(always)]
 pub(super) fn single(w: u32) -> Result<Single, Reason> {
+    single_of(w, true)
+}
+
+/// The same, refused where it is of pc and that is not `allowed`.
+#[inline(always)]
+pub(super) fn single_of(w: u32, allowed: bool) -> Result<Single, Reason> {
     let bits = w & (REGISTER | BEFORE | UP | BYTE | WRITE | LOAD | OPERANDS);
     let (t, n) = (w >> 12 & 15, w >> 16 & 15);
     let mut single = Single::new(bits);
@@ -47,7 +52,7 @@ pub(super) fn single(w: u32) -> Result<Single, Reason> {
         }
     }
     if t == 15 {
-        refuse_if(w & BYTE != 0, Pc)?;
+        refuse_if(!allowed || w & BYTE != 0, Pc)?;
     }
     Ok(single)
 }

@@ -204,7 +204,7 @@ impl Single {
         if !a32::is_single(word) || word >> 28 != 14 || regs.cpsr & psr::J != 0 {
             return Self::of(Instruction::A32(word), regs);
         }
-        a32::single(word).ok().filter(|single| single.t() != 15)
+        a32::single_of(word, false).ok()
     }
 
     /// The address of its access, and what its base gets in the end, if anything.
