@@ -204,6 +204,9 @@ impl Single {
         if !a32::is_single(word) || word >> 28 != 14 || regs.cpsr & psr::J != 0 {
             return Self::of(Instruction::A32(word), regs);
         }
+        if word >> 12 & 15 == 15 {
+            return None;
+        }
         a32::single_of(word, false).ok()
     }
 
@@ -235,7 +238,11 @@ impl Single {
         if self.at().writeback() {
             set(gprs, self.at().n(), moved);
         }
-        gprs.regs.skip(length);
+        if gprs.regs.thumb() {
+            gprs.regs.skip(length);
+        } else {
+            gprs.regs.pc = gprs.regs.pc.wrapping_add(4);
+        }
     }
 
     /// From the bits named above.
