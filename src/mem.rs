@@ -57,9 +57,18 @@ mod heap {
             unsafe { self.lock().add_to_heap(start, start + size) };
         }
 
-        pub(super) fn free(&self) -> usize {
-            let heap = self.lock();
-            heap.stats_total_bytes() - heap.stats_alloc_actual()
+        /// Whether it has `bytes` free bytes in one piece.
+        pub(super) fn has(&self, bytes: usize) -> bool {
+            let mut heap = self.lock();
+            let Ok(layout) = Layout::from_size_align(bytes, 1) else {
+                return false;
+            };
+            let block = heap.alloc(layout);
+            if let Ok(block) = block {
+                // SAFETY: just allocated with this layout.
+                unsafe { heap.dealloc(block, layout) };
+            }
+            block.is_ok()
         }
 
         pub(super) fn total(&self) -> usize {
@@ -591,7 +600,7 @@ impl ModuleMemory {
     }
 }
 
-/// Makes the heap have at least `bytes` free bytes; whether it has.
+/// Makes the heap have at least `bytes` free bytes in one piece; whether it has.
 ///
 /// It grows by 256 KiB while its first 2 MiB of addresses last, then by blocks of 2 MiB. Its frames
 /// lie below 4 GiB, where stage-2 tables have to be.
@@ -599,7 +608,7 @@ impl ModuleMemory {
 #[must_use]
 pub fn reserve_heap(bytes: usize) -> bool {
     use crate::arch::mmu;
-    while heap::HEAP.free() < bytes {
+    while !heap::HEAP.has(bytes) {
         let grown = [BLOCK / 8, BLOCK].into_iter().any(|size| {
             let Some(pa) = alloc(size, size) else {
                 return false;
