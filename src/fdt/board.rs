@@ -514,7 +514,7 @@ impl UartKind {
         io_width: 1,
     };
 
-    const ALL: [(&[u8], Self); 10] = [
+    const ALL: &[(&[u8], Self)] = &[
         (b"arm,pl011", Self::Pl011),
         (b"ns16550a", Self::NS16550),
         (b"ns16550", Self::NS16550),
@@ -527,10 +527,10 @@ impl UartKind {
         (b"samsung,exynos4210-uart", Self::Exynos),
     ];
 
+    #[inline(never)]
     fn of(compatible: &[u8]) -> Option<Self> {
-        let mut all = Self::ALL.iter();
-        all.find(|(name, _)| *name == compatible)
-            .map(|&(_, kind)| kind)
+        let named = |(name, _): &&(&[u8], Self)| *name == compatible;
+        Self::ALL.iter().find(named).map(|&(_, kind)| kind)
     }
 }
 
