@@ -579,7 +579,7 @@ impl Cpu {
     }
 
     /// Runs vCPU `index` until something other than itself has to be done.
-    #[inline(always)]
+    #[inline(never)]
     fn turn(&mut self, index: usize) {
         self.load(index);
         self.slice_end = NEVER;
