@@ -461,12 +461,12 @@ fn place(
             format_args!("give each VM a name of its own"),
         ));
     }
-    let error = |module: &Module, what: &str, fix: &str| {
+    let error = |module: &Module, what: fmt::Arguments<'_>, fix: fmt::Arguments<'_>| {
         Err(ConfigError::new(
             &module.node,
             "reg",
             format_args!("{}, which {what}", module.range),
-            format_args!("{fix}"),
+            fix,
         ))
     };
     let modules = vm.modules();
@@ -475,8 +475,8 @@ fn place(
         if !board.memory.iter().any(|ram| ram.contains(&module.range)) {
             return error(
                 module,
-                "is not all RAM",
-                "load the module into RAM, and give its address and size here",
+                format_args!("is not all RAM"),
+                format_args!("load the module into RAM, and give its address and size here"),
             );
         }
         if let Some((what, range)) = taken
@@ -485,8 +485,8 @@ fn place(
         {
             return error(
                 module,
-                &format!("overlaps {what} at {range}"),
-                "load the module elsewhere",
+                format_args!("overlaps {what} at {range}"),
+                format_args!("load the module elsewhere"),
             );
         }
         for (n, &(other_kind, other)) in modules[..nth].iter().chain(&all_others).enumerate() {
@@ -494,8 +494,8 @@ fn place(
             if !shared && module.range.overlaps(&other.range) {
                 return error(
                     module,
-                    &format!("overlaps {} at {}", other.node, other.range),
-                    "load one of them elsewhere",
+                    format_args!("overlaps {} at {}", other.node, other.range),
+                    format_args!("load one of them elsewhere"),
                 );
             }
         }
