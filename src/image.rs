@@ -158,6 +158,7 @@ impl Segment {
         (here.is_aligned(PAGE) && self.ipa.is_aligned(PAGE)).then_some(here)
     }
 
+    #[inline(never)]
     fn end(&self) -> Ipa {
         Ipa(self.ipa.0.saturating_add(self.memory))
     }

@@ -97,6 +97,8 @@ impl VmConfig {
     }
 
     /// The error for a VM that wants `wanted` bytes where no such piece of RAM is left.
+    #[cold]
+    #[inline(never)]
     #[must_use]
     pub fn no_memory(&self, wanted: u64, largest_free: u64) -> ConfigError {
         let value = format_args!(
@@ -114,6 +116,8 @@ impl VmConfig {
 
     /// The error for a module whose contents are not what they should be: `why` completes
     /// "the kernel is ...".
+    #[cold]
+    #[inline(never)]
     #[must_use]
     pub fn bad_module(kind: &str, module: &Module, why: &dyn fmt::Display) -> ConfigError {
         ConfigError::told(&module.node, kind, format_args!("{why}"))
