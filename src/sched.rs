@@ -85,12 +85,6 @@ impl Reservation {
     }
 }
 
-/// The first of those with the highest priority, and that.
-#[must_use]
-pub fn first<T>(ready: impl Iterator<Item = (T, u8)>) -> Option<(T, u8)> {
-    ready.reduce(|best, next| if next.1 > best.1 { next } else { best })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,16 +113,6 @@ mod tests {
         server.charge(100, 105);
         server.charge(110, 125);
         assert_eq!(server.again(), Some(210), "5 at 200 only pay what is owed");
-    }
-
-    #[test]
-    fn the_first_of_the_highest_priority_runs() {
-        assert_eq!(
-            first([('a', 1), ('b', 3), ('c', 3)].into_iter()),
-            Some(('b', 3))
-        );
-        assert_eq!(first([('a', 0)].into_iter()), Some(('a', 0)));
-        assert_eq!(first(core::iter::empty::<((), u8)>()), None);
     }
 
     proptest! {

@@ -229,26 +229,36 @@ impl Vcpu {
         (ticks * 256 / u64::from(count.max(1)) * exits / 256).min(self.ran)
     }
 
-    /// It gets a CPU, or still has it.
+    /// It gets a CPU at `now`, ticks.
     #[inline(always)]
-    pub fn start_clock(&mut self) {
-        if self.since == NEVER {
-            self.since = machine::now();
-        }
+    pub fn start_clock(&mut self, now: u64) {
+        self.since = now;
     }
 
-    /// It loses its CPU.
+    /// It loses its CPU at `now`, ticks.
     #[inline(always)]
-    pub fn stop_clock(&mut self) {
-        self.ran += machine::now() - self.since;
+    pub fn stop_clock(&mut self, now: u64) {
+        self.ran += now - self.since;
         self.since = NEVER;
+    }
+
+    /// Logs its registers, which are live.
+    #[cold]
+    pub fn dump(&mut self) {
+        let (pc, cpsr) = (self.context.regs().pc, self.context.regs().cpsr);
+        log::info!("{}: pc {pc:08x} cpsr {cpsr:08x}", self.vm.name());
+        for first in [0, 5, 10] {
+            let [a, b, c, d, e] = [0, 1, 2, 3, 4].map(|n| self.gpr(first + n));
+            log::info!("r{first:<2} {a:08x} {b:08x} {c:08x} {d:08x} {e:08x}");
+        }
     }
 
     /// Lets other CPUs see what it has done.
     pub fn publish(&mut self) {
         if self.since != NEVER {
-            self.stop_clock();
-            self.start_clock();
+            let now = machine::now();
+            self.stop_clock(now);
+            self.start_clock(now);
         }
         *self.link().figures.lock() = Figures {
             doing: match self.state {
@@ -350,9 +360,23 @@ impl Vcpu {
     /// A store to the distributor.
     #[inline(always)]
     pub fn store_gicd(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) {
-        self.change_gic(state, |gic, vcpu, lrs| {
+        let kick = self.write_gicd(state, offset, width, value);
+        self.vm.kick(kick, self.index);
+    }
+
+    /// The same. Whether this CPU has been asked for something without a kick: it then has to look before
+    /// it enters a guest again.
+    #[inline(always)]
+    pub fn ask_gicd(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) -> bool {
+        let kick = self.write_gicd(state, offset, width, value);
+        self.vm.ask(kick, self.index)
+    }
+
+    #[inline(always)]
+    fn write_gicd(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) -> Kick {
+        self.apply(state, |gic, vcpu, lrs| {
             gic.write(vcpu, offset & 0xfff, width, value, lrs)
-        });
+        })
     }
 
     /// A load from the distributor.
@@ -469,12 +493,20 @@ impl Vcpu {
 
     /// Passes on what an access did to the UART's line, after what has been typed has filled the
     /// room that it made.
+    #[inline(always)]
     fn uart_line(&self, state: &mut Shared, line: Line) {
+        if state.typed || line != Line::Same {
+            self.change_uart_line(state, line);
+        }
+    }
+
+    #[inline(never)]
+    fn change_uart_line(&self, state: &mut Shared, line: Line) {
         if state.typed {
             state.refill();
             let level = state.uart.line();
             self.set_line(state, interrupt::UART, level);
-        } else if line != Line::Same {
+        } else {
             self.set_line(state, interrupt::UART, line == Line::Raised);
         }
     }
@@ -523,11 +555,22 @@ impl Vcpu {
     #[inline(always)]
     fn change_gic(
         &self,
-        mut state: Locked<'_>,
+        state: Locked<'_>,
         change: impl FnOnce(&mut Vgic, usize, &mut ListRegisters) -> Kick,
     ) {
+        let kick = self.apply(state, change);
+        self.vm.kick(kick, self.index);
+    }
+
+    /// So, and leaves it to the caller to let the others know.
+    #[inline(always)]
+    fn apply(
+        &self,
+        mut state: Locked<'_>,
+        change: impl FnOnce(&mut Vgic, usize, &mut ListRegisters) -> Kick,
+    ) -> Kick {
         let Some(mut lrs) = machine::list_registers() else {
-            return;
+            return Kick(0);
         };
         let mut kick = change(&mut state.gic, self.index, &mut lrs);
         if state.gic.needs_flush(self.index) {
@@ -537,8 +580,7 @@ impl Vcpu {
                 self.watch_dir(&mut state);
             }
         }
-        drop(state);
-        self.vm.kick(kick, self.index);
+        kick
     }
 
     /// From now on GICC_DIR traps, for the VM's whole life: the hardware does not tell which of
@@ -662,6 +704,7 @@ impl Vcpu {
     }
 
     /// Makes its interrupts live on this CPU.
+    #[inline(always)]
     pub fn load_interrupts(&self) {
         let Some(mut lrs) = machine::list_registers() else {
             return;
@@ -677,6 +720,7 @@ impl Vcpu {
     }
 
     /// Takes its interrupts from this CPU.
+    #[inline(always)]
     pub fn put_interrupts(&self) {
         let Some(mut lrs) = machine::list_registers() else {
             return;
@@ -707,6 +751,7 @@ impl Vcpu {
     }
 }
 
+#[inline(always)]
 fn each_bit(mut bits: u32, mut each: impl FnMut(u32)) {
     while bits != 0 {
         each(bits.trailing_zeros());

@@ -18,6 +18,8 @@ pub enum Next {
     Resume,
     /// Takes a physical interrupt.
     Interrupt,
+    /// Looks what this CPU has asked of itself.
+    Look,
     /// Gives the vCPU its VFP registers.
     Vfp,
     /// Looks when the vCPU's physical timer is due.
@@ -91,7 +93,10 @@ fn trap(vcpu: &mut Vcpu) -> Next {
     }
     match hsr.plain_access() {
         Some(abort) => mmio::plain(vcpu, abort),
-        None => rare(vcpu, hsr),
+        None => match hsr.data_abort() {
+            Some(abort) => mmio::data_abort(vcpu, abort),
+            None => rare(vcpu, hsr),
+        },
     }
 }
 
@@ -118,7 +123,6 @@ fn rare(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
         Syndrome::Cp15Double(transfer) => cp15::cp15_double(vcpu, transfer, hsr),
         Syndrome::VfpId(transfer) => cp15::vfp_id(vcpu, transfer, hsr),
         Syndrome::Cp14(transfer) => cp15::cp14(vcpu, transfer, hsr),
-        Syndrome::DataAbort(abort) => mmio::data_abort(vcpu, abort),
         Syndrome::PrefetchAbort(abort) => mmio::prefetch_abort(vcpu, abort),
         Syndrome::Bxj(bxj) => {
             vcpu.count(Reason::Other);
@@ -133,6 +137,7 @@ fn rare(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
         Syndrome::Unknown
         | Syndrome::Svc { .. }
         | Syndrome::PcAlignment
+        | Syndrome::DataAbort(_)
         | Syndrome::HypPrefetchAbort(_)
         | Syndrome::HypDataAbort(_)
         | Syndrome::Reserved { .. }

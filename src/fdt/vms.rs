@@ -430,6 +430,19 @@ fn shown_strings(tree: &Tree<'_, '_>, id: Id) -> String {
 /// Sees to it that the VM has something to run, and one thing only.
 fn complete(vm: VmConfig) -> Result<VmConfig, ConfigError> {
     vm.policy.check(&vm.node, vm.cpus)?;
+    for (nth, region) in vm.regions.iter().enumerate() {
+        let same = |other: &&RegionConfig| {
+            other.interrupt.is_some() && other.interrupt == region.interrupt
+        };
+        if let Some(other) = vm.regions.iter().take(nth).find(same) {
+            return Err(ConfigError::new(
+                &region.node,
+                "interrupts",
+                format_args!("that of {} too", other.node),
+                format_args!("give each device an interrupt of its own"),
+            ));
+        }
+    }
     let fix =
         format_args!("give one module compatible with multiboot,kernel or armillary,firmware");
     match (&vm.kernel, &vm.firmware) {

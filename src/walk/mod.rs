@@ -40,6 +40,8 @@ pub struct Stage1 {
 mod sctlr {
     /// The MMU is on.
     pub(super) const M: u32 = 1 << 0;
+    /// Data caches are on.
+    pub(super) const C: u32 = 1 << 2;
     /// Instruction caches are on.
     pub(super) const I: u32 = 1 << 12;
     /// What is writable at a privilege level can't be executed there.
@@ -461,6 +463,23 @@ pub fn translate(
         Format::Short => short::translate(regs, memory, va, access),
         Format::Long => long::translate(regs, memory, va, access),
     }
+}
+
+/// Where the instruction at `va` is, by the way that most go: a section or a small page of TTBR0's
+/// table, with the data cache on, which may hold the table. `None` where [`translate`] must say, whatever is refused among that.
+#[inline(always)]
+pub fn instruction(
+    regs: &Stage1,
+    memory: &mut impl Memory,
+    va: u32,
+    privileged: bool,
+) -> Option<Ipa> {
+    const RARE: u32 = sctlr::EE | sctlr::AFE | sctlr::WXN | sctlr::UWXN;
+    const USUAL: u32 = sctlr::M | sctlr::C;
+    if regs.ttbcr != 0 || regs.sctlr & (RARE | USUAL) != USUAL {
+        return None;
+    }
+    short::instruction(regs, memory, va, privileged)
 }
 
 /// The MMU is off: addresses are the same and everything is allowed (B3.2; HCR.DC is not used).

@@ -3,6 +3,7 @@
 mod dispatch;
 mod emulate;
 pub(super) mod memory;
+mod single;
 
 use super::{Next, external_abort};
 use crate::addr::{Ipa, PAGE, PAGE_SHIFT};
@@ -98,9 +99,10 @@ fn plain_store(vcpu: &mut Vcpu, abort: DataAbort, far: u32, page: u32) -> Next {
         }
     };
     let address = page << PAGE_SHIFT | far & (PAGE as u32 - 1);
+    let mut asked = false;
     match slot {
         Device::UART => vcpu.store_uart(state, address, width, value),
-        Device::GICD => vcpu.store_gicd(state, address, width, value),
+        Device::GICD => asked = vcpu.ask_gicd(state, address, width, value),
         _ => {
             drop(state);
             return access(vcpu, abort, faulting(far));
@@ -108,7 +110,7 @@ fn plain_store(vcpu: &mut Vcpu, abort: DataAbort, far: u32, page: u32) -> Next {
     }
     let regs = vcpu.context.regs_mut();
     regs.pc = regs.pc.wrapping_add(4);
-    Next::Resume
+    if asked { Next::Look } else { Next::Resume }
 }
 
 /// A plain load or store where no device is, but `leaf`.
@@ -213,10 +215,21 @@ fn undescribed(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
     emulate::emulate(vcpu, abort, far, ipa)
 }
 
-/// A data abort that is not plain, or that no load or store caused.
-#[cold]
+/// A data abort that is not plain.
+#[inline(never)]
 pub(super) fn data_abort(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
     vcpu.count(Reason::DataAbort);
+    if abort.undescribed()
+        && single::perform(vcpu, abort, Live::hdfar(), Live::hpfar() >> 4).is_some()
+    {
+        return Next::Resume;
+    }
+    any_data_abort(vcpu, abort)
+}
+
+/// One that no single load or store at a device caused.
+#[inline(never)]
+fn any_data_abort(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
     let far = Live::hdfar();
     let kind = if abort.write() {
         Kind::Write
