@@ -3,6 +3,7 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::fmt::Arguments;
 
 use super::tree::{cell, is_named, number, string, whole};
 use super::{ConfigError, Id, Range, Tree};
@@ -154,19 +155,18 @@ impl Board {
         for id in tree.ids() {
             found.look_at(tree, id)?;
         }
-        let absent = |what, fix: &str| {
-            ConfigError::new("/", what, format_args!("absent"), format_args!("{fix}"))
-        };
+        let absent =
+            |what, fix: Arguments<'_>| ConfigError::new("/", what, format_args!("absent"), fix);
         if found.memory.is_empty() {
             return Err(absent(
                 "memory",
-                "give a memory node whose reg lies below 2^40",
+                format_args!("give a memory node whose reg lies below 2^40"),
             ));
         }
         if found.cpus.is_empty() {
             return Err(absent(
                 "cpus",
-                "give a cpu node for each CPU, with the CPU's affinity in reg",
+                format_args!("give a cpu node for each CPU, with the CPU's affinity in reg"),
             ));
         }
         found.reserved.extend_from_slice(tree.reservations());
@@ -178,12 +178,17 @@ impl Board {
             gic: found.gic.ok_or_else(|| {
                 absent(
                     "interrupt controller",
-                    "give a GICv2 with virtualization extensions, such as arm,gic-400",
+                    format_args!(
+                        "give a GICv2 with virtualization extensions, such as arm,gic-400"
+                    ),
                 )
             })?,
-            timer: found
-                .timer
-                .ok_or_else(|| absent("timer", "give a node compatible with arm,armv7-timer"))?,
+            timer: found.timer.ok_or_else(|| {
+                absent(
+                    "timer",
+                    format_args!("give a node compatible with arm,armv7-timer"),
+                )
+            })?,
             uart: Uart::chosen(tree).or(found.uart),
             rtc: found.rtc,
             words: found.words,
@@ -326,8 +331,8 @@ impl Found {
 
 impl Psci {
     fn read(tree: &Tree<'_, '_>, id: Id, standard: bool) -> Result<Self, ConfigError> {
-        let error = |property, value: &str, fix: &str| {
-            tree.error(id, property, format_args!("{value}"), format_args!("{fix}"))
+        let error = |property, value: Arguments<'_>, fix: Arguments<'_>| {
+            tree.error(id, property, value, fix)
         };
         let conduit = match tree.property(id, "method") {
             Some(b"smc\0") => Conduit::Smc,
@@ -335,16 +340,16 @@ impl Psci {
             _ => {
                 return Err(error(
                     "method",
-                    "neither \"smc\" nor \"hvc\"",
-                    "give the one that firmware answers to",
+                    format_args!("neither \"smc\" nor \"hvc\""),
+                    format_args!("give the one that firmware answers to"),
                 ));
             }
         };
         let number = |name| {
-            let fix = "give the function's number in one cell";
+            let fix = format_args!("give the function's number in one cell");
             tree.property(id, name)
                 .and_then(cell)
-                .ok_or_else(|| error(name, "absent or malformed", fix))
+                .ok_or_else(|| error(name, format_args!("absent or malformed"), fix))
         };
         // ARM DEN 0022, 5.1: the numbers of the 32-bit calls.
         let (cpu_on, cpu_off) = if standard {

@@ -273,13 +273,15 @@ impl<'b, 'a> Tree<'b, 'a> {
         id: Id,
         (address_cells, size_cells): (usize, usize),
     ) -> Result<Vec<Range>, ConfigError> {
-        let error = |value: &str| {
+        let error = |value: fmt::Arguments<'_>| {
             let fix = format_args!(
                 "give each range an address of {address_cells} and a size of {size_cells} cells"
             );
-            self.error(id, "reg", format_args!("{value}"), fix)
+            self.error(id, "reg", value, fix)
         };
-        let mut value = self.property(id, "reg").ok_or_else(|| error("absent"))?;
+        let mut value = self
+            .property(id, "reg")
+            .ok_or_else(|| error(format_args!("absent")))?;
         let mut ranges = Vec::new();
         if address_cells == 0 {
             let fix = format_args!("give the bus #address-cells of at least 1");
@@ -288,7 +290,7 @@ impl<'b, 'a> Tree<'b, 'a> {
         while !value.is_empty() {
             let start = number(&mut value, address_cells);
             let (Some(start), Some(size)) = (start, number(&mut value, size_cells)) else {
-                return Err(error("of another length than its cells"));
+                return Err(error(format_args!("of another length than its cells")));
             };
             ranges.push(Range {
                 start: Pa(start),

@@ -97,6 +97,8 @@ impl VmConfig {
     }
 
     /// The error for a VM that wants `wanted` bytes where no such piece of RAM is left.
+    #[cold]
+    #[inline(never)]
     #[must_use]
     pub fn no_memory(&self, wanted: u64, largest_free: u64) -> ConfigError {
         let value = format_args!(
@@ -114,6 +116,8 @@ impl VmConfig {
 
     /// The error for a module whose contents are not what they should be: `why` completes
     /// "the kernel is ...".
+    #[cold]
+    #[inline(never)]
     #[must_use]
     pub fn bad_module(kind: &str, module: &Module, why: &dyn fmt::Display) -> ConfigError {
         ConfigError::told(&module.node, kind, format_args!("{why}"))
@@ -474,12 +478,12 @@ fn place(
             format_args!("give each VM a name of its own"),
         ));
     }
-    let error = |module: &Module, what: &str, fix: &str| {
+    let error = |module: &Module, what: fmt::Arguments<'_>, fix: fmt::Arguments<'_>| {
         Err(ConfigError::new(
             &module.node,
             "reg",
             format_args!("{}, which {what}", module.range),
-            format_args!("{fix}"),
+            fix,
         ))
     };
     let modules = vm.modules();
@@ -488,8 +492,8 @@ fn place(
         if !board.memory.iter().any(|ram| ram.contains(&module.range)) {
             return error(
                 module,
-                "is not all RAM",
-                "load the module into RAM, and give its address and size here",
+                format_args!("is not all RAM"),
+                format_args!("load the module into RAM, and give its address and size here"),
             );
         }
         if let Some((what, range)) = taken
@@ -498,8 +502,8 @@ fn place(
         {
             return error(
                 module,
-                &format!("overlaps {what} at {range}"),
-                "load the module elsewhere",
+                format_args!("overlaps {what} at {range}"),
+                format_args!("load the module elsewhere"),
             );
         }
         for (n, &(other_kind, other)) in modules[..nth].iter().chain(&all_others).enumerate() {
@@ -507,8 +511,8 @@ fn place(
             if !shared && module.range.overlaps(&other.range) {
                 return error(
                     module,
-                    &format!("overlaps {} at {}", other.node, other.range),
-                    "load one of them elsewhere",
+                    format_args!("overlaps {} at {}", other.node, other.range),
+                    format_args!("load one of them elsewhere"),
                 );
             }
         }
