@@ -130,7 +130,9 @@ pub struct Vcpu {
     since: u64,
     /// Whether the next exit is timed: one in [`SAMPLE`] interrupts has it so.
     sampling: bool,
-    /// When the exit that is being timed began, ticks; [`NEVER`]: none is.
+    /// Whether an exit is being timed.
+    timing: bool,
+    /// When that began, ticks.
     left: u64,
     /// What timed exits took, ticks, and how many there were.
     sampled: (u64, u32),
@@ -164,7 +166,8 @@ impl Vcpu {
             ran: 0,
             since: NEVER,
             sampling: true,
-            left: NEVER,
+            timing: false,
+            left: 0,
             sampled: (0, 0),
         }
     }
@@ -201,7 +204,7 @@ impl Vcpu {
 
     #[cold]
     fn begin_sample(&mut self) -> bool {
-        self.sampling = false;
+        (self.sampling, self.timing) = (false, true);
         self.left = machine::now();
         true
     }
@@ -209,7 +212,7 @@ impl Vcpu {
     /// It is about to go on: what was timed ends.
     #[inline(always)]
     pub fn end_sample(&mut self) {
-        if self.left != NEVER {
+        if self.timing {
             self.add_sample();
         }
     }
@@ -218,7 +221,7 @@ impl Vcpu {
     fn add_sample(&mut self) {
         self.sampled.0 += machine::now() - self.left;
         self.sampled.1 += 1;
-        self.left = NEVER;
+        self.timing = false;
     }
 
     /// How long its exits have taken, as far as those that were timed tell, ticks.
