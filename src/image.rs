@@ -158,6 +158,7 @@ impl Segment {
         (here.is_aligned(PAGE) && self.ipa.is_aligned(PAGE)).then_some(here)
     }
 
+    #[inline(never)]
     fn end(&self) -> Ipa {
         Ipa(self.ipa.0.saturating_add(self.memory))
     }
@@ -510,6 +511,7 @@ const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const UIMAGE_MAGIC: &[u8] = &[0x27, 0x05, 0x19, 0x56];
 const ZIMAGE_MAGIC: u32 = 0x016f_2818;
 
+#[inline(never)]
 fn little(bytes: &[u8], at: usize) -> u32 {
     bytes
         .get(at..)
@@ -740,14 +742,14 @@ fn uimage(outer: &View<'_>) -> Result<Image, ImageError> {
             "load it again",
         ))
     };
-    let error = |found: &'static str| {
+    let error = |found: fmt::Arguments<'_>| {
         Err(ImageError::new(
-            format_args!("{found}"),
+            found,
             "make it by mkimage -A arm -T kernel -C none",
         ))
     };
     if outer.packed.is_some() {
-        return error("a uImage packed as a whole");
+        return error(format_args!("a uImage packed as a whole"));
     }
     let mut header = [0; UIMAGE_HEADER as usize];
     outer.read(0, &mut header)?;
@@ -762,10 +764,10 @@ fn uimage(outer: &View<'_>) -> Result<Image, ImageError> {
         (false, ..) => return changed(),
         (_, ARM, KERNEL | NOLOAD, 0 | 1) => {}
         (_, ARM, KERNEL | NOLOAD, _) => {
-            return error("a uImage packed by something else than gzip");
+            return error(format_args!("a uImage packed by something else than gzip"));
         }
-        (_, ARM, ..) => return error("a uImage of something else than a kernel"),
-        _ => return error("a uImage for another machine"),
+        (_, ARM, ..) => return error(format_args!("a uImage of something else than a kernel")),
+        _ => return error(format_args!("a uImage for another machine")),
     }
     if u64::from(size) > outer.size - UIMAGE_HEADER {
         return Err(truncated());
@@ -775,7 +777,9 @@ fn uimage(outer: &View<'_>) -> Result<Image, ImageError> {
     }
     let view = View::open(outer.source, outer.offset + UIMAGE_HEADER, size.into())?;
     if (packing == 1) != view.packed.is_some() {
-        return error("a uImage packed otherwise than its header says");
+        return error(format_args!(
+            "a uImage packed otherwise than its header says"
+        ));
     }
     let (load, entry) = match kind {
         NOLOAD => (
@@ -803,13 +807,17 @@ fn elf(view: &View<'_>) -> Result<Image, ImageError> {
     let mut header = [0; 52];
     view.read(0, &mut header)?;
     let half = |at| little(&header, at) & 0xffff;
-    let error = |found: &'static str| Err(ImageError::new(format_args!("{found}"), OTHER_KERNEL));
+    let error = |found: fmt::Arguments<'_>| Err(ImageError::new(found, OTHER_KERNEL));
     match (header[4], header[5], half(18), half(16)) {
         (1, 1, 40, 2 | 3) => {}
-        (1, 1, 40, _) => return error("an ELF that is no program: an object or a core"),
-        (2, ..) => return error("a 64-bit ELF"),
-        (_, 2, ..) => return error("a big-endian ELF"),
-        _ => return error("an ELF for another machine"),
+        (1, 1, 40, _) => {
+            return error(format_args!(
+                "an ELF that is no program: an object or a core"
+            ));
+        }
+        (2, ..) => return error(format_args!("a 64-bit ELF")),
+        (_, 2, ..) => return error(format_args!("a big-endian ELF")),
+        _ => return error(format_args!("an ELF for another machine")),
     }
     let mut entry = little(&header, 24);
     let (start, size, count) = (little(&header, 28), half(42), half(44));
@@ -826,13 +834,13 @@ fn elf(view: &View<'_>) -> Result<Image, ImageError> {
             continue;
         }
         if segments.len() == MAX_SEGMENTS {
-            return error("an ELF of more than 32 segments");
+            return error(format_args!("an ELF of more than 32 segments"));
         }
         if u64::from(offset) + u64::from(bytes) > view.size {
             return Err(ImageError::new(format_args!("an ELF cut short"), WHOLE));
         }
         if bytes > memory || to.checked_add(memory - 1).is_none() {
-            return error("an ELF with a malformed segment");
+            return error(format_args!("an ELF with a malformed segment"));
         }
         // The entry is a virtual address; the guest starts with its MMU off.
         if flags & EXECUTABLE != 0 && from != to && little(&header, 24).wrapping_sub(from) < bytes {
@@ -847,7 +855,7 @@ fn elf(view: &View<'_>) -> Result<Image, ImageError> {
         });
     }
     if segments.is_empty() {
-        return error("an ELF without anything to load");
+        return error(format_args!("an ELF without anything to load"));
     }
     let (thumb, entry) = (entry & 1 != 0, Ipa((entry & !1).into()));
     Ok(Image {

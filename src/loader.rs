@@ -91,7 +91,7 @@ impl Memory {
         }
         let mut ram = Ram::default();
         let mut wanted = 0;
-        let mut add = |ipa: u64, size: u64| {
+        let add: &mut dyn FnMut(u64, u64) -> Result<(), ConfigError> = &mut |ipa, size| {
             wanted += size;
             ram.add(Ipa(ipa), size)
                 .map_err(|_| config.no_memory(wanted, left))

@@ -88,21 +88,21 @@ fn homes(
     tenants: &mut [u32; MAX_CPUS],
 ) -> Result<Vec<usize>, ConfigError> {
     let mask = balance::present(config.policy.cpus);
-    let place = |_| {
+    let mut homes = Vec::new();
+    for _ in 0..config.cpus {
         let allowed = (0..cpus).filter(|cpu| mask & 1 << cpu != 0);
-        let home = allowed.min_by_key(|&cpu| tenants[cpu])?;
+        let Some(home) = allowed.min_by_key(|&cpu| tenants[cpu]) else {
+            return Err(ConfigError::new(
+                &config.node,
+                "armillary,cpus",
+                format_args!("of CPUs that are not there"),
+                format_args!("name some of CPU 0 to {}", cpus - 1),
+            ));
+        };
         tenants[home] += 1;
-        Some(home)
-    };
-    let homes: Option<Vec<usize>> = (0..config.cpus).map(place).collect();
-    homes.ok_or_else(|| {
-        ConfigError::new(
-            &config.node,
-            "armillary,cpus",
-            format_args!("of CPUs that are not there"),
-            format_args!("name some of CPU 0 to {}", cpus - 1),
-        )
-    })
+        homes.push(home);
+    }
+    Ok(homes)
 }
 
 /// What the vCPUs of a CPU are, as long as none changes: a switch looks at this alone.

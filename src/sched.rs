@@ -77,7 +77,8 @@ impl Reservation {
             self.left = self.left.saturating_add_unsigned(sum);
             // Not `copy_within`: its `memmove` is a KiB of the image, and wanted by nobody else.
             for from in count..self.count {
-                self.uses.swap(from - count, from);
+                let (back, used) = self.uses[from];
+                self.uses[from - count] = (back, used);
             }
             self.count -= count;
         }

@@ -2,7 +2,7 @@
 //! out by hand from the pseudocode of ARM DDI 0406C, and properties over random instructions.
 
 use armillary::decode::Instruction::{self, A32, T16, T32};
-use armillary::decode::{Access, Form, Reason, Transfer, Vectors, decode};
+use armillary::decode::{Access, Form, Reason, Single, Transfer, Vectors, decode};
 use armillary::regs::{Banked, Banks, Gprs, Regs, mode, psr};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -718,6 +718,49 @@ proptest! {
         prop_assert_eq!(once.regs, twice.regs);
         prop_assert_eq!(once.live, twice.live);
         prop_assert_eq!(once.memory, twice.memory);
+    }
+
+    #[test]
+    fn a_single_load_or_store_does_what_its_transfer_does(
+        instruction in any_instruction(),
+        machine in any_machine(),
+        loaded: u32,
+    ) {
+        let mut long = machine.clone();
+        long.regs.cpsr |= if matches!(instruction, A32(_)) { 0 } else { psr::T };
+        let it = if matches!(instruction, A32(_)) { psr::IT } else { 0 };
+        long.regs.cpsr &= !it;
+        let mut short = long.clone();
+        let mut gprs = Gprs { regs: &mut short.regs, banks: &mut short.live };
+        let single = Single::of(instruction, gprs.regs);
+        if let A32(word) = instruction {
+            prop_assert_eq!(Single::of_word(word, gprs.regs), single);
+        }
+        let mut other = Gprs { regs: &mut long.regs, banks: &mut long.live };
+        let mut transfer = Transfer::new(instruction, &other);
+        let access = transfer.next(&other);
+        let Some(single) = single else {
+            // What else there is of the kind is of pc.
+            let form = transfer.op().form;
+            prop_assert!(access.is_none() || !matches!(form, Form::Single(s) if s.t() != 15));
+            return Ok(());
+        };
+        let (address, moved) = single.resolve(&gprs);
+        let value = (!single.load()).then(|| single.stored(&gprs));
+        prop_assert_eq!(access, Some(Access {
+            address,
+            size: single.size(),
+            value,
+            unprivileged: single.unprivileged(),
+            exclusive: false,
+        }));
+        let loaded = loaded & (u32::MAX >> (32 - 8 * single.size()));
+        transfer.complete(loaded, &mut other);
+        prop_assert!(transfer.finish(&mut other).is_ok());
+        let loaded = single.load().then_some(loaded);
+        single.finish(instruction.length(), moved, loaded, &mut gprs);
+        prop_assert_eq!(short.regs, long.regs);
+        prop_assert_eq!(short.live, long.live);
     }
 
     #[test]

@@ -11,12 +11,13 @@ use armillary::stage2::{Attrs, Leaf, Memory as Stage2Memory, Perms};
 use armillary::syndrome::FaultStatus;
 use armillary::walk::{
     Access, Attributes, Fault, Format, Kind, Memory, Refused, Rights, Shareability, Stage, Stage1,
-    Translation, translate,
+    Translation, instruction, translate,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
 
 const M: u32 = 1;
+const C: u32 = 1 << 2;
 const I: u32 = 1 << 12;
 const WXN: u32 = 1 << 19;
 const UWXN: u32 = 1 << 20;
@@ -410,6 +411,45 @@ proptest! {
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
+
+    #[test]
+    fn the_short_way_to_an_instruction_finds_what_the_long_one_does_or_nothing(
+        va: u32,
+        words in any::<[u32; 2]>(),
+        kind in 0..4u32,
+        sctlr in select(vec![M | C, M | C, M | C | TRE | I, M, C, 0]),
+        more in prop_oneof![3 => Just(0), 1 => sctlr_bits(), 1 => Just(AFE)],
+        ttbcr in select(vec![0, 0, 0, 1, 7, 1 << 4, 1 << 5, EAE]),
+        dacr: u32,
+        privileged: bool,
+    ) {
+        let (first, second) = (words[0] & !3 | kind, words[1]);
+        let regs = Stage1 { ttbcr, dacr, ..short_regs(sctlr | more) };
+        let regs = Stage1 { sctlr: sctlr | more, ..regs };
+        let mut ram = Ram::default();
+        ram.words.insert(u64::from(TABLE1 | va >> 20 << 2), first);
+        ram.words.insert(u64::from(first & !0x3ff | va >> 10 & 0x3fc), second);
+        if let Some(ipa) = instruction(&regs, &mut ram, va, privileged) {
+            let found = translate(&regs, &mut ram, va, access(Kind::Execute, privileged));
+            prop_assert_eq!(found.map(|found| found.ipa), Ok(ipa));
+            prop_assert_eq!(sctlr & (M | C), M | C);
+        }
+    }
+
+    #[test]
+    fn the_short_way_finds_code_in_sections_and_small_pages(
+        mapping in short_mappings(),
+        privileged: bool,
+    ) {
+        let regs = Stage1 { sctlr: M | C, ..short_regs(0) };
+        let mut ram = Ram::default();
+        mapping.put(&mut ram);
+        let usual = matches!(mapping.size, SECTION | SMALL) && !mapping.pxn;
+        let execute = access(Kind::Execute, privileged);
+        let long = translate(&regs, &mut ram, mapping.va, execute);
+        let expected = long.ok().filter(|_| usual).map(|found| found.ipa);
+        prop_assert_eq!(instruction(&regs, &mut ram, mapping.va, privileged), expected);
+    }
 
     #[test]
     fn short_descriptors_say_what_was_encoded(

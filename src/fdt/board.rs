@@ -3,8 +3,9 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::fmt::Arguments;
 
-use super::tree::{cell, number, string, whole};
+use super::tree::{cell, is_named, number, string, whole};
 use super::{ConfigError, Id, Range, Tree};
 use crate::addr::Pa;
 
@@ -154,19 +155,18 @@ impl Board {
         for id in tree.ids() {
             found.look_at(tree, id)?;
         }
-        let absent = |what, fix: &str| {
-            ConfigError::new("/", what, format_args!("absent"), format_args!("{fix}"))
-        };
+        let absent =
+            |what, fix: Arguments<'_>| ConfigError::new("/", what, format_args!("absent"), fix);
         if found.memory.is_empty() {
             return Err(absent(
                 "memory",
-                "give a memory node whose reg lies below 2^40",
+                format_args!("give a memory node whose reg lies below 2^40"),
             ));
         }
         if found.cpus.is_empty() {
             return Err(absent(
                 "cpus",
-                "give a cpu node for each CPU, with the CPU's affinity in reg",
+                format_args!("give a cpu node for each CPU, with the CPU's affinity in reg"),
             ));
         }
         found.reserved.extend_from_slice(tree.reservations());
@@ -178,12 +178,17 @@ impl Board {
             gic: found.gic.ok_or_else(|| {
                 absent(
                     "interrupt controller",
-                    "give a GICv2 with virtualization extensions, such as arm,gic-400",
+                    format_args!(
+                        "give a GICv2 with virtualization extensions, such as arm,gic-400"
+                    ),
                 )
             })?,
-            timer: found
-                .timer
-                .ok_or_else(|| absent("timer", "give a node compatible with arm,armv7-timer"))?,
+            timer: found.timer.ok_or_else(|| {
+                absent(
+                    "timer",
+                    format_args!("give a node compatible with arm,armv7-timer"),
+                )
+            })?,
             uart: Uart::chosen(tree).or(found.uart),
             rtc: found.rtc,
             words: found.words,
@@ -204,40 +209,45 @@ struct Found {
     words: String,
 }
 
+/// What a board has one of, UARTs aside: [`Found::look_at`] knows them by their places.
+static DEVICES: [&[u8]; 10] = [
+    b"arm,psci",
+    b"arm,psci-0.2",
+    b"arm,psci-1.0",
+    b"arm,armv7-timer",
+    b"arm,armv8-timer",
+    b"arm,pl031",
+    b"arm,gic-400",
+    b"arm,cortex-a15-gic",
+    b"arm,cortex-a7-gic",
+    b"brcm,brahma-b15-gic",
+];
+
 impl Found {
     fn look_at(&mut self, tree: &Tree<'_, '_>, id: Id) -> Result<(), ConfigError> {
         let (name, above) = tree.place(id);
-        match (name.as_bytes(), above) {
-            (b"memory" | [b'm', b'e', b'm', b'o', b'r', b'y', b'@', ..], None) => {
-                self.memory(tree, id)?;
-            }
-            (b"chosen", None) => self.chosen(tree, id)?,
-            (b"cpu" | [b'c', b'p', b'u', b'@', ..], Some("cpus")) => self.cpu(tree, id)?,
-            (_, Some("reserved-memory")) if tree.property(id, "reg").is_some() => {
+        match above {
+            None if is_named(name, "memory") => self.memory(tree, id)?,
+            None if name == "chosen" => self.chosen(tree, id)?,
+            Some("cpus") if is_named(name, "cpu") => self.cpu(tree, id)?,
+            Some("reserved-memory") if tree.property(id, "reg").is_some() => {
                 self.reserved.extend(tree.reg_off_bus(id)?);
             }
             _ => {}
         }
         for compatible in tree.compatible(id) {
-            match compatible {
-                b"arm,psci-1.0" | b"arm,psci-0.2" | b"arm,psci" if self.psci.is_none() => {
-                    self.psci = Some(Psci::read(tree, id, compatible != b"arm,psci")?);
+            match DEVICES.iter().position(|&device| device == compatible) {
+                Some(nth @ 0..=2) if self.psci.is_none() => {
+                    self.psci = Some(Psci::read(tree, id, nth != 0)?);
                 }
-                b"arm,gic-400"
-                | b"arm,cortex-a15-gic"
-                | b"arm,cortex-a7-gic"
-                | b"brcm,brahma-b15-gic"
-                    if self.gic.is_none() =>
-                {
-                    self.gic = Some(Gic::read(tree, id)?);
-                }
-                b"arm,armv7-timer" | b"arm,armv8-timer" if self.timer.is_none() => {
+                Some(3..=4) if self.timer.is_none() => {
                     self.timer = Some(Timer::read(tree, id)?);
                 }
-                b"arm,pl031" if self.rtc.is_none() && !tree.is_disabled(id) => {
+                Some(5) if self.rtc.is_none() && !tree.is_disabled(id) => {
                     self.rtc = tree.reg(id).ok().and_then(|reg| reg.first().copied());
                 }
-                _ if self.uart.is_none()
+                Some(6..) if self.gic.is_none() => self.gic = Some(Gic::read(tree, id)?),
+                None if self.uart.is_none()
                     && UartKind::of(compatible).is_some()
                     && !tree.is_disabled(id) =>
                 {
@@ -321,8 +331,8 @@ impl Found {
 
 impl Psci {
     fn read(tree: &Tree<'_, '_>, id: Id, standard: bool) -> Result<Self, ConfigError> {
-        let error = |property, value: &str, fix: &str| {
-            tree.error(id, property, format_args!("{value}"), format_args!("{fix}"))
+        let error = |property, value: Arguments<'_>, fix: Arguments<'_>| {
+            tree.error(id, property, value, fix)
         };
         let conduit = match tree.property(id, "method") {
             Some(b"smc\0") => Conduit::Smc,
@@ -330,16 +340,16 @@ impl Psci {
             _ => {
                 return Err(error(
                     "method",
-                    "neither \"smc\" nor \"hvc\"",
-                    "give the one that firmware answers to",
+                    format_args!("neither \"smc\" nor \"hvc\""),
+                    format_args!("give the one that firmware answers to"),
                 ));
             }
         };
         let number = |name| {
-            let fix = "give the function's number in one cell";
+            let fix = format_args!("give the function's number in one cell");
             tree.property(id, name)
                 .and_then(cell)
-                .ok_or_else(|| error(name, "absent or malformed", fix))
+                .ok_or_else(|| error(name, format_args!("absent or malformed"), fix))
         };
         // ARM DEN 0022, 5.1: the numbers of the 32-bit calls.
         let (cpu_on, cpu_off) = if standard {
@@ -514,7 +524,7 @@ impl UartKind {
         io_width: 1,
     };
 
-    const ALL: [(&[u8], Self); 10] = [
+    const ALL: &[(&[u8], Self)] = &[
         (b"arm,pl011", Self::Pl011),
         (b"ns16550a", Self::NS16550),
         (b"ns16550", Self::NS16550),
@@ -527,10 +537,10 @@ impl UartKind {
         (b"samsung,exynos4210-uart", Self::Exynos),
     ];
 
+    #[inline(never)]
     fn of(compatible: &[u8]) -> Option<Self> {
-        let mut all = Self::ALL.iter();
-        all.find(|(name, _)| *name == compatible)
-            .map(|&(_, kind)| kind)
+        let named = |(name, _): &&(&[u8], Self)| *name == compatible;
+        Self::ALL.iter().find(named).map(|&(_, kind)| kind)
     }
 }
 
