@@ -595,16 +595,12 @@ impl Cpu {
             };
             match next {
                 Next::Resume => {}
-                Next::Interrupt => match irq::take(Some(vcpu)) {
-                    Interrupt::None => {}
-                    interrupt => {
-                        if !self.interrupted(index, interrupt) {
-                            return;
-                        }
-                    }
-                },
-                Next::Look => {
-                    if !self.interrupted(index, Interrupt::Kick) {
+                Next::Interrupt | Next::Look => {
+                    let interrupt = match next {
+                        Next::Look => Interrupt::Kick,
+                        _ => irq::take(Some(vcpu)),
+                    };
+                    if interrupt != Interrupt::None && !self.interrupted(index, interrupt) {
                         return;
                     }
                 }

@@ -607,7 +607,7 @@ impl Bank {
 
     /// Brings list register `i`, which holds interrupt `intid`, up to date where that is simple: the
     /// interrupt has ended and is pending anew, or is active and no longer pending.
-    #[inline]
+    #[inline(always)]
     fn renew(&mut self, state: &mut Vcpu, i: usize, intid: u32, lrs: &mut impl Lrs) -> bool {
         let b = bit(intid);
         let n = intid as usize & 31;
