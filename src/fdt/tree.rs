@@ -27,12 +27,14 @@ impl Range {
     }
 
     /// Whether the two have an address in common.
+    #[inline(never)]
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         self.start < other.end() && other.start < self.end()
     }
 
     /// Whether all of `other` lies in it.
+    #[inline(never)]
     #[must_use]
     pub fn contains(&self, other: &Self) -> bool {
         self.start <= other.start && other.end() <= self.end()
