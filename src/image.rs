@@ -617,6 +617,7 @@ fn unpacks(view: &View<'_>) -> Option<Unpacks> {
 }
 
 /// Bytes from the start of RAM, of `ram` bytes, to where QEMU puts an initrd.
+#[inline(never)]
 fn ram_to_initrd(ram: u64) -> u64 {
     (ram / 2).min(128 << 20)
 }

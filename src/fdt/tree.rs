@@ -21,6 +21,7 @@ pub struct Range {
 
 impl Range {
     /// The first address after it, the last of all addresses if it would lie beyond.
+    #[inline(never)]
     #[must_use]
     pub fn end(&self) -> Pa {
         Pa(self.start.0.saturating_add(self.size))
@@ -223,6 +224,7 @@ impl<'b, 'a> Tree<'b, 'a> {
     }
 
     /// Whether the node is switched off by its `status`.
+    #[inline(never)]
     #[must_use]
     pub fn is_disabled(&self, id: Id) -> bool {
         self.checked.notes.get(id).is_some_and(|note| note.disabled)
