@@ -208,6 +208,7 @@ impl<'b, 'a> Tree<'b, 'a> {
     }
 
     /// The node at `path`, whose names may lack their unit address.
+    #[inline(never)]
     #[must_use]
     pub fn find(&self, path: &str) -> Option<Id> {
         let steps = path
@@ -354,6 +355,7 @@ pub(super) fn strings(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// The first string of a property, if it is UTF-8.
+#[inline(never)]
 pub(super) fn string(value: &[u8]) -> Option<&str> {
     core::str::from_utf8(value.split(|&b| b == 0).next()?).ok()
 }
@@ -373,6 +375,7 @@ pub(super) fn number(value: &mut &[u8], cells: usize) -> Option<u64> {
 }
 
 /// A property of one cell.
+#[inline(never)]
 pub(super) fn cell(value: &[u8]) -> Option<u32> {
     value.try_into().ok().map(u32::from_be_bytes)
 }
