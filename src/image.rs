@@ -464,6 +464,7 @@ impl<'s> View<'s> {
     }
 
     /// The image of what was told from this view.
+    #[inline(never)]
     fn finish(&self, mut image: Image) -> Image {
         image.packed = self.packed;
         if self.packed.is_none() {
@@ -524,6 +525,7 @@ fn big(bytes: &[u8], at: usize) -> u32 {
 }
 
 /// An image of one part, entered at its start.
+#[inline(never)]
 fn whole(format: Format, view: &View<'_>, ipa: Ipa, handover: Handover) -> Image {
     let segments = vec![Segment {
         offset: 0,
@@ -617,6 +619,7 @@ fn unpacks(view: &View<'_>) -> Option<Unpacks> {
 }
 
 /// Bytes from the start of RAM, of `ram` bytes, to where QEMU puts an initrd.
+#[inline(never)]
 fn ram_to_initrd(ram: u64) -> u64 {
     (ram / 2).min(128 << 20)
 }

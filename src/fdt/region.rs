@@ -160,14 +160,17 @@ fn module(node: &str, mut value: &[u8]) -> Option<Module> {
     })
 }
 
+#[inline(never)]
 fn answer(value: &[u8]) -> Option<Answer> {
-    Some(match string(value)? {
-        "memory" => Answer::Memory,
-        "zero" => Answer::Zero,
-        "abort" => Answer::Abort,
-        "forward" => Answer::Forward(0),
-        _ => return None,
-    })
+    static ANSWERS: [(&str, Answer); 4] = [
+        ("memory", Answer::Memory),
+        ("zero", Answer::Zero),
+        ("abort", Answer::Abort),
+        ("forward", Answer::Forward(0)),
+    ];
+    let word = string(value)?;
+    let meant = ANSWERS.iter().find(|&&(name, _)| name == word);
+    meant.map(|&(_, answer)| answer)
 }
 
 /// The number of an interrupt in the GIC's binding: shared, and none of those that devices have.

@@ -21,18 +21,21 @@ pub struct Range {
 
 impl Range {
     /// The first address after it, the last of all addresses if it would lie beyond.
+    #[inline(never)]
     #[must_use]
     pub fn end(&self) -> Pa {
         Pa(self.start.0.saturating_add(self.size))
     }
 
     /// Whether the two have an address in common.
+    #[inline(never)]
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         self.start < other.end() && other.start < self.end()
     }
 
     /// Whether all of `other` lies in it.
+    #[inline(never)]
     #[must_use]
     pub fn contains(&self, other: &Self) -> bool {
         self.start <= other.start && other.end() <= self.end()
@@ -205,6 +208,7 @@ impl<'b, 'a> Tree<'b, 'a> {
     }
 
     /// The node at `path`, whose names may lack their unit address.
+    #[inline(never)]
     #[must_use]
     pub fn find(&self, path: &str) -> Option<Id> {
         let steps = path
@@ -221,6 +225,7 @@ impl<'b, 'a> Tree<'b, 'a> {
     }
 
     /// Whether the node is switched off by its `status`.
+    #[inline(never)]
     #[must_use]
     pub fn is_disabled(&self, id: Id) -> bool {
         self.checked.notes.get(id).is_some_and(|note| note.disabled)
@@ -350,6 +355,7 @@ pub(super) fn strings(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// The first string of a property, if it is UTF-8.
+#[inline(never)]
 pub(super) fn string(value: &[u8]) -> Option<&str> {
     core::str::from_utf8(value.split(|&b| b == 0).next()?).ok()
 }
@@ -369,6 +375,7 @@ pub(super) fn number(value: &mut &[u8], cells: usize) -> Option<u64> {
 }
 
 /// A property of one cell.
+#[inline(never)]
 pub(super) fn cell(value: &[u8]) -> Option<u32> {
     value.try_into().ok().map(u32::from_be_bytes)
 }

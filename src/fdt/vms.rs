@@ -487,7 +487,10 @@ fn place(
         ))
     };
     let modules = vm.modules();
-    let all_others: Vec<_> = others.iter().flat_map(VmConfig::modules).collect();
+    let mut all_others = Vec::new();
+    for other in others.iter() {
+        all_others.extend(other.modules());
+    }
     for (nth, &(kind, module)) in modules.iter().enumerate() {
         if !board.memory.iter().any(|ram| ram.contains(&module.range)) {
             return error(
