@@ -243,6 +243,8 @@ impl Vcpu {
     pub fn stop_clock(&mut self, now: u64) {
         self.ran += now - self.since;
         self.since = NEVER;
+        // What others do until it runs again is none of its exits.
+        self.timing = false;
     }
 
     /// Logs its registers, which are live.

@@ -553,6 +553,25 @@ impl Live {
         CNTV_CTL::read() & 0b111 == 0b101
     }
 
+    /// What the core leaves in PAR after ATS1CPR (0), ATS1CPW, ATS1CUR or ATS1CUW (3) of `va`, by the
+    /// guest's own stage 1; PAR stays the guest's.
+    pub fn core_translation(operation: u32, va: u32) -> u64 {
+        let before = PAR64::read();
+        // SAFETY: a translation changes PAR alone, which gets its value back.
+        unsafe {
+            match operation {
+                0 => ATS1CPR::write(va),
+                1 => ATS1CPW::write(va),
+                2 => ATS1CUR::write(va),
+                _ => ATS1CUW::write(va),
+            }
+            isb();
+            let par = PAR64::read();
+            PAR64::write(before);
+            par
+        }
+    }
+
     /// Makes an asynchronous abort pending in the guest (HCR.VA).
     pub fn pend_async_abort() {
         // SAFETY: concerns the guest alone.

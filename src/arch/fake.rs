@@ -309,6 +309,12 @@ impl Live {
         cpu(|cpu| cpu.fault.hpfar)
     }
 
+    /// What the core would leave in PAR: here the operation, and that nothing is there.
+    #[must_use]
+    pub fn core_translation(operation: u32, _: u32) -> u64 {
+        u64::from(operation) << 1 | 1
+    }
+
     /// The registers that the guest's stage 1 follows; TEX remap has none.
     #[must_use]
     pub fn stage1() -> Stage1 {

@@ -125,8 +125,9 @@ registers! {
     TLBIALLNSNHIS: 15, 4, 8, 3, 4;
     // Address translation, stage 1 of the guest at PL1 and PL0, read and write.
     ATS1CPR: 15, 0, 7, 8, 0;
+    ATS1CPW: 15, 0, 7, 8, 1;
     ATS1CUR: 15, 0, 7, 8, 2;
-    PAR: 15, 0, 7, 4, 0;
+    ATS1CUW: 15, 0, 7, 8, 3;
     // The guest's PL1 state.
     SCTLR: 15, 0, 1, 0, 0;
     ACTLR: 15, 0, 1, 0, 1;

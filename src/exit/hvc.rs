@@ -22,8 +22,8 @@ mod own {
     pub(super) const YIELD: u32 = 0x8600_0002;
     /// r1 = reason, 0 for all; r0 = 0, r1 and r2 = exits of this vCPU, low and high.
     pub(super) const EXITS: u32 = 0x8600_0003;
-    /// r1 = virtual address, r2 = operation, as opc2 of `MCR p15, 0, r1, c7, c8`; r0 = 0, r1 and r2 =
-    /// what PAR would be, low and high.
+    /// r1 = virtual address, r2 = operation, as opc2 of `MCR p15, 0, r1, c7, c8`, or one of ATS1C plus 8
+    /// by the core; r0 = 0, r1 and r2 = what PAR would be, low and high.
     pub(super) const TRANSLATE: u32 = 0x8600_0004;
     /// r1 = ring, r2 = tag, r3 = what was loaded: answers a request. r0 = 0.
     pub(super) const ANSWER: u32 = 0x8600_0010;
@@ -107,11 +107,10 @@ fn other(vcpu: &mut Vcpu) -> Next {
             Some(count) => [0, count as u32, (count >> 32) as u32, c],
             None => [INVALID_PARAMETER, a, b, c],
         },
-        own::TRANSLATE if b < 8 => {
-            let par = memory::par(&vcpu.vm.lock().memory, a, b);
-            [0, par as u32, (par >> 32) as u32, c]
-        }
-        own::TRANSLATE => [INVALID_PARAMETER, a, b, c],
+        own::TRANSLATE => match memory::par(&vcpu.vm.lock().memory, a, b) {
+            Some(par) => [0, par as u32, (par >> 32) as u32, c],
+            None => [INVALID_PARAMETER, a, b, c],
+        },
         own::ANSWER..=own::STATE => [of_vms(vcpu, function, [a, b, c]), a, b, c],
         own::CALL_UID => UID,
         own::REVISION => [0, 1, b, c],

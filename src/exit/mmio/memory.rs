@@ -4,10 +4,10 @@
 //! (ATS1CPR and kin, PAR kept), and with HCR.VM and HCR.PTW even safely: stage 2 holds for the
 //! reads of the walk, and a table outside the guest's RAM is told in PAR. But in Hyp PAR has the
 //! long format, in which QEMU 7.2 can't say that a domain refused: it ends at an assertion, and
-//! takes all VMs with it, whenever a guest wishes. What is left are guests with long descriptors,
-//! or with no domain that refuses; and even there no operation asks for the right to execute, or
-//! says who has refused the guest what. So there is one way for all, and a guest of tests compares
-//! it with the core's.
+//! takes all VMs with it, whenever a guest wishes. What is left are guests with long descriptors;
+//! and even there no operation asks for the right to execute, or says who has refused the guest
+//! what. So there is one way for all, and a guest of tests compares it with the core's. Who asks for
+//! the core's own answer gets it where the descriptors are long ([`par`]).
 
 use crate::addr::Ipa;
 use crate::decode::Instruction;
@@ -74,8 +74,17 @@ fn stage1(
 
 /// PAR after ATS1CPR (0), ATS1CPW, ATS1CUR, ATS1CUW, ATS12NSOPR, ATS12NSOPW, ATS12NSOUR or ATS12NSOUW
 /// (7) of `va` by the vCPU that is live (ARM DDI 0406C, B4.1.112, B4.2.4); PAR itself stays as it is.
-/// The address is the guest's own kind, that of stage 1, after both stages too.
-pub(in crate::exit) fn par(memory: &Memory, va: u32, operation: u32) -> u64 {
+/// The address is the guest's own kind, that of stage 1, after both stages too. From 8 to 11 it is the
+/// first four again, by the core. `None` for other operations, and for these where descriptors are short.
+pub(in crate::exit) fn par(memory: &Memory, va: u32, operation: u32) -> Option<u64> {
+    let mut format = Live::stage1().format();
+    match operation {
+        0..8 => {}
+        8..12 if format == Format::Long => {
+            return Some(Live::core_translation(operation - 8, va));
+        }
+        _ => return None,
+    }
     let access = Access {
         kind: if operation & 1 == 0 {
             Kind::Read
@@ -86,18 +95,17 @@ pub(in crate::exit) fn par(memory: &Memory, va: u32, operation: u32) -> u64 {
     };
     let both = operation & 4 != 0;
     let mut found = stage1(memory, va, access, both);
-    // With HCR.VM both stages give the long format.
-    let mut format = Live::stage1().format();
     if both {
         let space = &memory.space;
         found = found
             .and_then(|one| one.through(space.lookup(one.ipa), space.level(one.ipa), access.kind));
+        // With HCR.VM both stages give the long format.
         format = Format::Long;
     }
-    match found {
+    Some(match found {
         Ok(translation) => translation.par(format),
         Err(fault) => fault.par(format),
-    }
+    })
 }
 
 /// A guest that reaches memory past the caches must be met there: what they hold of `size` bytes

@@ -180,6 +180,10 @@ fn same(registers: &Registers, va: u32, operation: u32) -> Outcome {
             return Ok(());
         }
     };
+    if long {
+        let same = translate(va, operation | 8);
+        check_eq!(same, Some(cores), "what the core says for the hypervisor");
+    }
     let type_of = cores >> 56;
     let mask = match (long, cores & 1, ours & 2) {
         // QEMU leaves the entry's shareability to what is always shareable.
