@@ -68,9 +68,8 @@ pub fn build(configs: Vec<VmConfig>, cpus: usize) -> usize {
         }
     }
     vm::connect(&built);
-    if !mem::reserve_heap(VM_HEAP) {
-        log::warn!("hardly any memory left for the hypervisor itself");
-    }
+    // For what comes later, as far as it can be had.
+    let _ = mem::reserve_heap(VM_HEAP);
     for vm in &built {
         if vm.config.hold {
             log::info!("{} is held", vm.name());
@@ -336,6 +335,9 @@ impl Cpu {
 
     /// Hands vCPU `index` to CPU number `cpu`.
     fn give(&mut self, index: usize, cpu: usize) {
+        if self.loaded == Some(index) {
+            self.put();
+        }
         if self.vfp == Some(index) {
             vfp::take(&mut self.vcpus[index].context.vfp);
         }

@@ -252,9 +252,8 @@ impl Vcpu {
     pub fn dump(&mut self) {
         let (pc, cpsr) = (self.context.regs().pc, self.context.regs().cpsr);
         log::info!("{}: pc {pc:08x} cpsr {cpsr:08x}", self.vm.name());
-        for first in [0, 5, 10] {
-            let [a, b, c, d, e] = [0, 1, 2, 3, 4].map(|n| self.gpr(first + n));
-            log::info!("r{first:<2} {a:08x} {b:08x} {c:08x} {d:08x} {e:08x}");
+        for n in 0..15 {
+            log::info!("r{n} {:08x}", self.gpr(n));
         }
     }
 
@@ -403,7 +402,7 @@ impl Vcpu {
         let stale = state.gic.stale(self.index, offset);
         if stale != 0 {
             drop(state);
-            self.sync_others(stale);
+            self.sync_others(offset, stale);
             state = self.vm.lock();
         }
         self.sample_timer(&mut state.gic);
@@ -415,20 +414,19 @@ impl Vcpu {
     }
 
     /// Has the CPUs of the vCPUs `others` fold their list registers into the model, and waits until
-    /// they have.
+    /// they have, or have put the vCPU: it may be on its way to this CPU, which would wait for itself.
     #[cold]
-    fn sync_others(&self, others: u8) {
+    fn sync_others(&self, offset: u32, others: u8) {
         let of_others = || {
             let links = self.vm.links.iter().enumerate();
-            links
-                .filter(move |(index, _)| others & (1 << index) != 0)
-                .map(|(_, link)| link)
+            links.filter(move |(index, _)| others & (1 << index) != 0)
         };
-        for link in of_others() {
+        for (_, link) in of_others() {
             link.request(request::SYNC);
         }
-        for link in of_others() {
-            while link.mailbox.is_asked(request::SYNC) {
+        let holds = |index: usize| self.vm.lock().gic.stale(self.index, offset) & (1 << index) != 0;
+        for (index, link) in of_others() {
+            while link.mailbox.is_asked(request::SYNC) && holds(index) {
                 // Another vCPU of the VM may be waiting for this one in the same way.
                 if self.link().mailbox.take_some(request::SYNC) {
                     self.sync();
