@@ -510,7 +510,10 @@ pub mod vfp {
     /// Takes the registers of a vCPU that is not loaded from the hardware.
     pub fn take(owner: &mut State) {
         note(Event::Vfp { saved: true });
-        cpu(|cpu| owner.d0 = cpu.vfp.d0);
+        cpu(|cpu| {
+            assert!(!cpu.vfp_open, "taken from the vCPU that is live");
+            owner.d0 = cpu.vfp.d0;
+        });
     }
 
     /// The ID register of number `n`, as VMRS encodes it: a value that names it.

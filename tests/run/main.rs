@@ -120,6 +120,7 @@ const TESTS: &[Test] = tests! {
         a_vm_that_is_paused_runs_on_when_it_is_resumed
         a_cpu_with_nothing_to_do_takes_from_one_that_has_too_much
         a_vcpu_stays_on_the_cpus_that_it_may_run_on
+        vcpus_that_move_take_their_vfp_registers_along
         vms_that_take_turns_keep_their_translations
         vcpus_that_take_turns_find_no_translations_of_each_other
         vcpus_of_one_vm_on_two_cpus_stop_together;

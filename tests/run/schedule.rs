@@ -492,3 +492,26 @@ pub(crate) fn a_vcpu_stays_on_the_cpus_that_it_may_run_on() {
     assert!(armillary::vm::all().iter().all(|vm| vm.links[0].cpu() == 1));
     assert!(board.next(0).is_none());
 }
+
+pub(crate) fn vcpus_that_move_take_their_vfp_registers_along() {
+    power_on(64 * MIB);
+    let configs = ["a", "b", "c"].map(|name| config(name, 4 * MIB));
+    let (mut board, built) = crate::board::build(configs.into(), 2);
+    assert_eq!(built, 3);
+    let vms = armillary::vm::all();
+    let homes = || vms.iter().map(|vm| vm.links[0].cpu()).collect::<Vec<_>>();
+    let mut seen = BTreeSet::new();
+    for round in 0..60 {
+        // Time enough to have shares even.
+        test::advance(1_250_000);
+        test::push(|guest| guest.trap(VFP));
+        if round % 3 != 0 {
+            test::push(|guest| hvc(guest, YIELD));
+        }
+        for _ in 0..4 {
+            board.step(round % 2);
+        }
+        seen.insert(homes());
+    }
+    assert!(seen.len() > 1, "none moves: {seen:?}");
+}
