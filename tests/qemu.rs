@@ -1149,7 +1149,8 @@ fn numbers(text: &str, line: &str) -> Result<Vec<f64>, String> {
 /// The VM `one` was reset ten times with as much memory free each time, and `two` did not notice.
 fn reboots(text: &str) -> Result<(), String> {
     let free = numbers(text, r"one: reset \((\d+) KiB free")?;
-    if free.len() != 10 || free.iter().any(|&size| size != free[0]) {
+    // One more where the other's next second comes late.
+    if !(10..=11).contains(&free.len()) || free.iter().any(|&size| size != free[0]) {
         return Err(format!("KiB free at each reset of ten: {free:?}"));
     }
     let ticks = numbers(text, r"two: tick ([\d.]+)")?;
