@@ -44,18 +44,19 @@ pub fn several() -> bool {
 
 /// Notes what CPU number `cpu` is going to run, of so many that are ready.
 pub fn runs(cpu: usize, priority: u8, ready: u32) {
+    note(cpu, u32::from(priority) + 1, ready);
+}
+
+fn note(cpu: usize, runs: u32, ready: u32) {
     if let (Some(running), Some(count)) = (RUNNING.get(cpu), READY.get(cpu)) {
-        running.store(u32::from(priority) + 1, Ordering::Relaxed);
+        running.store(runs, Ordering::Relaxed);
         count.store(ready, Ordering::Relaxed);
     }
 }
 
 /// CPU number `cpu` has nothing to run, and asks one that has too much.
 pub fn idles(cpu: usize) {
-    if let (Some(running), Some(count)) = (RUNNING.get(cpu), READY.get(cpu)) {
-        running.store(0, Ordering::Relaxed);
-        count.store(0, Ordering::Relaxed);
-    }
+    note(cpu, 0, 0);
     set(&SPARE, cpu, false);
     // Either this sees who has one to spare, or that one sees that this CPU idles.
     fence(Ordering::SeqCst);
@@ -101,12 +102,9 @@ pub fn gets(cpu: usize, priority: u8) {
 /// Notes whether CPU number `cpu` has several vCPUs on, of which one could be elsewhere. The others have
 /// to know: only where nobody could come do they leave WFI to the guest.
 pub fn crowds(cpu: usize, is: bool) {
-    let before = CROWDED.load(Ordering::Relaxed);
-    if before & 1 << cpu == u32::from(is) << cpu {
-        return;
+    if set(&CROWDED, cpu, is) {
+        each(present(u32::MAX) & !(1 << cpu)).for_each(offer);
     }
-    set(&CROWDED, cpu, is);
-    each(present(u32::MAX) & !(1 << cpu)).for_each(offer);
 }
 
 /// Whether no other CPU than `cpu` has vCPUs that could come.
@@ -116,13 +114,14 @@ pub fn is_alone(cpu: usize) -> bool {
     CROWDED.load(Ordering::Relaxed) & !(1 << cpu) == 0
 }
 
-fn set(word: &AtomicU32, cpu: usize, on: bool) {
+/// Sets the bit of CPU number `cpu`, which alone writes it; whether that was otherwise.
+fn set(word: &AtomicU32, cpu: usize, on: bool) -> bool {
     let bit = 1 << cpu;
-    match (on, word.load(Ordering::Relaxed) & bit != 0) {
-        (true, false) => _ = word.fetch_or(bit, Ordering::Relaxed),
-        (false, true) => _ = word.fetch_and(!bit, Ordering::Relaxed),
-        _ => {}
+    let changed = on != (word.load(Ordering::Relaxed) & bit != 0);
+    if changed {
+        word.fetch_xor(bit, Ordering::Relaxed);
     }
+    changed
 }
 
 /// Has CPU number `cpu` look anew.

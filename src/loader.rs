@@ -167,7 +167,10 @@ impl Memory {
         self.places = places;
         self.ram.take_back();
         let unmapped = self.space.unmap(Ipa(0), 1 << WIDTH);
-        let mapped = unmapped.and_then(|_| self.map());
+        let mapped = unmapped.and_then(|owed| {
+            self.pay(owed);
+            self.map()
+        });
         mapped.map_err(|why| no_tables(config, why))
     }
 
@@ -202,9 +205,7 @@ impl Memory {
                 }
             }
         }
-        if owed == Flush::Vmid {
-            space.tables_mut().flush();
-        }
+        self.pay(owed);
         Ok(())
     }
 

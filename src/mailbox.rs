@@ -55,6 +55,17 @@ impl Word for AtomicU32 {
     }
 }
 
+/// Takes all bits of `word`.
+#[inline(always)]
+#[must_use]
+pub fn take(word: &impl Word) -> u32 {
+    // The load alone costs no exclusive access, and mostly finds nothing.
+    match word.load(Ordering::Relaxed) {
+        0 => 0,
+        _ => word.swap(0, Ordering::Acquire),
+    }
+}
+
 /// What is asked of one vCPU's CPU.
 #[derive(Debug)]
 pub struct Mailbox<W = AtomicU32> {
@@ -99,11 +110,7 @@ impl<W: Word> Mailbox<W> {
     #[inline(always)]
     #[must_use]
     pub fn take(&self) -> u32 {
-        // The load alone costs no exclusive access, and mostly finds nothing.
-        match self.bits.load(Ordering::Relaxed) {
-            0 => 0,
-            _ => self.bits.swap(0, Ordering::Acquire),
-        }
+        take(&self.bits)
     }
 
     /// Takes `bits` alone; whether something of them had been asked for.

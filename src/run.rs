@@ -318,7 +318,7 @@ impl Cpu {
     fn spare(&self, running: Option<usize>) -> Option<(usize, usize)> {
         let ready = (0..self.vcpus.len()).filter(|&index| self.may_run(index));
         let mask = |index: usize| self.vcpus[index].vm.config.policy.cpus;
-        let movable = |index| balance::present(mask(index)) & !(1 << self.index) != 0;
+        let movable = |index: usize| self.movable(&self.vcpus[index]);
         // One stays: the best, and rather one that has to.
         let worth = |&index: &usize| {
             let priority = self.vcpus[index].priority;
@@ -335,9 +335,8 @@ impl Cpu {
 
     /// Hands vCPU `index` to CPU number `cpu`.
     fn give(&mut self, index: usize, cpu: usize) {
-        if self.loaded == Some(index) {
-            self.put();
-        }
+        // Put first: VFP registers are taken from a vCPU that is not live.
+        self.unload(index);
         if self.vfp == Some(index) {
             vfp::take(&mut self.vcpus[index].context.vfp);
         }
@@ -373,11 +372,15 @@ impl Cpu {
 
     /// Lets the other CPUs know whether vCPUs that are on could come to them.
     fn count_tenants(&self) {
-        let own = 1 << self.index;
         let mut on = self.vcpus.iter().filter(|vcpu| vcpu.state != State::Off);
         let several = on.clone().count() > 1;
-        let movable = on.any(|vcpu| balance::present(vcpu.vm.config.policy.cpus) & !own != 0);
+        let movable = on.any(|vcpu| self.movable(vcpu));
         balance::crowds(self.index, several && movable);
+    }
+
+    /// Whether `vcpu` may run on another CPU, too.
+    fn movable(&self, vcpu: &Vcpu) -> bool {
+        balance::present(vcpu.vm.config.policy.cpus) & !(1 << self.index) != 0
     }
 
     /// Whether vCPU `index` is ready, and its VM runs.
@@ -692,6 +695,14 @@ impl Cpu {
         }
     }
 
+    /// Takes vCPU `index` from the hardware, if it is live.
+    #[inline(always)]
+    fn unload(&mut self, index: usize) {
+        if self.loaded == Some(index) {
+            self.put();
+        }
+    }
+
     /// Looks until when vCPU `index` waits, which has just been put.
     #[inline(never)]
     fn note_wait(&mut self, index: usize, until: Option<u64>) {
@@ -735,9 +746,7 @@ impl Cpu {
     /// Drops what the hardware holds of vCPU `index`.
     #[inline(never)]
     fn forget(&mut self, index: usize) {
-        if self.loaded == Some(index) {
-            self.put();
-        }
+        self.unload(index);
         if self.vfp == Some(index) {
             self.vfp = None;
         }

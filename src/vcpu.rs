@@ -363,7 +363,7 @@ impl Vcpu {
 
     /// A store to the distributor.
     #[inline(always)]
-    pub fn store_gicd(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) {
+    fn store_gicd(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) {
         let kick = self.write_gicd(state, offset, width, value);
         self.vm.kick(kick, self.index);
     }

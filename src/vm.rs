@@ -165,7 +165,8 @@ static NEWS: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
 
 /// What may be new for a CPU.
 pub mod news {
-    use super::{AtomicU32, NEWS, Ordering};
+    use super::{NEWS, Ordering};
+    use crate::mailbox;
 
     /// A request to one of its vCPUs.
     pub const REQUEST: u32 = 1;
@@ -185,11 +186,7 @@ pub mod news {
     #[inline(always)]
     #[must_use]
     pub fn take(cpu: usize) -> u32 {
-        let take = |news: &AtomicU32| match news.load(Ordering::Relaxed) {
-            0 => 0,
-            _ => news.swap(0, Ordering::Acquire),
-        };
-        NEWS.get(cpu).map_or(0, take)
+        NEWS.get(cpu).map_or(0, mailbox::take)
     }
 }
 
@@ -754,11 +751,7 @@ impl Vm {
 
     /// It is off.
     fn end(&self) {
-        log::info!(
-            "{}: off ({} KiB free)",
-            self.name(),
-            mem::free_bytes() / 1024
-        );
+        self.tell("off");
         let up = UP.fetch_sub(1, Ordering::AcqRel) - 1;
         if up == 0 {
             log::info!("every VM is off");
@@ -824,6 +817,15 @@ impl Vm {
         *count <= RESTARTS
     }
 
+    /// Logs `what` has become of it.
+    fn tell(&self, what: &str) {
+        log::info!(
+            "{}: {what} ({} KiB free)",
+            self.name(),
+            mem::free_bytes() / 1024
+        );
+    }
+
     fn scrub(&self) {
         let mut state = self.state();
         state.memory.ram.scrub();
@@ -847,11 +849,7 @@ impl Vm {
             return false;
         }
         self.serves.store(true, Ordering::Release);
-        log::info!(
-            "{}: {how} ({} KiB free)",
-            self.name(),
-            mem::free_bytes() / 1024
-        );
+        self.tell(how);
         self.halted.fetch_and(!halt::PAUSED, Ordering::Relaxed);
         self.start();
         true
@@ -886,8 +884,7 @@ pub fn connect(vms: &[Arc<Vm>]) {
                     .ranges
                     .first()
                     .map_or(0, |range| range.start.0 as u32),
-                patience: u64::from(region.timeout_us) * u64::from(machine::wiring().frequency)
-                    / 1_000_000,
+                patience: ticks(region.timeout_us),
                 posted: region.posted,
                 ..Backend::default()
             };

@@ -45,10 +45,7 @@ pub fn run(vcpu: &mut Vcpu) -> Next {
         if vcpu.begins_sample() {
             return timed(vcpu, exit);
         }
-        let next = match exit {
-            Exit::Trap => trap(vcpu),
-            exit => interrupt(vcpu, exit),
-        };
+        let next = handle(vcpu, exit);
         if next != Next::Resume {
             return next;
         }
@@ -58,10 +55,7 @@ pub fn run(vcpu: &mut Vcpu) -> Next {
 /// An exit that is timed until the vCPU runs again.
 #[cold]
 fn timed(vcpu: &mut Vcpu, exit: Exit) -> Next {
-    match exit {
-        Exit::Trap => trap(vcpu),
-        exit => interrupt(vcpu, exit),
-    }
+    handle(vcpu, exit)
 }
 
 /// Goes on with the access that `vcpu`, which is live, waited with.
@@ -70,9 +64,9 @@ pub fn complete(vcpu: &mut Vcpu) -> Next {
 }
 
 #[inline(always)]
-fn interrupt(vcpu: &mut Vcpu, exit: Exit) -> Next {
+fn handle(vcpu: &mut Vcpu, exit: Exit) -> Next {
     match exit {
-        Exit::Trap => Next::Resume,
+        Exit::Trap => trap(vcpu),
         Exit::Irq | Exit::Fiq => {
             vcpu.count_interrupt();
             Next::Interrupt

@@ -96,6 +96,16 @@ impl Board {
         board
     }
 
+    /// One CPU that runs two VMs, "a" and "b", of one vCPU each.
+    pub(crate) fn two() -> Self {
+        power_on(64 * MIB);
+        let mut board = Self::of(1);
+        board.add(config("a", 4 * MIB), &[0]);
+        board.add(config("b", 4 * MIB), &[0]);
+        board.settle();
+        board
+    }
+
     /// `cpus` CPUs with nothing to run.
     pub(crate) fn of(cpus: usize) -> Self {
         Self {

@@ -1,6 +1,6 @@
 //! What is typed, and what a full console does.
 
-use crate::board::{Board, MIB, WRITE, access, config, data_abort, hvc, log_lines, power_on};
+use crate::board::{Board, WRITE, access, data_abort, hvc, log_lines};
 use armillary::machine::Exit;
 use armillary::machine::test::{self, Event};
 use armillary::vm::Vm;
@@ -12,15 +12,6 @@ const CONSOLE: u32 = 33;
 const HYP_TIMER: u32 = 26;
 const OFF: u32 = 0x8400_0008;
 const HZ: u64 = 62_500_000;
-
-fn two() -> Board {
-    power_on(64 * MIB);
-    let mut board = Board::of(1);
-    board.add(config("a", 4 * MIB), &[0]);
-    board.add(config("b", 4 * MIB), &[0]);
-    board.settle();
-    board
-}
 
 fn interrupt(board: &mut Board, id: u32) {
     test::interrupt(0, id);
@@ -46,7 +37,7 @@ fn received(vm: &Vm) -> Vec<u8> {
 }
 
 pub(crate) fn what_is_typed_goes_to_one_vm_until_another_is_selected() {
-    let mut board = two();
+    let mut board = Board::two();
     let vms = board.vms.clone();
     typed(&mut board, b"abc");
     assert_eq!(
@@ -103,7 +94,7 @@ pub(crate) fn a_paste_waits_at_the_keyboard_and_arrives_whole() {
 }
 
 pub(crate) fn a_guest_that_reads_nothing_does_not_keep_commands_from_being_heard() {
-    let mut board = two();
+    let mut board = Board::two();
     let vms = board.vms.clone();
     typed(&mut board, &[b'x'; 4000]);
     assert!(!vms[0].hears());
@@ -123,7 +114,7 @@ pub(crate) fn a_guest_that_reads_nothing_does_not_keep_commands_from_being_heard
 }
 
 pub(crate) fn input_goes_to_the_next_vm_when_one_is_off() {
-    let mut board = two();
+    let mut board = Board::two();
     let vms = board.vms.clone();
     // Whichever comes first.
     board.run_if(|guest| hvc(guest, OFF));
@@ -167,7 +158,7 @@ pub(crate) fn vcpus_are_shown_with_what_they_have_done() {
 }
 
 pub(crate) fn a_vcpu_whose_console_is_full_lets_the_other_run() {
-    let mut board = two();
+    let mut board = Board::two();
     let put = |guest: &mut test::Guest| data_abort(guest, UART, UART, access(0, 1) | WRITE);
     let turns = |board: &mut Board| {
         let guests = (0..4).filter_map(|_| board.soon());

@@ -21,15 +21,6 @@ const RESET: u32 = 0x8400_0009;
 /// Where guests' RAM begins.
 const START: Ipa = Ipa(0x4000_0000);
 
-fn two() -> Board {
-    power_on(64 * MIB);
-    let mut board = Board::of(1);
-    board.add(config("a", 4 * MIB), &[0]);
-    board.add(config("b", 4 * MIB), &[0]);
-    board.settle();
-    board
-}
-
 fn is_off(vm: &Vm) -> bool {
     vm.lock().power.all_off()
 }
@@ -252,7 +243,7 @@ pub(crate) fn a_vcpu_starts_by_cpu_on_and_stops_by_cpu_off() {
 }
 
 pub(crate) fn the_last_vm_off_powers_the_machine_off() {
-    let mut board = two();
+    let mut board = Board::two();
     let vms = board.vms.clone();
     test::push(|guest| hvc(guest, OFF));
     while test::steps_left() > 0 {
@@ -284,7 +275,7 @@ pub(crate) fn cpu_off_of_the_only_vcpu_ends_the_vm() {
 }
 
 pub(crate) fn a_vm_that_crashes_leaves_the_others_running() {
-    let mut board = two();
+    let mut board = Board::two();
     let crashed = board.soon().expect("a guest");
     board.soon().expect("the other guest");
     assert!(
@@ -311,7 +302,7 @@ pub(crate) fn a_vm_that_crashes_leaves_the_others_running() {
 }
 
 pub(crate) fn console_lines_carry_the_name_while_there_are_several_vms() {
-    let mut board = two();
+    let mut board = Board::two();
     let put = |guest: &mut Guest| -> Exit {
         guest.regs.r[1] = u32::from(b'x');
         data_abort(guest, UART, UART, access(0, 1) | WRITE)
@@ -476,7 +467,7 @@ pub(crate) fn a_vm_that_is_destroyed_leaves_nothing() {
 }
 
 pub(crate) fn a_vm_that_is_off_starts_again() {
-    let mut board = two();
+    let mut board = Board::two();
     let vms = board.vms.clone();
     assert!(!vms[0].start_again(), "it is up");
     vms[0].stop(armillary::vm::Stop::Off);
@@ -591,7 +582,7 @@ pub(crate) fn a_vm_with_control_manages_another() {
 }
 
 pub(crate) fn a_vm_without_control_manages_nobody() {
-    let mut board = two();
+    let mut board = Board::two();
     for function in 0x8600_0013..=0x8600_001a {
         let guest = board.run(move |guest| {
             guest.regs.r[1] = 0;

@@ -29,16 +29,6 @@ const WFE: u32 = hsr(0x01, 1);
 /// HSR of a VFP instruction.
 const VFP: u32 = hsr(0x07, 10);
 
-/// Two VMs of one vCPU on one CPU.
-fn two() -> Board {
-    power_on(64 * MIB);
-    let mut board = Board::of(1);
-    board.add(config("a", 4 * MIB), &[0]);
-    board.add(config("b", 4 * MIB), &[0]);
-    board.settle();
-    board
-}
-
 /// The VMs that `steps` ran in, each a step.
 fn order<const N: usize>(board: &mut Board, steps: [fn(&mut Guest) -> Exit; N]) -> Vec<u64> {
     let order = Rc::new(RefCell::new(Vec::new()));
@@ -65,7 +55,7 @@ pub(crate) fn a_vcpu_alone_has_no_slice_and_waits_by_itself() {
 }
 
 pub(crate) fn two_vcpus_alternate_at_the_ends_of_slices() {
-    let mut board = two();
+    let mut board = Board::two();
     // Each does a hypercall, lets most of its slice pass, and then the rest.
     for _ in 0..6 {
         test::push(null);
@@ -103,7 +93,7 @@ pub(crate) fn two_vcpus_alternate_at_the_ends_of_slices() {
 }
 
 pub(crate) fn yield_and_wfe_let_the_other_run() {
-    let mut board = two();
+    let mut board = Board::two();
     fn give(guest: &mut Guest) -> Exit {
         hvc(guest, YIELD)
     }
@@ -127,7 +117,7 @@ pub(crate) fn yield_and_wfe_let_the_other_run() {
 }
 
 pub(crate) fn a_waiting_vcpu_runs_again_when_woken() {
-    let mut board = two();
+    let mut board = Board::two();
     let asleep = order(&mut board, [|guest: &mut Guest| guest.trap(WFI)])[0];
     for _ in 0..4 {
         let next = board.next(0).expect("the guest that does not wait");
@@ -205,7 +195,7 @@ pub(crate) fn the_virtual_timer_stays_active_until_its_guest_deactivates_it() {
 }
 
 pub(crate) fn vfp_moves_at_the_first_use_after_a_switch() {
-    let mut board = two();
+    let mut board = Board::two();
     let moves = || -> Vec<bool> {
         let saved = test::events().into_iter().filter_map(|event| match event {
             Event::Vfp { saved } => Some(saved),
@@ -252,7 +242,7 @@ pub(crate) fn vfp_moves_at_the_first_use_after_a_switch() {
 }
 
 pub(crate) fn a_vcpu_without_vfp_moves_none() {
-    let mut board = two();
+    let mut board = Board::two();
     for _ in 0..6 {
         assert_eq!(board.soon().expect("a guest").vfp, None);
     }
@@ -263,7 +253,7 @@ pub(crate) fn a_vcpu_without_vfp_moves_none() {
 }
 
 pub(crate) fn registers_come_back_after_another_vcpu_ran() {
-    let mut board = two();
+    let mut board = Board::two();
     let mut seen = Vec::new();
     for value in [0x1111_1111, 0x2222_2222] {
         board.run_if(move |guest| {
@@ -303,7 +293,7 @@ fn loads_and_flushes(board: &mut Board) -> (usize, usize) {
 }
 
 pub(crate) fn vms_that_take_turns_keep_their_translations() {
-    assert_eq!(loads_and_flushes(&mut two()), (4, 0));
+    assert_eq!(loads_and_flushes(&mut Board::two()), (4, 0));
 }
 
 pub(crate) fn vcpus_that_take_turns_find_no_translations_of_each_other() {
@@ -432,7 +422,7 @@ pub(crate) fn a_reservation_bounds_what_a_vm_takes() {
 }
 
 pub(crate) fn a_vm_that_is_paused_runs_on_when_it_is_resumed() {
-    let mut board = two();
+    let mut board = Board::two();
     let vms = board.vms.clone();
     vms[0].pause();
     assert!(vms[0].is_paused());
