@@ -166,6 +166,19 @@ impl Cpu {
         if requests & request::WAKE != 0 && matches!(vcpu.state, State::Waiting(_)) {
             vcpu.state = State::Ready;
         }
+        if requests & request::REGISTERS != 0 {
+            self.show_registers(index);
+        }
+    }
+
+    /// Shows the registers of vCPU `index`, which are all live once it is loaded.
+    fn show_registers(&mut self, index: usize) {
+        let loaded = self.loaded == Some(index);
+        self.load(index);
+        monitor::registers(&self.vcpus[index]);
+        if !loaded {
+            self.put();
+        }
     }
 
     /// The next vCPU that is ready, round robin.

@@ -41,6 +41,8 @@ pub mod request {
     pub const PAUSE: u32 = 16;
     /// Publish the vCPU's [`Figures`](super::Figures).
     pub const REPORT: u32 = 32;
+    /// Show the vCPU's registers to the operator.
+    pub const REGISTERS: u32 = 64;
 }
 
 /// A vCPU as other CPUs see it.

@@ -1,0 +1,256 @@
+//! What the words of the shell do.
+
+use super::{ask, reset, say, show_vm, type_to};
+use crate::bus::interrupt;
+use crate::machine::{self, Live, console};
+use crate::mem;
+use crate::regs::mode;
+use crate::shell::{self, Command, Editor, Event, Hint, Kind, LEVELS, PROMPT, Usage, Verb, WORDS};
+use crate::vcpu::Vcpu;
+use crate::vm::{self, Stop, Vm, request};
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
+use spin::Mutex;
+
+static EDITOR: Mutex<Editor> = Mutex::new(Editor::new());
+/// Whether what is typed goes to the shell.
+static OPEN: AtomicBool = AtomicBool::new(false);
+
+/// Whether what is typed goes to the shell.
+pub(super) fn is_open() -> bool {
+    OPEN.load(Ordering::Relaxed)
+}
+
+/// Opens the shell, or leaves it.
+pub(super) fn toggle() {
+    if is_open() {
+        return leave();
+    }
+    OPEN.store(true, Ordering::Relaxed);
+    say!("help shows what can be typed; exit or Ctrl-A h leaves");
+    prompt();
+}
+
+/// Leaves the shell for the VM that was typed to before.
+fn leave() {
+    close();
+    if let Some(vm) = vm::focused() {
+        say!("input goes to {}", vm.name());
+    }
+}
+
+/// What is typed goes to a VM again.
+pub(super) fn close() {
+    OPEN.store(false, Ordering::Relaxed);
+    prompt();
+}
+
+/// Shows the line that is being typed.
+fn prompt() {
+    console::prompt(if is_open() {
+        EDITOR.lock().shown()
+    } else {
+        String::new()
+    });
+}
+
+/// `byte` has been typed.
+pub(super) fn typed(byte: u8) {
+    let event = EDITOR.lock().key(byte);
+    match event {
+        Event::Edited => {}
+        Event::Line(line) => {
+            say!("{PROMPT}{line}");
+            let vms = vm::all();
+            if let Err(hint) = obey(&line, &vms) {
+                say!("{hint}");
+            }
+        }
+        Event::Complete => complete(),
+        Event::Clear => say!("\x1b[2J\x1b[H"),
+    }
+    prompt();
+}
+
+fn names(vms: &[Arc<Vm>]) -> Vec<&str> {
+    vms.iter().map(|vm| vm.name()).collect()
+}
+
+fn complete() {
+    let vms = vm::all();
+    let mut editor = EDITOR.lock();
+    let (line, cursor) = editor.line();
+    let before = line.get(..cursor).unwrap_or_default();
+    let found = shell::complete(before, &names(&vms));
+    if found.more.is_empty() && !found.names.is_empty() {
+        say!("{}", found.names.join("  "));
+    }
+    let more = found.more;
+    editor.insert(&more);
+}
+
+/// The VM that is called `typed`, by its number or name, and its number.
+fn find<'a>(typed: &'a str, vms: &'a [Arc<Vm>]) -> Result<(usize, &'a Arc<Vm>), Hint<'a>> {
+    let number = match typed.parse() {
+        Ok(number) => number,
+        Err(_) => shell::choose(Kind::Vm, typed, &names(vms))?,
+    };
+    let vm = vms
+        .get(number)
+        .ok_or(Hint::Unknown(Kind::Vm, typed, None))?;
+    Ok((number, vm))
+}
+
+fn obey<'a>(line: &'a str, vms: &'a [Arc<Vm>]) -> Result<(), Hint<'a>> {
+    match shell::parse(line)? {
+        None => {}
+        Some(Command::Help(None)) => (0..WORDS.len()).for_each(|word| say!("{}", Usage(word))),
+        Some(Command::Help(Some(word))) => say!("{}", Usage(word)),
+        Some(Command::List) => (0..).zip(vms).for_each(|(number, vm)| show_vm(number, vm)),
+        Some(Command::Stats) => ask(None),
+        Some(Command::Vm(verb, vm)) => {
+            let (_, vm) = find(vm, vms)?;
+            act(verb, vm);
+        }
+        Some(Command::Registers(vm, vcpu)) => {
+            let (_, vm) = find(vm, vms)?;
+            match vm.links.get(vcpu) {
+                Some(link) => link.request(request::REGISTERS),
+                None => say!("{} has {} vCPUs", vm.name(), vm.links.len()),
+            }
+        }
+        Some(Command::Memory) => memory(vms),
+        Some(Command::Interrupts) => interrupts(vms),
+        Some(Command::Log(level)) => log_level(level),
+        Some(Command::Reboot) => {
+            log::info!("reset from the console");
+            machine::reset();
+        }
+        Some(Command::Exit) => leave(),
+    }
+    Ok(())
+}
+
+fn log_level(level: Option<log::LevelFilter>) {
+    if let Some(level) = level {
+        log::set_max_level(level);
+    }
+    let level = log::max_level() as usize;
+    say!("{}", LEVELS.get(level).copied().unwrap_or_default());
+}
+
+/// Does to `vm` what `verb` says.
+fn act(verb: Verb, vm: &Arc<Vm>) {
+    match verb {
+        Verb::Info => ask(Some(vm)),
+        Verb::Reset => reset(vm),
+        Verb::Console => type_to(vm),
+        Verb::Destroy => {
+            log::info!("{}: ended from the console", vm.name());
+            vm.stop(Stop::Off);
+        }
+        Verb::Pause | Verb::Resume | Verb::Start => say!("{}: can't be done yet", vm.name()),
+    }
+}
+
+/// Says whose the RAM is.
+fn memory(vms: &[Arc<Vm>]) {
+    let (heap, free) = mem::heap();
+    let own = mem::own_bytes() >> 10;
+    say!("free        {:8} KiB", mem::free_bytes() >> 10);
+    say!(
+        "hypervisor  {own:8} KiB, of them heap {} KiB, {} KiB of it free",
+        heap >> 10,
+        free >> 10
+    );
+    for vm in vms {
+        say!("{:11} {:8} KiB", vm.name(), vm.state().memory.size() >> 10);
+    }
+}
+
+/// Names the machine's interrupts, and the state of the VMs'.
+fn interrupts(vms: &[Arc<Vm>]) {
+    let wiring = machine::wiring();
+    let (hyp, virt) = (wiring.hyp_timer, wiring.virtual_timer);
+    let (maintenance, kick) = (wiring.maintenance, machine::KICK);
+    say!("kick {kick}, maintenance {maintenance}, Hyp timer {hyp}, virtual timer {virt}");
+    if let Some(console) = wiring.console {
+        say!("console {console}");
+    }
+    for vm in vms {
+        say!("{}", vm.name());
+        for vcpu in 0..vm.links.len() {
+            say!("    vCPU {vcpu}: {}", Interrupts::of(vm, vcpu, 0));
+        }
+        let words = 1..=interrupt::SHARED.div_ceil(32) as u32;
+        let shared = words.map(|word| Interrupts::of(vm, 0, word));
+        for shared in shared.filter(|shared| shared.words != [0; 3]) {
+            say!("    shared: {shared}");
+        }
+    }
+}
+
+/// The state of 32 interrupts as the distributor shows it, but without a look at list registers of
+/// other CPUs.
+struct Interrupts {
+    first: u32,
+    /// Enabled, pending, active.
+    words: [u32; 3],
+}
+
+impl Interrupts {
+    /// Word `word` of GICD_ISENABLER, ISPENDR and ISACTIVER (ARM IHI 0048B, 4.3.5 to 4.3.9).
+    fn of(vm: &Vm, vcpu: usize, word: u32) -> Self {
+        let state = vm.state();
+        let words = [0x100, 0x200, 0x300].map(|at| state.gic.peek(vcpu, at + 4 * word, 4));
+        Self {
+            first: 32 * word,
+            words,
+        }
+    }
+}
+
+impl fmt::Display for Interrupts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, bits) in ["enabled", " pending", " active"].iter().zip(self.words) {
+            f.write_str(name)?;
+            if bits == 0 {
+                f.write_str(" -")?;
+            }
+            let mut left = bits;
+            while left != 0 {
+                let start = left.trailing_zeros();
+                let count = (left >> start).trailing_ones();
+                let first = self.first + start;
+                match count {
+                    1 => write!(f, " {first}")?,
+                    _ => write!(f, " {first}-{}", first + count - 1)?,
+                }
+                left &= u32::MAX.checked_shl(start + count).unwrap_or(0);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Shows the registers of `vcpu`, which is loaded here.
+pub fn registers(vcpu: &Vcpu) {
+    let regs = vcpu.context.regs();
+    say!("{} vCPU {}", vcpu.vm.name(), vcpu.index);
+    for first in [0, 4, 8, 12] {
+        let [a, b, c, d] = [0, 1, 2, 3].map(|n| match first + n {
+            15 => regs.pc,
+            n => vcpu.gpr(n),
+        });
+        say!("r{first:<2} {a:08x} {b:08x} {c:08x} {d:08x}");
+    }
+    let stage1 = Live::stage1();
+    say!("cpsr {:08x} {}", regs.cpsr, mode::name(regs.mode()));
+    say!("sctlr {:08x} ttbcr {:08x}", stage1.sctlr, stage1.ttbcr);
+    say!("ttbr0 {:010x} ttbr1 {:010x}", stage1.ttbr0, stage1.ttbr1);
+    say!("dfsr {:08x} dfar {:08x}", Live::dfsr(), Live::dfar());
+    say!("ifsr {:08x} ifar {:08x}", Live::ifsr(), Live::ifar());
+}
