@@ -4,15 +4,13 @@
 //! [`HISTORY`] lines. What can't be understood is a [`Hint`] at what was meant.
 
 use alloc::string::String;
-use alloc::vec::Vec;
 use core::fmt;
-use log::LevelFilter;
 
 /// What stands before the line.
 pub const PROMPT: &str = "armillary> ";
 /// The most characters of a line: with the prompt less than a terminal's 80.
 pub const LINE: usize = 64;
-/// The most lines that are remembered.
+/// The most lines that are remembered, and one that is being typed.
 pub const HISTORY: usize = 8;
 
 /// What a byte that was typed comes to.
@@ -37,18 +35,52 @@ enum Escape {
     Sequence(u8),
 }
 
+/// A line: printable ASCII.
+#[derive(Clone, Copy, Debug)]
+struct Line {
+    bytes: [u8; LINE],
+    count: usize,
+}
+
+impl Line {
+    const EMPTY: Self = Self {
+        bytes: [0; LINE],
+        count: 0,
+    };
+
+    fn text(&self) -> &str {
+        let bytes = self.bytes.get(..self.count).unwrap_or_default();
+        core::str::from_utf8(bytes).unwrap_or_default()
+    }
+
+    /// Puts `byte` at `place`; whether there was room.
+    fn insert(&mut self, place: usize, byte: u8) -> bool {
+        let Some(tail) = self.bytes.get_mut(place..=self.count) else {
+            return false;
+        };
+        tail.copy_within(..tail.len() - 1, 1);
+        tail[0] = byte;
+        self.count += 1;
+        true
+    }
+
+    fn remove(&mut self, from: usize, to: usize) {
+        self.bytes.copy_within(to..self.count, from);
+        self.count -= to - from;
+    }
+}
+
 /// The line that is being typed.
 #[derive(Debug)]
 pub struct Editor {
-    text: Vec<u8>,
+    line: Line,
     cursor: usize,
     escape: Escape,
-    /// The oldest first.
-    history: Vec<Vec<u8>>,
-    /// Which line of the history is shown; behind the last: what is being typed.
-    place: usize,
-    /// What was being typed before the history was shown.
-    draft: Vec<u8>,
+    /// Line number n at n % [`HISTORY`]. The last holds what is being typed while another is shown.
+    lines: [Line; HISTORY],
+    /// The number of the line that is being typed, and of the one that is shown.
+    last: usize,
+    shown: usize,
 }
 
 impl Default for Editor {
@@ -82,28 +114,28 @@ impl Editor {
     #[must_use]
     pub const fn new() -> Self {
         Self {
-            text: Vec::new(),
+            line: Line::EMPTY,
             cursor: 0,
             escape: Escape::None,
-            history: Vec::new(),
-            place: 0,
-            draft: Vec::new(),
+            lines: [Line::EMPTY; HISTORY],
+            last: 0,
+            shown: 0,
         }
     }
 
     /// The line, and how many characters of it are left of the cursor.
     #[must_use]
     pub fn line(&self) -> (&str, usize) {
-        (text(&self.text), self.cursor)
+        (self.line.text(), self.cursor)
     }
 
     /// What is to be on the screen: prompt, line, and the cursor where it is.
     #[must_use]
     pub fn shown(&self) -> String {
-        match self.text.len() - self.cursor {
-            0 => alloc::format!("{PROMPT}{}", text(&self.text)),
-            back => alloc::format!("{PROMPT}{}\x1b[{back}D", text(&self.text)),
-        }
+        let mut shown = alloc::format!("{PROMPT}{}", self.line.text());
+        // Each goes one column back.
+        (self.cursor..self.line.count).for_each(|_| shown.push('\x08'));
+        shown
     }
 
     /// `byte` has been typed.
@@ -112,20 +144,17 @@ impl Editor {
             Some(b'\r' | b'\n') => return self.enter(),
             Some(b'\t') => return Event::Complete,
             Some(CTRL_L) => return Event::Clear,
-            Some(CTRL_D) if self.text.is_empty() => return Event::Line("exit".into()),
+            Some(CTRL_D) if self.line.count == 0 => return Event::Line("exit".into()),
             Some(byte) => self.edit(byte),
             None => {}
         }
         Event::Edited
     }
 
-    /// Types `text` at the cursor, as far as there is room.
-    pub fn insert(&mut self, text: &str) {
-        for byte in text.bytes() {
-            if matches!(byte, b' '..=b'~') && self.text.len() < LINE {
-                self.text.insert(self.cursor, byte);
-                self.cursor += 1;
-            }
+    /// Types `byte` at the cursor, if it is printable ASCII and there is room.
+    pub fn insert(&mut self, byte: u8) {
+        if matches!(byte, b' '..=b'~') && self.line.insert(self.cursor, byte) {
+            self.cursor += 1;
         }
     }
 
@@ -147,68 +176,68 @@ impl Editor {
     }
 
     fn edit(&mut self, byte: u8) {
-        let end = self.text.len();
+        let (here, end) = (self.cursor, self.line.count);
+        let left = here.saturating_sub(1);
+        let right = end.min(here + 1);
         match byte {
             CTRL_A => self.cursor = 0,
-            CTRL_B => self.cursor = self.cursor.saturating_sub(1),
+            CTRL_B => self.cursor = left,
             CTRL_E => self.cursor = end,
-            CTRL_F => self.cursor = end.min(self.cursor + 1),
+            CTRL_F => self.cursor = right,
             CTRL_C => {
-                self.text.clear();
-                (self.cursor, self.place) = (0, self.history.len());
+                self.remove(0, end);
+                self.shown = self.last;
             }
-            CTRL_D => self.remove(self.cursor, end.min(self.cursor + 1)),
-            BACKSPACE | DELETE => self.remove(self.cursor.saturating_sub(1), self.cursor),
-            CTRL_K => self.remove(self.cursor, end),
-            CTRL_U => self.remove(0, self.cursor),
-            CTRL_W => self.remove(self.word(), self.cursor),
-            CTRL_P => self.show(self.place.checked_sub(1)),
-            CTRL_N => self.show(Some(self.place + 1)),
-            _ => self.insert(text(&[byte])),
+            CTRL_D => self.remove(here, right),
+            BACKSPACE | DELETE => self.remove(left, here),
+            CTRL_K => self.remove(here, end),
+            CTRL_U => self.remove(0, here),
+            CTRL_W => self.remove(self.word(), here),
+            CTRL_P => self.show(self.shown.wrapping_sub(1)),
+            CTRL_N => self.show(self.shown.wrapping_add(1)),
+            _ => self.insert(byte),
         }
     }
 
     fn remove(&mut self, from: usize, to: usize) {
-        self.text.drain(from..to);
+        self.line.remove(from, to);
         self.cursor = from;
     }
 
     /// Where the word left of the cursor begins.
     fn word(&self) -> usize {
-        let mut start = self.cursor;
-        for blank in [true, false] {
-            while start > 0 && (self.text.get(start - 1) == Some(&b' ')) == blank {
-                start -= 1;
-            }
-        }
-        start
+        let before = self.line.text().get(..self.cursor).unwrap_or_default();
+        let before = before.trim_end_matches(' ');
+        before.len()
+            - before
+                .bytes()
+                .rev()
+                .take_while(|&byte| byte != b' ')
+                .count()
     }
 
-    /// Shows a line of the history, if there is one at `place`.
-    fn show(&mut self, place: Option<usize>) {
-        let count = self.history.len();
-        let Some(place) = place.filter(|&place| place <= count) else {
+    /// Shows line number `number`, if it is still there.
+    fn show(&mut self, number: usize) {
+        let ago = self.last.wrapping_sub(number);
+        if ago >= HISTORY || ago > self.last {
             return;
-        };
-        let shown = self.history.get(place).unwrap_or(&self.draft).clone();
-        let before = core::mem::replace(&mut self.text, shown);
-        if self.place == count {
-            self.draft = before;
         }
-        (self.cursor, self.place) = (self.text.len(), place);
+        if self.shown == self.last {
+            self.lines[self.last % HISTORY] = self.line;
+        }
+        self.line = self.lines[number % HISTORY];
+        (self.cursor, self.shown) = (self.line.count, number);
     }
 
     fn enter(&mut self) -> Event {
-        let line = core::mem::take(&mut self.text);
-        let event = Event::Line(text(&line).into());
-        if !line.trim_ascii().is_empty() && self.history.last() != Some(&line) {
-            if self.history.len() == HISTORY {
-                self.history.remove(0);
-            }
-            self.history.push(line);
+        let line = core::mem::replace(&mut self.line, Line::EMPTY);
+        let same = self.lines[self.last.wrapping_sub(1) % HISTORY].text() == line.text();
+        if line.count != 0 && !same {
+            self.lines[self.last % HISTORY] = line;
+            self.last = self.last.wrapping_add(1);
         }
-        (self.cursor, self.place) = (0, self.history.len());
-        event
+        (self.cursor, self.shown) = (0, self.last);
+        Event::Line(line.text().into())
     }
 }
 
@@ -224,11 +253,6 @@ const fn key_of(first: u8, last: u8) -> Option<u8> {
         (b'~', b'3') => CTRL_D,
         _ => return None,
     })
-}
-
-/// The text of a line, which is ASCII; nothing for what is not.
-fn text(line: &[u8]) -> &str {
-    core::str::from_utf8(line).unwrap_or_default()
 }
 
 /// What is done with one VM.
@@ -264,8 +288,8 @@ pub enum Command<'a> {
     Memory,
     /// Interrupts.
     Interrupts,
-    /// The log's level, or a new one.
-    Log(Option<LevelFilter>),
+    /// The log's level, or a new one: a place in [`LEVELS`].
+    Log(Option<usize>),
     /// Start the machine anew.
     Reboot,
     /// Leave the shell.
@@ -328,7 +352,7 @@ pub static WORDS: [Word; NAMES.len()] = [
     word(Form::Alone(Command::Exit), "leave"),
 ];
 
-/// The log's levels, as [`LevelFilter`] counts them.
+/// The log's levels, as `log::LevelFilter` counts them.
 pub const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 /// How the word of this place in [`WORDS`] is used.
@@ -440,77 +464,91 @@ fn distance(typed: &str, name: &str) -> usize {
     row[name.len().min(31)]
 }
 
+/// The first four words of `line`; empty ones where it has fewer.
+fn words(line: &str) -> [&str; 4] {
+    let mut left = line;
+    [(); 4].map(|()| {
+        left = left.trim_start_matches(' ');
+        let length = left.bytes().take_while(|&byte| byte != b' ').count();
+        let (word, rest) = left.split_at_checked(length).unwrap_or_default();
+        left = rest;
+        word
+    })
+}
+
 /// What `line` asks for; `None` where it is empty.
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn parse(line: &str) -> Result<Option<Command<'_>>, Hint<'_>> {
-    let mut words = line.split_ascii_whitespace();
-    let Some(first) = words.next() else {
+    let [first, one, two, three] = words(line);
+    if first.is_empty() {
         return Ok(None);
-    };
-    let place = choose(Kind::Word, first, &NAMES)?;
-    let wrong = Hint::Usage(Usage(place));
-    let form = WORDS.get(place).map(|word| word.form);
-    let command = match (form, words.next()) {
-        (Some(Form::Alone(command)), None) => command,
-        (Some(Form::Vm(verb)), Some(vm)) => Command::Vm(verb, vm),
-        (Some(Form::Help), None) => Command::Help(None),
-        (Some(Form::Help), Some(word)) => Command::Help(Some(choose(Kind::Word, word, &NAMES)?)),
-        (Some(Form::Registers), Some(vm)) => {
-            let vcpu = words.next().unwrap_or("0");
-            Command::Registers(vm, vcpu.parse().map_err(|_| wrong)?)
-        }
-        (Some(Form::Log), None) => Command::Log(None),
-        (Some(Form::Log), Some(level)) => {
-            let level = choose(Kind::Level, level, &LEVELS)?;
-            Command::Log(LevelFilter::iter().nth(level))
-        }
-        _ => return Err(wrong),
-    };
-    match words.next() {
-        None => Ok(Some(command)),
-        Some(_) => Err(wrong),
     }
+    let place = choose(Kind::Word, first, &NAMES)?;
+    let wrong = Err(Hint::Usage(Usage(place)));
+    let Some(word) = WORDS.get(place) else {
+        return wrong;
+    };
+    Ok(Some(match (word.form, one, two, three) {
+        (Form::Alone(command), "", ..) => command,
+        (Form::Help, "", ..) => Command::Help(None),
+        (Form::Log, "", ..) => Command::Log(None),
+        (Form::Alone(_), ..) | (_, "", ..) => return wrong,
+        (Form::Registers, vm, "", _) => Command::Registers(vm, 0),
+        (Form::Registers, vm, vcpu, "") => match vcpu.parse() {
+            Ok(vcpu) => Command::Registers(vm, vcpu),
+            Err(_) => return wrong,
+        },
+        (Form::Vm(verb), vm, "", _) => Command::Vm(verb, vm),
+        (Form::Help, word, "", _) => Command::Help(Some(choose(Kind::Word, word, &NAMES)?)),
+        (Form::Log, level, "", _) => Command::Log(Some(choose(Kind::Level, level, &LEVELS)?)),
+        _ => return wrong,
+    }))
 }
 
-/// How a line can go on.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Completion<'a> {
-    /// What is to be typed at the cursor: as much as is common to all of `names`.
-    pub more: String,
-    /// What the line's last word may be.
-    pub names: Vec<&'a str>,
-}
-
-/// How the line of which `before` is left of the cursor can go on, where `vms` are the VMs' names.
-#[must_use]
-pub fn complete<'a>(before: &str, vms: &[&'a str]) -> Completion<'a> {
-    let (done, begun) = before.rsplit_once(' ').unwrap_or(("", before));
-    let mut done = done.split_ascii_whitespace();
-    let form = |first| WORDS.get(choose(Kind::Word, first, &NAMES).ok()?);
-    let names = match (done.next(), done.next()) {
-        (None, _) => &NAMES[..],
-        (Some(first), None) => match form(first).map(|word| word.form) {
-            Some(Form::Help) => &NAMES[..],
-            Some(Form::Log) => &LEVELS,
-            Some(Form::Vm(_) | Form::Registers) => vms,
-            _ => &[],
+/// What the last word of `before`, which is left of the cursor, may be: what of it is there, and
+/// names, where those of VMs are `vms`.
+fn candidates<'a, 'b>(before: &'b str, vms: &'a [&'a str]) -> (&'b str, &'a [&'a str]) {
+    let words = words(before);
+    let count = words.iter().take_while(|word| !word.is_empty()).count();
+    let begun = match words.get(count.wrapping_sub(1)) {
+        Some(word) if !before.ends_with(' ') => word,
+        _ => "",
+    };
+    let form = |word| WORDS.get(choose(Kind::Word, word, &NAMES).ok()?);
+    let names: &[&str] = match (count - usize::from(!begun.is_empty()), form(words[0])) {
+        (0, _) => &NAMES,
+        (1, Some(word)) => match word.form {
+            Form::Alone(_) => &[],
+            Form::Vm(_) | Form::Registers => vms,
+            Form::Help => &NAMES,
+            Form::Log => &LEVELS,
         },
         _ => &[],
     };
-    let begins = |name: &&&str| name.starts_with(begun);
-    let names: Vec<&str> = names.iter().filter(begins).copied().collect();
-    let Some((first, others)) = names.split_first() else {
-        return Completion::default();
-    };
-    let common = others.iter().fold(first.len(), |common, other| {
-        let same = first.bytes().zip(other.bytes()).take(common);
-        same.take_while(|(a, b)| a == b).count()
-    });
-    let mut more: String = first.get(begun.len()..common).unwrap_or_default().into();
-    if others.is_empty() {
-        more.push(' ');
+    (begun, names)
+}
+
+/// How the line of which `before` is left of the cursor can go on, where those of VMs are `vms`:
+/// what is common to all names that begin so and is still to be typed, and whether it is one name.
+/// `each` is called with the names.
+pub fn complete<'a>(
+    before: &str,
+    vms: &'a [&'a str],
+    mut each: impl FnMut(&'a str),
+) -> (&'a str, bool) {
+    let (begun, names) = candidates(before, vms);
+    let (mut common, mut count) = ("", 0);
+    for name in names.iter().filter(|name| name.starts_with(begun)) {
+        each(name);
+        if count == 0 {
+            common = name;
+        }
+        let same = common.bytes().zip(name.bytes());
+        let same = same.take_while(|(a, b)| a == b).count();
+        common = common.get(..same).unwrap_or_default();
+        count += 1;
     }
-    Completion { more, names }
+    (common.get(begun.len()..).unwrap_or_default(), count == 1)
 }

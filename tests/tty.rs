@@ -417,7 +417,7 @@ fn keys_after_the_escape_are_commands() {
         (b'n', Key::Next),
         (b'i', Key::Info),
         (b'?', Key::Help),
-        (b'h', Key::Help),
+        (b'h', Key::Shell),
         (b'r', Key::Reset),
         (b'x', Key::Off),
         (b'z', Key::Unknown(b'z')),

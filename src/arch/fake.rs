@@ -943,7 +943,8 @@ pub mod console {
 
     /// Answers the operator.
     pub fn say(text: std::fmt::Arguments<'_>) {
-        machine(|machine| machine.said.push(text.to_string()));
+        let text = text.to_string();
+        machine(|machine| machine.said.push(text));
     }
 
     /// Writes one byte of `writer`; `false` where [`test::fill_console`] says so.

@@ -13,6 +13,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
+use log::LevelFilter;
 use spin::Mutex;
 
 static EDITOR: Mutex<Editor> = Mutex::new(Editor::new());
@@ -81,15 +82,22 @@ fn names(vms: &[Arc<Vm>]) -> Vec<&str> {
 
 fn complete() {
     let vms = vm::all();
+    let names = names(&vms);
     let mut editor = EDITOR.lock();
     let (line, cursor) = editor.line();
+    let mut all = String::new();
     let before = line.get(..cursor).unwrap_or_default();
-    let found = shell::complete(before, &names(&vms));
-    if found.more.is_empty() && !found.names.is_empty() {
-        say!("{}", found.names.join("  "));
+    let (more, whole) = shell::complete(before, &names, |name| {
+        all.push_str(name);
+        all.push(' ');
+    });
+    if more.is_empty() && !all.is_empty() {
+        say!("{all}");
     }
-    let more = found.more;
-    editor.insert(&more);
+    more.bytes().for_each(|byte| editor.insert(byte));
+    if whole {
+        editor.insert(b' ');
+    }
 }
 
 /// The VM that is called `typed`, by its number or name, and its number.
@@ -134,12 +142,11 @@ fn obey<'a>(line: &'a str, vms: &'a [Arc<Vm>]) -> Result<(), Hint<'a>> {
     Ok(())
 }
 
-fn log_level(level: Option<log::LevelFilter>) {
-    if let Some(level) = level {
+fn log_level(level: Option<usize>) {
+    if let Some(level) = level.and_then(|place| LevelFilter::iter().nth(place)) {
         log::set_max_level(level);
     }
-    let level = log::max_level() as usize;
-    say!("{}", LEVELS.get(level).copied().unwrap_or_default());
+    say!("{}", LEVELS[log::max_level() as usize % LEVELS.len()]);
 }
 
 /// Does to `vm` what `verb` says.
