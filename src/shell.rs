@@ -144,7 +144,10 @@ impl Editor {
             Some(b'\r' | b'\n') => return self.enter(),
             Some(b'\t') => return Event::Complete,
             Some(CTRL_L) => return Event::Clear,
-            Some(CTRL_D) if self.line.count == 0 => return Event::Line("exit".into()),
+            // The key itself, not the one that deletes.
+            Some(CTRL_D) if byte == CTRL_D && self.line.count == 0 => {
+                return Event::Line("exit".into());
+            }
             Some(byte) => self.edit(byte),
             None => {}
         }

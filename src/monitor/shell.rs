@@ -64,6 +64,8 @@ pub(super) fn typed(byte: u8) {
     match event {
         Event::Edited => {}
         Event::Line(line) => {
+            // Not shown again between the lines of the answer.
+            console::prompt(String::new());
             say!("{PROMPT}{line}");
             let vms = vm::all();
             if let Err(hint) = obey(&line, &vms) {
