@@ -33,11 +33,10 @@ enum Line {
 impl Port for Line {
     #[inline(always)]
     fn send(&mut self, byte: u8) -> bool {
-        match self {
-            Self::Uart(uart) => uart.send(byte),
-            Self::Unknown => false,
-            Self::Missing => true,
+        if let Self::Uart(uart) = self {
+            return uart.send(byte);
         }
+        matches!(self, Self::Missing)
     }
 }
 
@@ -145,10 +144,10 @@ pub fn wake_at(due: u64) {
     }
 }
 
-/// When [`tick`] has to be called, ticks.
+/// When [`tick`] has to be called, ticks; the greatest: never.
 #[must_use]
-pub fn due() -> Option<u64> {
-    Some(DUE.load(Ordering::Relaxed)).filter(|due| *due != u64::MAX)
+pub fn due() -> u64 {
+    DUE.load(Ordering::Relaxed)
 }
 
 /// Does what is due; whether something was.

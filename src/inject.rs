@@ -24,16 +24,24 @@ pub enum Fault {
 }
 
 impl Fault {
-    fn described(self) -> walk::Fault {
-        let status = match self {
-            Self::External => FaultStatus::External,
-            Self::Alignment => FaultStatus::Alignment,
-            Self::Stage1(fault) => return fault,
+    /// The fault status register that says so, as for a fetch.
+    fn status(self) -> u32 {
+        const fn of(status: FaultStatus) -> (u32, u32) {
+            let fault = walk::Fault {
+                status,
+                domain: 0,
+                stage: Stage::One,
+            };
+            (fault.ifsr(Format::Short), fault.ifsr(Format::Long))
+        }
+        let (short, long) = match self {
+            Self::External => const { of(FaultStatus::External) },
+            Self::Alignment => const { of(FaultStatus::Alignment) },
+            Self::Stage1(fault) => return fault.ifsr(format()),
         };
-        walk::Fault {
-            status,
-            domain: 0,
-            stage: Stage::One,
+        match format() {
+            Format::Short => short,
+            Format::Long => long,
         }
     }
 }
@@ -49,66 +57,47 @@ fn format() -> Format {
 
 /// Gives the guest an undefined instruction exception for the instruction it is at.
 pub fn undefined(context: &mut Context) {
-    let after = if context.regs().thumb() { 2 } else { 4 };
-    let lr = context.regs().pc.wrapping_add(after);
-    enter(
-        context,
-        mode::UND,
-        0x04,
-        (Banked::LrUnd, Banked::SpsrUnd),
-        lr,
-        0,
-    );
+    let regs = context.regs();
+    let after = if regs.thumb() { 2 } else { 4 };
+    LiveBanks.write(Banked::LrUnd, regs.pc.wrapping_add(after));
+    LiveBanks.write(Banked::SpsrUnd, regs.cpsr);
+    enter(context, mode::UND, 0x04);
 }
 
 /// Gives the guest a data abort for an access to `address`.
 pub fn data_abort(context: &mut Context, fault: Fault, address: u32, write: bool) {
-    Live::set_dfsr(fault.described().dfsr(format(), write));
+    Live::set_dfsr(match fault {
+        Fault::Stage1(fault) => fault.dfsr(format(), write),
+        simple => simple.status() | u32::from(write) << 11,
+    });
     Live::set_dfar(address);
-    let lr = context.regs().pc.wrapping_add(8);
-    enter(
-        context,
-        mode::ABT,
-        0x10,
-        (Banked::LrAbt, Banked::SpsrAbt),
-        lr,
-        psr::A,
-    );
+    abort(context, 0x10, 8);
 }
 
 /// Gives the guest a prefetch abort for the instruction at `address`.
 pub fn prefetch_abort(context: &mut Context, fault: Fault, address: u32) {
-    Live::set_ifsr(fault.described().ifsr(format()));
+    Live::set_ifsr(fault.status());
     Live::set_ifar(address);
-    let lr = context.regs().pc.wrapping_add(4);
-    enter(
-        context,
-        mode::ABT,
-        0x0c,
-        (Banked::LrAbt, Banked::SpsrAbt),
-        lr,
-        psr::A,
-    );
+    abort(context, 0x0c, 4);
 }
 
-/// Takes the exception to `mode` at `vector`: the old CPSR and `lr` are banked, IRQs and `mask`
-/// masked, the state as SCTLR says.
-fn enter(
-    context: &mut Context,
-    mode: u32,
-    vector: u32,
-    banked: (Banked, Banked),
-    lr: u32,
-    mask: u32,
-) {
+/// Takes an abort at `vector`, to return to `after` bytes before the link register.
+fn abort(context: &mut Context, vector: u32, after: u32) {
+    let regs = context.regs();
+    LiveBanks.write(Banked::LrAbt, regs.pc.wrapping_add(after));
+    LiveBanks.write(Banked::SpsrAbt, regs.cpsr);
+    enter(context, mode::ABT | psr::A, vector);
+}
+
+/// Goes to `vector`, `set` in CPSR: the mode and what it masks beside IRQs. The state is as SCTLR
+/// says.
+fn enter(context: &mut Context, set: u32, vector: u32) {
     let sctlr = Live::sctlr();
     let regs = context.regs_mut();
-    LiveBanks.write(banked.0, lr);
-    LiveBanks.write(banked.1, regs.cpsr);
     let cleared = mode::MASK | psr::T | psr::E | psr::J | psr::IT;
     let thumb = if sctlr & SCTLR_TE != 0 { psr::T } else { 0 };
     let big = if sctlr & SCTLR_EE != 0 { psr::E } else { 0 };
-    regs.cpsr = (regs.cpsr & !cleared) | mode | psr::I | mask | thumb | big;
+    regs.cpsr = (regs.cpsr & !cleared) | set | psr::I | thumb | big;
     let base = if sctlr & SCTLR_V != 0 {
         0xffff_0000
     } else {

@@ -126,6 +126,8 @@ pub mod pl031;
 pub mod tty;
 pub mod shell;
 pub mod psci;
+pub mod mailbox;
+pub mod sched;
 pub mod fdt;
 pub mod lent;
 pub mod image;

@@ -19,7 +19,7 @@ pub enum Line {
 
 impl Line {
     /// What it takes to get from level `old` to level `new`, which is stored in `old`.
-    #[inline]
+    #[inline(always)]
     pub const fn change(old: &mut bool, new: bool) -> Self {
         if *old == new {
             return Self::Same;

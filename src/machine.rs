@@ -4,7 +4,8 @@ use crate::addr::Pa;
 use crate::driver::gic::{self, Gic};
 use crate::fdt::Range;
 use crate::psci::Workaround;
-use spin::Once;
+use alloc::boxed::Box;
+use core::sync::atomic::{AtomicPtr, Ordering};
 
 pub use crate::arch::cache::forget_instructions;
 pub use crate::arch::context::{
@@ -12,7 +13,7 @@ pub use crate::arch::context::{
 };
 pub use crate::arch::counter::{clear_deadline, now, set_deadline, set_deadline_if_none};
 pub use crate::arch::tables::Pool;
-pub use crate::arch::tlb::flush_all_vmids;
+pub use crate::arch::tlb::{flush_all_vmids, flush_own_vmid};
 pub use crate::arch::{vfp, window};
 pub use crate::console;
 pub use crate::driver::gic::{KICK, ListRegisters, SPURIOUS};
@@ -91,30 +92,33 @@ pub struct Wiring {
     pub seconds_at_zero: u32,
 }
 
-static WIRING: Once<Wiring> = Once::new();
+static WIRING: AtomicPtr<Wiring> = AtomicPtr::new((&raw const QEMU).cast_mut());
+static QEMU: Wiring = Wiring {
+    hyp_timer: 26,
+    virtual_timer: 27,
+    maintenance: 25,
+    console: None,
+    gicv: Range {
+        start: Pa(0x0804_0000),
+        size: 0x2000,
+    },
+    frequency: 62_500_000,
+    seconds_at_zero: 0,
+};
 
 /// Sets what [`wiring`] answers; once, before any vCPU runs.
 pub fn set_wiring(wiring: Wiring) {
-    WIRING.call_once(|| wiring);
+    let wiring: &Wiring = Box::leak(Box::new(wiring));
+    WIRING.store((&raw const *wiring).cast_mut(), Ordering::Release);
 }
 
 /// Where the machine's interrupts are: QEMU's before [`set_wiring`].
 #[inline(always)]
 #[must_use]
 pub fn wiring() -> &'static Wiring {
-    const QEMU: Wiring = Wiring {
-        hyp_timer: 26,
-        virtual_timer: 27,
-        maintenance: 25,
-        console: None,
-        gicv: Range {
-            start: Pa(0x0804_0000),
-            size: 0x2000,
-        },
-        frequency: 62_500_000,
-        seconds_at_zero: 0,
-    };
-    WIRING.get().unwrap_or(&QEMU)
+    // SAFETY: points to one that is never changed. What lies behind the address is read by way of it,
+    // so that loading it needs no barrier.
+    unsafe { &*WIRING.load(Ordering::Relaxed) }
 }
 
 /// This CPU's list registers; `None` before the interrupt controller is set up.

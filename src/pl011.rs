@@ -138,6 +138,8 @@ pub struct Pl011 {
     cr: u16,
     imsc: u16,
     ris: u16,
+    /// FR, worked out when something that it shows changes: it is read before each character.
+    fr: u16,
 }
 
 impl Default for Pl011 {
@@ -166,12 +168,12 @@ impl Pl011 {
             cr: cr::TXE | cr::RXE,
             imsc: 0,
             ris: 0,
+            fr: fr::TXFE | fr::RXFE,
         }
     }
 
     /// Reads the `width` bytes (1, 2 or 4) at `offset`. Bytes of a register other than its lowest
     /// read as what a word read holds there; any access to DR takes a character.
-    #[inline]
     pub fn read(&mut self, offset: u32, width: u32) -> (u32, Line) {
         let mut line = Line::Same;
         let word = match offset & 0xffc {
@@ -181,7 +183,7 @@ impl Pl011 {
                 character
             }
             reg::RSR_ECR => u16::from(self.rsr),
-            reg::FR => self.flags(),
+            reg::FR => self.fr,
             reg::ILPR => u16::from(self.ilpr),
             reg::IBRD => self.ibrd,
             reg::FBRD => u16::from(self.fbrd),
@@ -204,7 +206,6 @@ impl Pl011 {
 
     /// Writes the low `width` bytes (1, 2 or 4) of `value` at `offset`. The bus has no byte lanes:
     /// the bytes of the register that are not written become zero.
-    #[inline]
     pub fn write(&mut self, offset: u32, width: u32, value: u32) -> Effect {
         let value = (value & mask(width)) << (8 * (offset & 3));
         let half = value as u16;
@@ -227,6 +228,34 @@ impl Pl011 {
             tx: None,
             line: self.update(),
         }
+    }
+
+    /// What [`read`](Self::read) of FR gives, which changes nothing; `None` for another register or
+    /// part of one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn flags(&self, offset: u32, width: u32) -> Option<u32> {
+        if offset & 0xfff == reg::FR && width != 1 {
+            Some(self.fr as u32)
+        } else {
+            None
+        }
+    }
+
+    /// Whether a [`write`](Self::write) at `offset` only sends its lowest byte, which is then done but
+    /// for the sending: its line stays as it is.
+    #[inline(always)]
+    #[must_use]
+    pub const fn sends(&mut self, offset: u32) -> bool {
+        let ris = self.ris | int::TX;
+        if offset & 0xfff != reg::DR
+            || self.cr & cr::LBE != 0
+            || (ris & self.imsc != 0) != self.line
+        {
+            return false;
+        }
+        self.ris = ris;
+        true
     }
 
     /// Takes a character from outside.
@@ -303,8 +332,8 @@ impl Pl011 {
         }
     }
 
-    #[inline(always)]
-    fn flags(&self) -> u16 {
+    /// Works out FR.
+    fn reflag(&mut self) {
         let mut flags = fr::TXFE | self.modem();
         if self.count == 0 {
             flags |= fr::RXFE;
@@ -312,7 +341,7 @@ impl Pl011 {
         if self.count as usize >= self.depth() {
             flags |= fr::RXFF;
         }
-        flags
+        self.fr = flags;
     }
 
     /// The modem inputs: nothing is connected but in loopback (ARM DDI 0183, 3.3.8).
@@ -349,11 +378,12 @@ impl Pl011 {
         if self.count < self.trigger() {
             self.ris &= !int::RX;
         }
+        self.reflag();
         (character, self.update())
     }
 
-    /// A write of DR.
-    #[inline]
+    /// A write of DR, whose lowest byte is the character.
+    #[inline(always)]
     fn send(&mut self, byte: u8) -> Effect {
         self.ris |= int::TX;
         if self.cr & cr::LBE != 0 {
@@ -388,6 +418,7 @@ impl Pl011 {
         }
         self.fifo[(self.head + self.count) as usize % FIFO_DEPTH] = character;
         self.count += 1;
+        self.reflag();
         if self.count >= self.trigger() {
             self.ris |= int::RX;
         }
@@ -406,6 +437,7 @@ impl Pl011 {
             self.count = 0;
             self.ris &= !(int::RX | int::RT);
         }
+        self.reflag();
         if changed & new & lcr::BRK != 0 && self.cr & cr::LBE != 0 {
             self.store(dr::BE);
         }
@@ -414,6 +446,7 @@ impl Pl011 {
     fn set_cr(&mut self, new: u16) {
         let before = self.modem();
         self.cr = new;
+        self.reflag();
         let changed = before ^ self.modem();
         for (input, interrupt) in [
             (fr::CTS, int::CTS),
@@ -427,16 +460,13 @@ impl Pl011 {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     const fn update(&mut self) -> Line {
         Line::change(&mut self.line, self.ris & self.imsc != 0)
     }
 }
 
+/// A mask of the low `width` bytes, 1 to 4.
 const fn mask(width: u32) -> u32 {
-    match width {
-        1 => 0xff,
-        2 => 0xffff,
-        _ => u32::MAX,
-    }
+    u32::MAX >> (0u32.wrapping_sub(width << 3) & 31)
 }

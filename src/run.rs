@@ -17,6 +17,7 @@ use crate::vm::{self, MAX_CPUS, Vm, request};
 use crate::vtimer::Timer;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU32, Ordering};
 use spin::Mutex;
 
 /// A vCPU that others are ready beside runs this long, in 1/256 s: near 8 ms.
@@ -32,11 +33,15 @@ const VM_HEAP: usize = 128 << 10;
 )]
 static INBOX: [Mutex<Vec<Box<Vcpu>>>; MAX_CPUS] = [const { Mutex::new(Vec::new()) }; MAX_CPUS];
 
+/// Which of them are not empty: a bit for each CPU.
+static MAIL: AtomicU32 = AtomicU32::new(0);
+
 /// Gives `vcpu` to the CPU that its VM says it lives on.
 pub fn adopt(vcpu: Box<Vcpu>) {
     let home = vcpu.vm.links.get(vcpu.index).map_or(0, |link| link.cpu());
     if let Some(inbox) = INBOX.get(home) {
         inbox.lock().push(vcpu);
+        MAIL.fetch_or(1 << home, Ordering::Release);
     }
     machine::kick(home);
 }
@@ -129,24 +134,40 @@ impl Cpu {
         }
     }
 
-    fn take_requests(&mut self) {
-        if let Some(inbox) = INBOX.get(self.index) {
-            self.vcpus.append(&mut inbox.lock());
-        }
+    /// Does what has been asked for; whether that was more than to bring list registers up to date.
+    fn take_requests(&mut self) -> bool {
+        let mut more = self.take_mail();
         for index in 0..self.vcpus.len() {
             let requests = self.vcpus[index].link().take();
             if requests != 0 {
-                self.serve(index, requests);
+                more |= self.serve(index, requests);
             }
+        }
+        more
+    }
+
+    #[inline(always)]
+    fn take_mail(&mut self) -> bool {
+        let own = 1 << self.index;
+        let any = MAIL.load(Ordering::Relaxed) & own != 0;
+        if any {
+            self.open_mail(own);
+        }
+        any
+    }
+
+    #[cold]
+    fn open_mail(&mut self, own: u32) {
+        MAIL.fetch_and(!own, Ordering::Acquire);
+        if let Some(inbox) = INBOX.get(self.index) {
+            self.vcpus.append(&mut inbox.lock());
         }
     }
 
-    fn serve(&mut self, index: usize, requests: u32) {
-        let starting = requests & request::START != 0;
-        if requests & request::STOP != 0 {
-            self.leave(index, starting);
-        } else if starting {
-            self.start(index);
+    fn serve(&mut self, index: usize, requests: u32) -> bool {
+        let mut more = requests & !(request::WAKE | request::SYNC) != 0;
+        if more {
+            self.serve_rare(index, requests);
         }
         let vcpu = &mut self.vcpus[index];
         if self.loaded == Some(index) {
@@ -156,15 +177,28 @@ impl Cpu {
                 vcpu.flush();
             }
         }
+        if requests & request::WAKE != 0 && matches!(vcpu.state, State::Waiting(_)) {
+            vcpu.state = State::Ready;
+            more = true;
+        }
+        more
+    }
+
+    #[inline(never)]
+    fn serve_rare(&mut self, index: usize, requests: u32) {
+        let starting = requests & request::START != 0;
+        if requests & request::STOP != 0 {
+            self.leave(index, starting);
+        } else if starting {
+            self.start(index);
+        }
+        let vcpu = &mut self.vcpus[index];
         if requests & request::PAUSE != 0 && vcpu.state == State::Ready {
             vcpu.state = State::Waiting(Some(machine::now() + self.slice_ticks));
         }
         if requests & request::REPORT != 0 {
             vcpu.publish();
             monitor::published();
-        }
-        if requests & request::WAKE != 0 && matches!(vcpu.state, State::Waiting(_)) {
-            vcpu.state = State::Ready;
         }
         if requests & request::REGISTERS != 0 {
             self.show_registers(index);
@@ -241,15 +275,16 @@ impl Cpu {
     /// Sets the Hyp timer to the first thing that is due: the end of the slice, a deadline of a vCPU
     /// that waits, or of the physical timer of the one that is live.
     fn set_deadline(&self) {
-        let mut first = self.slice_end;
-        if let Some(due) = monitor::due() {
-            first = Some(first.map_or(due, |first| first.min(due)));
-        }
+        const NEVER: u64 = u64::MAX;
+        let mut first = monitor::due();
         let mut at = |deadline: Option<u64>| {
-            if let Some(deadline) = deadline {
-                first = Some(first.map_or(deadline, |first| first.min(deadline)));
+            if let Some(deadline) = deadline
+                && deadline < first
+            {
+                first = deadline;
             }
         };
+        at(self.slice_end);
         for (index, vcpu) in self.vcpus.iter().enumerate() {
             if vcpu.index == 0 {
                 at(vcpu.vm.alarm_ticks());
@@ -262,23 +297,21 @@ impl Cpu {
             }
         }
         match first {
-            Some(deadline) => machine::set_deadline(deadline),
-            None => machine::clear_deadline(),
+            NEVER => machine::clear_deadline(),
+            deadline => machine::set_deadline(deadline),
         }
     }
 
     /// What the vCPU that runs may do depends on whether it has its CPU to itself.
     fn share(&mut self, index: usize) {
-        let others = |wanted: fn(State) -> bool| {
-            let mut others = self
-                .vcpus
-                .iter()
-                .enumerate()
-                .filter(|(other, _)| *other != index);
-            others.any(|(_, vcpu)| wanted(vcpu.state))
-        };
-        let alone = !others(|state| state != State::Off);
-        if !others(|state| state == State::Ready) {
+        let (mut alone, mut crowded) = (true, false);
+        for (other, vcpu) in self.vcpus.iter().enumerate() {
+            if other != index {
+                alone &= matches!(vcpu.state, State::Off);
+                crowded |= matches!(vcpu.state, State::Ready);
+            }
+        }
+        if !crowded {
             self.slice_end = None;
         } else if self.slice_end.is_none() {
             self.slice_end = Some(machine::now() + self.slice_ticks);
@@ -328,14 +361,16 @@ impl Cpu {
     fn interrupted(&mut self, index: usize, interrupt: Interrupt) -> bool {
         match interrupt {
             Interrupt::None => return true,
-            Interrupt::Kick => self.take_requests(),
+            Interrupt::Kick => {
+                if !self.take_requests() {
+                    return true;
+                }
+            }
             Interrupt::Console => monitor::input(),
             Interrupt::Deadline => {
                 monitor::tick();
                 self.wake_due();
-                self.vcpus[index].update_timer();
-                // So that what has been deactivated is known to be.
-                self.vcpus[index].sync();
+                self.vcpus[index].look_at_timers();
             }
         }
         if self.vcpus[index].state != State::Ready || self.loaded != Some(index) {
@@ -360,6 +395,9 @@ impl Cpu {
             vcpu.vm.vttbr(self.index),
             self.vfp == Some(index),
         );
+        if vcpu.vm.takes_turns(self.index, vcpu.index) {
+            machine::flush_own_vmid();
+        }
         vcpu.load_interrupts();
         vm::note_loaded(self.index, &vcpu.vm, vcpu.index);
         self.loaded = Some(index);

@@ -108,6 +108,7 @@ impl Vcpu {
     }
 
     /// How other CPUs reach it.
+    #[inline(always)]
     #[must_use]
     pub fn link(&self) -> &Link {
         &self.vm.links[self.index]
@@ -203,7 +204,8 @@ impl Vcpu {
     #[inline(never)]
     pub fn load(&self, state: Locked<'_>, device: Device, offset: u32, width: u32) -> u32 {
         match device {
-            Device::Gicd | Device::Uart => self.load_fast(state, device, offset, width),
+            Device::Uart => self.load_uart(state, offset, width),
+            Device::Gicd => self.load_gicd(state, offset, width),
             Device::Rtc => self.load_rtc(state, offset, width),
             // As QEMU's flash without an image.
             Device::GiccDir | Device::Flash => 0,
@@ -214,7 +216,8 @@ impl Vcpu {
     #[inline(never)]
     pub fn store(&self, state: Locked<'_>, device: Device, offset: u32, width: u32, value: u32) {
         match device {
-            Device::Gicd | Device::Uart => self.store_fast(state, device, offset, width, value),
+            Device::Uart => self.store_uart(state, offset, width, value),
+            Device::Gicd => self.store_gicd(state, offset, width, value),
             Device::Rtc => self.store_rtc(state, offset, width, value),
             Device::GiccDir => self.store_dir(state, offset, value),
             // As QEMU's flash without an image: its commands do nothing.
@@ -222,33 +225,35 @@ impl Vcpu {
         }
     }
 
-    /// [`load`](Self::load), without a call of it for the devices that are used most.
+    /// [`load`](Self::load) of the device of `slot`, without a call for those that are used most.
     #[inline(always)]
-    pub fn load_fast(&self, state: Locked<'_>, device: Device, offset: u32, width: u32) -> u32 {
-        match device {
-            Device::Uart => self.load_uart(state, offset, width),
-            Device::Gicd => self.load_gicd(state, offset, width),
-            _ => self.load(state, device, offset, width),
+    pub fn load_slot(&self, state: Locked<'_>, slot: u32, offset: u32, width: u32) -> u32 {
+        const UART: u32 = Device::Uart as u32;
+        const GICD: u32 = Device::Gicd as u32;
+        match slot {
+            UART => self.load_uart(state, offset, width),
+            GICD => self.load_gicd(state, offset, width),
+            _ => self.load(state, Device::of_slot(slot), offset, width),
         }
     }
 
     /// [`store`](Self::store) likewise.
     #[inline(always)]
-    pub fn store_fast(
-        &self,
-        state: Locked<'_>,
-        device: Device,
-        offset: u32,
-        width: u32,
-        value: u32,
-    ) {
-        match device {
-            Device::Uart => self.store_uart(state, offset, width, value),
-            Device::Gicd => self.change_gic(state, |gic, vcpu, lrs| {
-                gic.write(vcpu, offset & 0xfff, width, value, lrs)
-            }),
-            _ => self.store(state, device, offset, width, value),
+    pub fn store_slot(&self, state: Locked<'_>, slot: u32, offset: u32, width: u32, value: u32) {
+        const UART: u32 = Device::Uart as u32;
+        const GICD: u32 = Device::Gicd as u32;
+        match slot {
+            UART => self.store_uart(state, offset, width, value),
+            GICD => self.store_gicd(state, offset, width, value),
+            _ => self.store(state, Device::of_slot(slot), offset, width, value),
         }
+    }
+
+    #[inline(always)]
+    fn store_gicd(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) {
+        self.change_gic(state, |gic, vcpu, lrs| {
+            gic.write(vcpu, offset & 0xfff, width, value, lrs)
+        });
     }
 
     #[inline(always)]
@@ -319,27 +324,49 @@ impl Vcpu {
     }
 
     #[inline(always)]
-    fn load_uart(&self, mut state: Locked<'_>, offset: u32, width: u32) -> u32 {
+    fn load_uart(&self, state: Locked<'_>, offset: u32, width: u32) -> u32 {
+        match state.uart.flags(offset, width) {
+            Some(flags) => flags,
+            None => self.load_uart_any(state, offset, width),
+        }
+    }
+
+    #[inline(never)]
+    fn load_uart_any(&self, mut state: Locked<'_>, offset: u32, width: u32) -> u32 {
         let (value, line) = state.uart.read(offset, width);
         self.uart_line(&mut state, line);
         value
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn store_uart(&self, mut state: Locked<'_>, offset: u32, width: u32, value: u32) {
+        if state.uart.sends(offset) {
+            drop(state);
+            return self.print(value as u8);
+        }
+        self.store_uart_any(state, offset, width, value);
+    }
+
+    #[inline(never)]
+    fn store_uart_any(&self, mut state: Locked<'_>, offset: u32, width: u32, value: u32) {
         let effect = state.uart.write(offset, width, value);
         self.uart_line(&mut state, effect.line);
         drop(state);
-        if let Some(byte) = effect.tx
-            && !self.vm.print(byte)
-        {
+        if let Some(byte) = effect.tx {
+            self.print(byte);
+        }
+    }
+
+    /// Writes a byte to the console.
+    #[inline(always)]
+    fn print(&self, byte: u8) {
+        if !self.vm.print(byte) {
             self.link().request(request::PAUSE);
         }
     }
 
     /// Passes on what an access did to the UART's line, after what has been typed has filled the
     /// room that it made.
-    #[inline(always)]
     fn uart_line(&self, state: &mut Shared, line: Line) {
         if state.typed {
             state.refill();
@@ -453,6 +480,7 @@ impl Vcpu {
     }
 
     /// Deactivates the physical interrupts that nothing virtual stands for any more.
+    #[inline(always)]
     fn release(&self, state: &mut Shared) {
         while let Some(id) = state.gic.next_release(self.index) {
             machine::deactivate(id.into());
@@ -496,6 +524,20 @@ impl Vcpu {
     pub fn update_timer(&mut self) {
         let level = self.timer.sample(machine::now());
         self.with_gic(|gic, vcpu, _| gic.set_level(vcpu, interrupt::PHYSICAL_TIMER, level));
+    }
+
+    /// The Hyp timer has fired, perhaps for the physical timer's line, and perhaps so that it is known
+    /// whether the virtual timer's interrupt has been deactivated.
+    pub fn look_at_timers(&mut self) {
+        let level = self.timer.sample(machine::now());
+        self.with_gic(|gic, vcpu, lrs| {
+            let mut kick = Kick(0);
+            if gic.outstanding(vcpu, interrupt::VIRTUAL_TIMER) {
+                kick = gic.sync(vcpu, lrs);
+            }
+            kick |= gic.set_level(vcpu, interrupt::PHYSICAL_TIMER, level);
+            kick
+        });
     }
 
     /// Whether something ends its WFI.

@@ -24,7 +24,7 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::num::NonZeroU32;
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use spin::{Mutex, MutexGuard};
 
 /// What one CPU asks of the CPU that a vCPU lives on, as bits of [`Link`].
@@ -41,8 +41,10 @@ pub mod request {
     pub const PAUSE: u32 = 16;
     /// Publish the vCPU's [`Figures`](super::Figures).
     pub const REPORT: u32 = 32;
+    /// Look when the real-time clock's alarm is due.
+    pub const ALARM: u32 = 64;
     /// Show the vCPU's registers to the operator.
-    pub const REGISTERS: u32 = 64;
+    pub const REGISTERS: u32 = 128;
 }
 
 /// A vCPU as other CPUs see it.
@@ -93,6 +95,7 @@ impl Link {
 
     /// Takes what has been asked for.
     #[must_use]
+    #[inline(always)]
     pub fn take(&self) -> u32 {
         // The load alone costs no exclusive access, and mostly finds nothing.
         match self.requests.load(Ordering::Relaxed) {
@@ -150,6 +153,8 @@ pub struct Vm {
     pub writer: console::Writer,
     /// Its vCPUs as other CPUs see them.
     pub links: Vec<Link>,
+    /// For each CPU the vCPU that was last loaded there, plus one.
+    last_loaded: [AtomicU8; MAX_CPUS],
     /// When the real-time clock's alarm is due, in seconds of the counter; [`NO_ALARM`]: never.
     alarm: AtomicU32,
     vmid: Vmid,
@@ -224,6 +229,7 @@ impl Vm {
             config,
             writer,
             links,
+            last_loaded: Default::default(),
             alarm: AtomicU32::new(NO_ALARM),
             vmid,
             root,
@@ -265,6 +271,19 @@ impl Vm {
         let vttbr = self.root | u64::from(vmid) << 48;
         self.state().memory.space.tables_mut().vttbr = vttbr;
         vttbr
+    }
+
+    /// Whether CPU number `cpu`, which loads vCPU `index`, had another one of this VM last. Its TLB then
+    /// holds translations that look like this one's: on a machine of its own each has its own tables, and
+    /// may use the same ASIDs for them. What a vCPU invalidates is broadcast, so what it left elsewhere
+    /// does no harm.
+    pub fn takes_turns(&self, cpu: usize, index: usize) -> bool {
+        let own = index as u8 + 1;
+        self.links.len() > 1
+            && self
+                .last_loaded
+                .get(cpu)
+                .is_some_and(|last| last.swap(own, Ordering::Relaxed) != own)
     }
 
     /// Its name.
@@ -344,8 +363,10 @@ impl Vm {
         let left = |due: u32| due.wrapping_sub(self.seconds());
         let due = state.rtc.deadline().map(left).filter(|&left| left != 0);
         let due = due.map_or(NO_ALARM, |left| up.saturating_add(left));
-        if self.alarm.swap(due, Ordering::Relaxed) != due {
-            self.wake(1);
+        if self.alarm.swap(due, Ordering::Relaxed) != due
+            && let Some(link) = self.links.first()
+        {
+            link.request(request::ALARM);
         }
     }
 
@@ -504,11 +525,12 @@ pub fn focused() -> Option<Arc<Vm>> {
 
 /// The next VM that is up is typed to.
 pub fn focus_next() {
-    let mut vms = all();
+    let vms = all();
     let id = FOCUS.load(Ordering::Relaxed);
     let here = vms.iter().position(|vm| vm.id == id);
-    vms.rotate_left(here.map_or(0, |place| place + 1));
-    if let Some(vm) = vms.iter().find(|vm| vm.is_up()) {
+    let after = here.map_or(0, |place| place + 1);
+    let mut turn = vms.iter().cycle().skip(after).take(vms.len());
+    if let Some(vm) = turn.find(|vm| vm.is_up()) {
         vm.focus();
     }
 }

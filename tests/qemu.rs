@@ -405,6 +405,12 @@ const CASES: &[Case] = &[
         ..GUESTS
     },
     Case {
+        name: "guests::tables_of_two_vcpus_on_one_cpu",
+        vms: &["kernel=guest:tables,memory=64M,cpus=2"],
+        icount: false,
+        ..GUESTS
+    },
+    Case {
         name: "guests::console_of_one_vcpu",
         vms: &["kernel=guest:console,memory=64M"],
         ..GUESTS
@@ -465,6 +471,66 @@ const CASES: &[Case] = &[
         vms: &["kernel=guest:hello,memory=16M"],
         typed: &[("(?m)^> ", "good day\r"), ("You said: good day\n", "off\r")],
         expect: Expect::Ends(&["You said: good day", "Good-bye"]),
+        ..PLAIN
+    },
+    Case {
+        name: "console::the_shell_rules_two_vms",
+        vms: &[
+            "kernel=guest:hello,memory=16M,name=one",
+            "kernel=guest:hello,memory=32M,name=two",
+        ],
+        typed: &[
+            ("(?s)(Type help.*){2}", "\x01hlist\r"),
+            ("1 two: 32 MiB, 1 vCPUs, on", "lsit\r"),
+            ("lsit: list, perhaps\\?", "info tw\r"),
+            ("1 two: (?s:.*)exits", "regs 1\r"),
+            ("ifsr", "mem\r"),
+            ("two +32768 KiB", "irq\r"),
+            ("(?s)two\n.*enabled 0-15", "res\t\x17reset two\r"),
+            ("(?s)two: reset.*two: Type help", "con\ttw\t\rgood day\r"),
+            ("two: You said: good day", "\x01hdestroy one\r"),
+            ("one: off", "\x1b[A\x7f\x7f\x7ftwo\r"),
+        ],
+        expect: Expect::Ends(&[
+            "0 one: 16 MiB, 1 vCPUs, on",
+            "vCPU 0 on CPU 0: (waits|runs), .*; exits.* data",
+            r"two vCPU 0\n(?s:.*)cpsr [0-9a-f]{8} \w+\n.*sctlr",
+            r"free +\d+ KiB",
+            "kick 0, maintenance 25",
+            "resume reset",
+            "two: reset from the console",
+            "input goes to two",
+            "one: off",
+            "two: off",
+            "every VM is off",
+        ]),
+        ..PLAIN
+    },
+    Case {
+        name: "console::the_shell_is_there_beside_a_flood_of_output",
+        vms: &[
+            "kernel=guest:hostile,memory=32M,append=flood,name=bad",
+            "kernel=guest:hello,memory=16M,name=good",
+        ],
+        typed: &[
+            ("FLOOD(?s:.*)flood 1", "\x01hl"),
+            ("armillary> l", "ist\r"),
+            ("1 good: 16 MiB", "destroy bad\r"),
+            ("bad: off", "console good\r"),
+            ("input goes to good", "off\r"),
+        ],
+        expect: Expect::Ends(&["bad: off", "good: off|every VM is off"]),
+        icount: false,
+        ..GUESTS
+    },
+    Case {
+        name: "console::the_machine_is_reset_from_the_shell",
+        vms: &["kernel=guest:hello,memory=16M"],
+        typed: &[
+            ("(?m)^> ", "\x01hreboot\r"),
+            ("(?s)reset from the console.*^> ", "off\r"),
+        ],
+        expect: Expect::Ends(&["reset from the console", "Armillary 0", "every VM is off"]),
         ..PLAIN
     },
     // Linux, from Debian's packages: kinds of machines.

@@ -157,6 +157,7 @@ macro_rules! banked {
                 value
             }
 
+            #[inline(always)]
             fn write(&mut self, register: Banked, value: u32) {
                 // SAFETY: writes a register of the guest, which Hyp does not use.
                 unsafe { match register {

@@ -705,6 +705,11 @@ pub fn flush_all_vmids() {
     note(Event::FlushAll);
 }
 
+/// Forgets this CPU's translations of the VMID that is loaded.
+pub fn flush_own_vmid() {
+    note(Event::FlushOwnVmid);
+}
+
 /// Forgets every CPU's instructions.
 pub fn forget_instructions() {
     note(Event::ForgetInstructions);
@@ -981,10 +986,10 @@ pub mod console {
         machine(|machine| machine.due = Some(machine.due.map_or(due, |old| old.min(due))));
     }
 
-    /// When [`tick`] has to be called, ticks.
+    /// When [`tick`] has to be called, ticks; the greatest: never.
     #[must_use]
-    pub fn due() -> Option<u64> {
-        machine(|machine| machine.due)
+    pub fn due() -> u64 {
+        machine(|machine| machine.due).unwrap_or(u64::MAX)
     }
 
     /// Does what is due; whether something was.
@@ -1049,6 +1054,7 @@ pub mod test {
         Kick(usize),
         Wait,
         FlushAll,
+        FlushOwnVmid,
         FlushVmid(u64),
         ForgetInstructions,
         ForgetBranches,

@@ -6,7 +6,8 @@
 //! linked list register.
 
 use crate::vgic::Lrs;
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
 use spin::Once;
 use tock_registers::interfaces::{Readable, Writeable};
 use tock_registers::register_structs;
@@ -89,11 +90,15 @@ unsafe impl Sync for Gic {}
 unsafe impl Send for Gic {}
 
 static GIC: Once<Gic> = Once::new();
+/// The same once it is set up. What lies behind the address is read by way of it, so that loading it
+/// needs no barrier.
+static READY: AtomicPtr<Gic> = AtomicPtr::new(null_mut());
 
 /// The machine's interrupt controller; `None` before [`init`].
 #[inline(always)]
 pub fn gic() -> Option<&'static Gic> {
-    GIC.get()
+    // SAFETY: null, or the static above.
+    unsafe { READY.load(Ordering::Relaxed).as_ref() }
 }
 
 /// Sets up the distributor: everything off, level, non-secure group 1 where that is ours to choose,
@@ -107,7 +112,7 @@ pub unsafe fn init(
     hypervisor: usize,
     virtual_cpu: usize,
 ) -> &'static Gic {
-    GIC.call_once(|| {
+    let gic = GIC.call_once(|| {
         // SAFETY: the caller's word.
         let hypervisor = unsafe { &*(hypervisor as *const Hypervisor) };
         // SAFETY: the caller's word.
@@ -123,7 +128,9 @@ pub unsafe fn init(
         };
         gic.init_distributor();
         gic
-    })
+    });
+    READY.store((&raw const *gic).cast_mut(), Ordering::Release);
+    gic
 }
 
 impl Gic {

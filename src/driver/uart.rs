@@ -89,6 +89,11 @@ pub struct Uart {
     data: usize,
     status: usize,
     room: (u32, u32),
+    /// The status bit that says that nothing waits to be sent (0: not known), and how many bytes there
+    /// is room for then.
+    empty: (u32, u32),
+    /// Bytes that there is room for, so that the status need not be asked.
+    spare: u32,
 }
 
 impl Uart {
@@ -108,7 +113,7 @@ impl Uart {
             UartKind::Imx => (&IMX, 0, false),
             UartKind::Exynos => (&EXYNOS, 0, false),
         };
-        let uart = Self {
+        let mut uart = Self {
             base,
             layout,
             shift,
@@ -117,11 +122,16 @@ impl Uart {
             data: base + (layout.transmit << shift),
             status: base + (layout.transmit_status << shift),
             room: layout.can_transmit,
+            empty: (0, 1),
+            spare: 0,
         };
         if uart.pl011 && uart.read(0x30) & 1 == 0 {
             // Firmware left it off: 8 bits, FIFOs, both directions.
             uart.write(0x2c, 0x70);
             uart.write(0x30, 0x301);
+        }
+        if uart.pl011 && uart.read(0x2c) & 1 << 4 != 0 {
+            uart.empty = (1 << 7, 16);
         }
         uart
     }
@@ -160,13 +170,26 @@ impl Uart {
 
     /// Sends a byte, if there is room; whether there was.
     #[inline(always)]
-    pub fn send(&self, byte: u8) -> bool {
-        let (mask, value) = self.room;
-        let room = self.load(self.status) & mask == value;
-        if room {
-            self.store(self.data, byte.into());
+    pub fn send(&mut self, byte: u8) -> bool {
+        if self.spare == 0 && !self.find_room() {
+            return false;
         }
-        room
+        self.spare -= 1;
+        self.store(self.data, byte.into());
+        true
+    }
+
+    /// Whether there is room; how much is in `spare`.
+    #[inline(never)]
+    fn find_room(&mut self) -> bool {
+        let status = self.load(self.status);
+        let (mask, value) = self.room;
+        if status & mask != value {
+            return false;
+        }
+        let (empty, depth) = self.empty;
+        self.spare = if status & empty != 0 { depth } else { 1 };
+        true
     }
 
     /// A byte that has come, if one has.

@@ -61,9 +61,9 @@ pub fn input() {
     }
 }
 
-/// When [`tick`] has to be called, ticks.
+/// When [`tick`] has to be called, ticks; the greatest: never.
 #[must_use]
-pub fn due() -> Option<u64> {
+pub fn due() -> u64 {
     console::due()
 }
 

@@ -5,7 +5,7 @@ use core::ops::Range;
 use crate::addr::{Ipa, PAGE};
 
 use super::entry::{self, ENTRIES, LAST_LEVEL, NOTHING};
-use super::{Chain, Error, Flush, Stage2, Table, Tables, root_entries};
+use super::{Chain, Error, Flush, NO_PAGE, Stage2, Table, Tables, root_entries};
 
 /// A change of a range.
 #[derive(Clone, Copy)]
@@ -103,6 +103,7 @@ impl<T: Tables> Stage2<T> {
         if range.is_empty() {
             return Ok(Flush::None);
         }
+        self.recent.set((NO_PAGE, 0));
         let needed = self.count(1, Source::Table(self.root), 0, range.clone(), change)?;
         let mut spare = self.reserve(needed)?;
         self.commit(1, self.root, 0, range, change, &mut spare);

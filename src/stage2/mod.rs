@@ -19,9 +19,10 @@
 //! the guest just goes on. Permissions alone change in place, as the architecture allows.
 //! A table is flushed out of the walkers' caches before it is freed.
 
+use core::cell::Cell;
 use core::fmt;
 
-use crate::addr::{Ipa, PAGE, Pa};
+use crate::addr::{Ipa, PAGE, PAGE_SHIFT, Pa};
 
 mod change;
 mod entry;
@@ -188,7 +189,12 @@ pub struct Stage2<T: Tables> {
     owed: bool,
     /// Tables out of use that the walkers may still know.
     retired: Chain,
+    /// The page and the slot of the device that was asked for last.
+    recent: Cell<(u32, u32)>,
 }
+
+/// The number of no page: addresses have 40 bits.
+const NO_PAGE: u32 = u32::MAX;
 
 /// Tables that are in no use, each holding the address of the next one in its first entry, where
 /// the hardware sees an invalid entry.
@@ -231,6 +237,7 @@ impl<T: Tables> Stage2<T> {
             below_root: 0,
             owed: false,
             retired: Chain::default(),
+            recent: Cell::new((NO_PAGE, 0)),
         })
     }
 
@@ -272,6 +279,33 @@ impl<T: Tables> Stage2<T> {
     pub fn lookup(&self, ipa: Ipa) -> Leaf {
         let (level, entry) = self.find(ipa);
         entry::leaf(level, entry, ipa)
+    }
+
+    /// The slot of the device on page number `page` (the address / 4096), or what is there instead: as
+    /// [`lookup`](Self::lookup), but without a walk for the page that was asked for last, as it
+    /// mostly was.
+    ///
+    /// # Errors
+    /// RAM, or nothing.
+    #[inline(always)]
+    pub fn device(&self, page: u32) -> Result<u32, Leaf> {
+        let (known, slot) = self.recent.get();
+        if known == page {
+            return Ok(slot);
+        }
+        match self.find_page(page) {
+            Leaf::Slot(slot) => Ok(slot),
+            leaf => Err(leaf),
+        }
+    }
+
+    #[inline(never)]
+    fn find_page(&self, page: u32) -> Leaf {
+        let leaf = self.lookup(Ipa(u64::from(page) << PAGE_SHIFT));
+        if let Leaf::Slot(slot) = leaf {
+            self.recent.set((page, slot));
+        }
+        leaf
     }
 
     /// The entry that decides about `ipa`, and its level.

@@ -222,6 +222,9 @@ impl Vgic {
         };
         let bank = &mut self.banks[k];
         let fresh = bits & !bank.enabled;
+        if fresh == 0 {
+            return Kick(0);
+        }
         bank.enabled |= fresh;
         bank.reopen(self.ctlr);
         self.changed(k, fresh)
@@ -233,6 +236,9 @@ impl Vgic {
         };
         let bank = &mut self.banks[k];
         let gone = bits & bank.enabled;
+        if gone == 0 {
+            return Kick(0);
+        }
         bank.enabled ^= gone;
         bank.reopen(self.ctlr);
         self.changed(k, gone)
@@ -448,13 +454,9 @@ const fn is_state(offset: u32) -> bool {
     matches!(offset >> 7, 4..=7) || offset >= 0xf10 && offset < 0xf30
 }
 
-/// A mask of the low `width` bytes.
+/// A mask of the low `width` bytes, 1 to 4.
 const fn lanes(width: u32) -> u32 {
-    match width {
-        1 => 0xff,
-        2 => 0xffff,
-        _ => u32::MAX,
-    }
+    u32::MAX >> (0u32.wrapping_sub(width << 3) & 31)
 }
 
 /// Four of the bytes in `bytes`, from `first` modulo their number, as a word.

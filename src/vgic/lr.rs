@@ -281,14 +281,18 @@ impl Vgic {
     /// [`deactivate`](Self::deactivate): with several interrupts active outside of the list
     /// registers the hardware's count does not tell which one is meant. Constant from a flush to
     /// the next.
+    #[inline(always)]
     #[must_use]
     pub fn traps_dir(&self, vcpu: usize) -> bool {
-        self.vcpus[vcpu].hcr & LRENPIE != 0
-            && (self.vcpus[vcpu].spi_active > 1 || {
-                let private = &self.banks[vcpu];
-                let unlisted = (private.active & !private.listed).count_ones();
-                unlisted + u32::from(self.vcpus[vcpu].spi_active) > 1
-            })
+        self.vcpus[vcpu].hcr & LRENPIE != 0 && self.unlisted_active(vcpu) > 1
+    }
+
+    /// How many interrupts are active at `vcpu` and not listed.
+    #[inline(never)]
+    fn unlisted_active(&self, vcpu: usize) -> u32 {
+        let private = &self.banks[vcpu];
+        let unlisted = (private.active & !private.listed).count_ones();
+        unlisted + u32::from(self.vcpus[vcpu].spi_active)
     }
 
     /// A trapped write of `vcpu`, which is loaded, to GICV_DIR (4.4.15).

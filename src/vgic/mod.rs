@@ -348,7 +348,7 @@ impl Vgic {
     }
 
     /// Whether `vcpu` has to be flushed before it is entered.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub const fn needs_flush(&self, vcpu: usize) -> bool {
         self.work & (1 << vcpu) != 0
@@ -372,10 +372,16 @@ impl Vgic {
 
     /// The next physical interrupt to deactivate, if any; to be asked until there is none, on the
     /// CPU of `vcpu` after it was flushed or put.
+    #[inline(always)]
     pub fn next_release(&mut self, vcpu: usize) -> Option<u16> {
         if !self.releases {
             return None;
         }
+        self.find_release(vcpu)
+    }
+
+    #[inline(never)]
+    fn find_release(&mut self, vcpu: usize) -> Option<u16> {
         let shared = self.vcpus.len()..self.banks.len();
         for k in core::iter::once(vcpu).chain(shared) {
             let bank = &mut self.banks[k];

@@ -28,6 +28,8 @@ use crate::vm::Vm;
 
 mod linux;
 
+/// The real-time clock begins at 0 and counts virtual time, as everything else.
+const CLOCK: [&str; 2] = ["-rtc", "base=1970-01-01T00:00:00,clock=vm"];
 /// The longest that the bench guest may take.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// What the bench guest measures with two vCPUs: on how many CPUs, and its command line.
@@ -112,6 +114,7 @@ pub fn measure(qemu: PathBuf, images: Images) -> anyhow::Result<Figures> {
     let machine = Machine {
         vms: vec![Vm::from_spec(&spec, 0, board.memory)?],
         icount: true,
+        more: CLOCK.map(Into::into).into(),
         ..Machine::new(qemu, board, images)
     };
     let console = progress::step("run the bench guest", Line::IfSlow, |_| {

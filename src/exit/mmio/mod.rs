@@ -4,7 +4,7 @@ mod emulate;
 mod memory;
 
 use super::{Next, external_abort};
-use crate::addr::{Ipa, PAGE};
+use crate::addr::{Ipa, PAGE, PAGE_SHIFT};
 use crate::bus::Device;
 use crate::inject::{self, Fault};
 use crate::machine::{self, Live};
@@ -35,31 +35,32 @@ fn translated(vcpu: &Vcpu, far: u32, kind: Kind) -> Option<Ipa> {
 #[inline(always)]
 pub(super) fn plain(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
     vcpu.count(Reason::DataAbort);
-    let ipa = faulting(Live::hdfar());
+    let (far, page) = (Live::hdfar(), Live::hpfar() >> 4);
     if abort.write() {
-        plain_store(vcpu, abort, ipa)
+        plain_store(vcpu, abort, far, page)
     } else {
-        plain_load(vcpu, abort, ipa)
+        plain_load(vcpu, abort, far, page)
     }
 }
 
-/// A plain load, in ARM state. It does what [`access`] does, which sees to everything else.
+/// A plain load from page number `page`, in ARM state. It does what [`access`] does, which sees to
+/// everything else.
 #[inline(never)]
-fn plain_load(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
-    let (address, width) = (ipa.0 as u32, abort.bytes());
-    if address & (width - 1) != 0 || vcpu.context.regs().cpsr & (psr::T | psr::E) != 0 {
-        return rare(vcpu, abort, ipa, false);
+fn plain_load(vcpu: &mut Vcpu, abort: DataAbort, far: u32, page: u32) -> Next {
+    let width = abort.bytes();
+    if far & (width - 1) != 0 || vcpu.context.regs().cpsr & (psr::T | psr::E) != 0 {
+        return access(vcpu, abort, faulting(far));
     }
     let state = vcpu.vm.lock();
-    let slot = match state.memory.space.lookup(ipa) {
-        Leaf::Slot(slot) => slot,
-        leaf => {
-            let nothing = leaf == Leaf::Nothing;
+    let slot = match state.memory.space.device(page) {
+        Ok(slot) => slot,
+        Err(leaf) => {
             drop(state);
-            return rare(vcpu, abort, ipa, nothing);
+            return no_device(vcpu, abort, leaf);
         }
     };
-    let value = vcpu.load_fast(state, Device::of_slot(slot), address, width);
+    let address = page << PAGE_SHIFT | far & (PAGE as u32 - 1);
+    let value = vcpu.load_slot(state, slot, address, width);
     let regs = vcpu.context.regs_mut();
     regs.r[abort.rt() as usize & 7] = value;
     regs.pc = regs.pc.wrapping_add(4);
@@ -68,35 +69,26 @@ fn plain_load(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
 
 /// The same for a store.
 #[inline(never)]
-fn plain_store(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
-    let (address, width) = (ipa.0 as u32, abort.bytes());
+fn plain_store(vcpu: &mut Vcpu, abort: DataAbort, far: u32, page: u32) -> Next {
+    let width = abort.bytes();
     let regs = vcpu.context.regs();
-    if address & (width - 1) != 0 || regs.cpsr & (psr::T | psr::E) != 0 {
-        return rare(vcpu, abort, ipa, false);
+    if far & (width - 1) != 0 || regs.cpsr & (psr::T | psr::E) != 0 {
+        return access(vcpu, abort, faulting(far));
     }
     let value = regs.r[abort.rt() as usize & 7];
     let state = vcpu.vm.lock();
-    let slot = match state.memory.space.lookup(ipa) {
-        Leaf::Slot(slot) => slot,
-        leaf => {
-            let nothing = leaf == Leaf::Nothing;
+    let slot = match state.memory.space.device(page) {
+        Ok(slot) => slot,
+        Err(leaf) => {
             drop(state);
-            return rare(vcpu, abort, ipa, nothing);
+            return no_device(vcpu, abort, leaf);
         }
     };
-    vcpu.store_fast(state, Device::of_slot(slot), address, width, value);
+    let address = page << PAGE_SHIFT | far & (PAGE as u32 - 1);
+    vcpu.store_slot(state, slot, address, width, value);
     let regs = vcpu.context.regs_mut();
     regs.pc = regs.pc.wrapping_add(4);
     Next::Resume
-}
-
-/// What is plain in the syndrome alone.
-#[inline(never)]
-fn rare(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa, nothing: bool) -> Next {
-    if nothing {
-        return external_abort(vcpu, Live::hdfar(), abort.write());
-    }
-    access(vcpu, abort, ipa)
 }
 
 /// A load or store at `ipa` that the syndrome describes.

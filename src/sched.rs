@@ -1,0 +1,157 @@
+//! What a scheduler decides, without the CPUs: reservations of time, and who goes first.
+//!
+//! **Priorities are fixed.** Of those that are ready the highest runs, and those of one priority take
+//! turns. **A reservation** bounds what a VM takes and, with a priority above the others', assures it:
+//! so much time in each period, as a sporadic server has it (IEEE Std 1003.1, SCHED_SPORADIC): what is
+//! used comes back one period after its use began. So no stretch of one period holds more than the
+//! budget, wherever it begins, and a VM that has slept finds all of its budget at once.
+
+/// Uses of a reservation that have not come back yet; beyond these the last two count as one.
+const USES: usize = 8;
+
+/// Time that a VM may take in each period. All times are ticks of the machine's counter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reservation {
+    period: u64,
+    /// Negative after a use that could not be ended in time.
+    left: i64,
+    /// What comes back, and when, the earliest first.
+    uses: [(u64, u64); USES],
+    count: usize,
+}
+
+impl Reservation {
+    /// A reservation of `budget` in each `period`, all of it there.
+    #[must_use]
+    pub const fn new(budget: u64, period: u64) -> Self {
+        Self {
+            period,
+            left: budget as i64,
+            uses: [(0, 0); USES],
+            count: 0,
+        }
+    }
+
+    /// Takes what was used from `since` to `now`.
+    pub fn charge(&mut self, since: u64, now: u64) {
+        let used = now.saturating_sub(since);
+        self.refill(now);
+        self.left = self.left.saturating_sub_unsigned(used);
+        let back = since.saturating_add(self.period);
+        match self.uses.get_mut(self.count) {
+            Some(place) => {
+                *place = (back, used);
+                self.count += 1;
+            }
+            // Later than it might, never earlier.
+            None => {
+                let last = &mut self.uses[USES - 1];
+                *last = (last.0.max(back), last.1.saturating_add(used));
+            }
+        }
+    }
+
+    /// How long it lasts from `now` on; 0 where nothing is left.
+    #[must_use]
+    pub fn left(&mut self, now: u64) -> u64 {
+        self.refill(now);
+        u64::try_from(self.left).unwrap_or(0)
+    }
+
+    /// When something is left again, where nothing is; `None` for a budget of 0.
+    #[must_use]
+    pub fn again(&self) -> Option<u64> {
+        let mut left = self.left;
+        self.uses[..self.count].iter().find_map(|&(when, used)| {
+            left = left.saturating_add_unsigned(used);
+            (left > 0).then_some(when)
+        })
+    }
+
+    fn refill(&mut self, now: u64) {
+        let back = self.uses[..self.count]
+            .iter()
+            .take_while(|&&(when, _)| when <= now);
+        let (count, sum) = back.fold((0, 0u64), |(n, sum), &(_, used)| (n + 1, sum + used));
+        if count != 0 {
+            self.left = self.left.saturating_add_unsigned(sum);
+            self.uses.copy_within(count..self.count, 0);
+            self.count -= count;
+        }
+    }
+}
+
+/// The first of those with the highest priority, and that.
+#[must_use]
+pub fn first<T>(ready: impl Iterator<Item = (T, u8)>) -> Option<(T, u8)> {
+    ready.reduce(|best, next| if next.1 > best.1 { next } else { best })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_is_used_comes_back_a_period_after_its_use_began() {
+        let mut server = Reservation::new(10, 100);
+        assert_eq!(server.left(0), 10);
+        server.charge(5, 9);
+        assert_eq!(server.left(9), 6);
+        server.charge(20, 26);
+        assert_eq!((server.left(26), server.again()), (0, Some(105)));
+        assert_eq!(server.left(104), 0);
+        assert_eq!(server.left(105), 4);
+        assert_eq!(server.left(120), 10);
+        assert_eq!(server.again(), None);
+    }
+
+    #[test]
+    fn time_taken_beyond_the_budget_is_owed() {
+        let mut server = Reservation::new(10, 100);
+        server.charge(0, 15);
+        assert_eq!(server.left(99), 0);
+        assert_eq!(server.left(100), 10);
+        server.charge(100, 105);
+        server.charge(110, 125);
+        assert_eq!(server.again(), Some(210), "5 at 200 only pay what is owed");
+    }
+
+    #[test]
+    fn the_first_of_the_highest_priority_runs() {
+        assert_eq!(
+            first([('a', 1), ('b', 3), ('c', 3)].into_iter()),
+            Some(('b', 3))
+        );
+        assert_eq!(first([('a', 0)].into_iter()), Some(('a', 0)));
+        assert_eq!(first(core::iter::empty::<((), u8)>()), None);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn no_period_holds_more_than_the_budget(
+            budget in 1u64..50,
+            period in 50u64..200,
+            steps in prop::collection::vec((1u64..60, 1u64..60), 1..100),
+        ) {
+            let mut server = Reservation::new(budget, period);
+            let (mut now, mut used) = (0, Vec::new());
+            for (pause, wanted) in steps {
+                now += pause;
+                if server.left(now) == 0 {
+                    now = now.max(server.again().unwrap());
+                }
+                let run = wanted.min(server.left(now));
+                prop_assert!(run > 0);
+                server.charge(now, now + run);
+                used.extend(now..now + run);
+                now += run;
+            }
+            for (n, &tick) in used.iter().enumerate() {
+                let inside = used[n..].iter().take_while(|&&t| t < tick + period).count();
+                prop_assert!(inside as u64 <= budget, "{inside} from {tick} on");
+            }
+        }
+    }
+}
