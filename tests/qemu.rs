@@ -513,7 +513,7 @@ const CASES: &[Case] = &[
             "kernel=guest:hello,memory=16M,name=good",
         ],
         typed: &[
-            ("FLOOD(?s:.*)flood 1", "\x01hl"),
+            ("flood 0+5 ", "\x01hl"),
             ("armillary> l", "ist\r"),
             ("1 good: 16 MiB", "destroy bad\r"),
             ("bad: off", "console good\r"),
