@@ -58,15 +58,23 @@ impl Line {
         let Some(tail) = self.bytes.get_mut(place..=self.count) else {
             return false;
         };
-        tail.copy_within(..tail.len() - 1, 1);
-        tail[0] = byte;
+        let mut moved = byte;
+        for place in tail {
+            moved = core::mem::replace(place, moved);
+        }
         self.count += 1;
         true
     }
 
-    fn remove(&mut self, from: usize, to: usize) {
-        self.bytes.copy_within(to..self.count, from);
-        self.count -= to - from;
+    /// Takes out what is at `place`, if anything is.
+    fn remove(&mut self, place: usize) {
+        if let Some(tail) = self.bytes.get_mut(place..self.count) {
+            let mut moved = 0;
+            for place in tail.iter_mut().rev() {
+                moved = core::mem::replace(place, moved);
+            }
+            self.count = self.count.saturating_sub(1);
+        }
     }
 }
 
@@ -203,20 +211,27 @@ impl Editor {
     }
 
     fn remove(&mut self, from: usize, to: usize) {
-        self.line.remove(from, to);
+        for _ in from..to {
+            self.line.remove(from);
+        }
         self.cursor = from;
     }
 
     /// Where the word left of the cursor begins.
     fn word(&self) -> usize {
-        let before = self.line.text().get(..self.cursor).unwrap_or_default();
-        let before = before.trim_end_matches(' ');
-        before.len()
-            - before
-                .bytes()
-                .rev()
-                .take_while(|&byte| byte != b' ')
-                .count()
+        let mut start = self.cursor;
+        for blank in [true, false] {
+            while let Some(before) = start.checked_sub(1)
+                && self
+                    .line
+                    .bytes
+                    .get(before)
+                    .is_some_and(|byte| (*byte == b' ') == blank)
+            {
+                start = before;
+            }
+        }
+        start
     }
 
     /// Shows line number `number`, if it is still there.
@@ -469,13 +484,29 @@ fn distance(typed: &str, name: &str) -> usize {
 
 /// The first four words of `line`; empty ones where it has fewer.
 fn words(line: &str) -> [&str; 4] {
-    let mut left = line;
-    [(); 4].map(|()| {
-        left = left.trim_start_matches(' ');
-        let length = left.bytes().take_while(|&byte| byte != b' ').count();
-        let (word, rest) = left.split_at_checked(length).unwrap_or_default();
-        left = rest;
-        word
+    let mut words = [""; 4];
+    let (mut count, mut start) = (0, 0);
+    for (end, byte) in line.bytes().chain([b' ']).enumerate() {
+        if byte == b' ' {
+            if start < end
+                && let Some(word) = words.get_mut(count)
+            {
+                *word = line.get(start..end).unwrap_or_default();
+                count += 1;
+            }
+            start = end + 1;
+        }
+    }
+    words
+}
+
+/// The number that `text` is, if it is one of at most four digits.
+#[must_use]
+pub fn number(text: &str) -> Option<usize> {
+    let digits = Some(text).filter(|text| (1..=4).contains(&text.len()))?;
+    digits.bytes().try_fold(0, |number, digit| {
+        let digit = digit.is_ascii_digit().then(|| digit - b'0')?;
+        Some(10 * number + usize::from(digit))
     })
 }
 
@@ -499,9 +530,9 @@ pub fn parse(line: &str) -> Result<Option<Command<'_>>, Hint<'_>> {
         (Form::Log, "", ..) => Command::Log(None),
         (Form::Alone(_), ..) | (_, "", ..) => return wrong,
         (Form::Registers, vm, "", _) => Command::Registers(vm, 0),
-        (Form::Registers, vm, vcpu, "") => match vcpu.parse() {
-            Ok(vcpu) => Command::Registers(vm, vcpu),
-            Err(_) => return wrong,
+        (Form::Registers, vm, vcpu, "") => match number(vcpu) {
+            Some(vcpu) => Command::Registers(vm, vcpu),
+            None => return wrong,
         },
         (Form::Vm(verb), vm, "", _) => Command::Vm(verb, vm),
         (Form::Help, word, "", _) => Command::Help(Some(choose(Kind::Word, word, &NAMES)?)),

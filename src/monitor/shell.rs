@@ -104,9 +104,9 @@ fn complete() {
 
 /// The VM that is called `typed`, by its number or name, and its number.
 fn find<'a>(typed: &'a str, vms: &'a [Arc<Vm>]) -> Result<(usize, &'a Arc<Vm>), Hint<'a>> {
-    let number = match typed.parse() {
-        Ok(number) => number,
-        Err(_) => shell::choose(Kind::Vm, typed, &names(vms))?,
+    let number = match shell::number(typed) {
+        Some(number) => number,
+        None => shell::choose(Kind::Vm, typed, &names(vms))?,
     };
     let vm = vms
         .get(number)
