@@ -14,11 +14,16 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 use log::LevelFilter;
-use spin::Mutex;
+use spin::{Mutex, MutexGuard};
 
 static EDITOR: Mutex<Editor> = Mutex::new(Editor::new());
 /// Whether what is typed goes to the shell.
 static OPEN: AtomicBool = AtomicBool::new(false);
+
+#[inline(never)]
+fn editor() -> MutexGuard<'static, Editor> {
+    EDITOR.lock()
+}
 
 /// Whether what is typed goes to the shell.
 pub(super) fn is_open() -> bool {
@@ -52,7 +57,7 @@ pub(super) fn close() {
 /// Shows the line that is being typed.
 fn prompt() {
     console::prompt(if is_open() {
-        EDITOR.lock().shown()
+        editor().shown()
     } else {
         String::new()
     });
@@ -60,7 +65,7 @@ fn prompt() {
 
 /// `byte` has been typed.
 pub(super) fn typed(byte: u8) {
-    let event = EDITOR.lock().key(byte);
+    let event = editor().key(byte);
     match event {
         Event::Edited => {}
         Event::Line(line) => {
@@ -85,7 +90,7 @@ fn names(vms: &[Arc<Vm>]) -> Vec<&str> {
 fn complete() {
     let vms = vm::all();
     let names = names(&vms);
-    let mut editor = EDITOR.lock();
+    let mut editor = editor();
     let (line, cursor) = editor.line();
     let mut all = String::new();
     let before = line.get(..cursor).unwrap_or_default();
@@ -102,16 +107,13 @@ fn complete() {
     }
 }
 
-/// The VM that is called `typed`, by its number or name, and its number.
-fn find<'a>(typed: &'a str, vms: &'a [Arc<Vm>]) -> Result<(usize, &'a Arc<Vm>), Hint<'a>> {
+/// The VM that is called `typed`, by its number or name.
+fn find<'a>(typed: &'a str, vms: &'a [Arc<Vm>]) -> Result<&'a Arc<Vm>, Hint<'a>> {
     let number = match shell::number(typed) {
         Some(number) => number,
         None => shell::choose(Kind::Vm, typed, &names(vms))?,
     };
-    let vm = vms
-        .get(number)
-        .ok_or(Hint::Unknown(Kind::Vm, typed, None))?;
-    Ok((number, vm))
+    vms.get(number).ok_or(Hint::Unknown(Kind::Vm, typed, None))
 }
 
 fn obey<'a>(line: &'a str, vms: &'a [Arc<Vm>]) -> Result<(), Hint<'a>> {
@@ -121,12 +123,9 @@ fn obey<'a>(line: &'a str, vms: &'a [Arc<Vm>]) -> Result<(), Hint<'a>> {
         Some(Command::Help(Some(word))) => say!("{}", Usage(word)),
         Some(Command::List) => (0..).zip(vms).for_each(|(number, vm)| show_vm(number, vm)),
         Some(Command::Stats) => ask(None),
-        Some(Command::Vm(verb, vm)) => {
-            let (_, vm) = find(vm, vms)?;
-            act(verb, vm);
-        }
+        Some(Command::Vm(verb, vm)) => act(verb, find(vm, vms)?),
         Some(Command::Registers(vm, vcpu)) => {
-            let (_, vm) = find(vm, vms)?;
+            let vm = find(vm, vms)?;
             match vm.links.get(vcpu) {
                 Some(link) => link.request(request::REGISTERS),
                 None => say!("{} has {} vCPUs", vm.name(), vm.links.len()),
