@@ -154,4 +154,5 @@ pub mod inject;
 pub mod exit;
 pub mod irq;
 pub mod monitor;
+pub mod balance;
 pub mod run;

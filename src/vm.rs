@@ -8,14 +8,16 @@
 //! CPU that takes the last one out does what was asked for.
 
 use crate::bus::interrupt;
-use crate::fdt::{ConfigError, VmConfig};
+use crate::fdt::{ConfigError, OnCrash, VmConfig};
 use crate::line::Line;
 use crate::loader::{Memory, Start};
 use crate::machine::{self, Context, console};
+use crate::mailbox::Mailbox;
 use crate::mem;
 use crate::pl011::Pl011;
 use crate::pl031::Pl031;
 use crate::psci::{CpuPower, Power};
+use crate::sched::Reservation;
 use crate::tty::{FULL, Ring};
 use crate::vgic::{Kick, Vgic};
 use crate::vmid::{self, Vmid, Vmids};
@@ -24,7 +26,7 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::num::NonZeroU32;
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use spin::{Mutex, MutexGuard};
 
 /// What one CPU asks of the CPU that a vCPU lives on, as bits of [`Link`].
@@ -43,15 +45,19 @@ pub mod request {
     pub const REPORT: u32 = 32;
     /// Look when the real-time clock's alarm is due.
     pub const ALARM: u32 = 64;
+    /// Look whether it may still run.
+    pub const LOOK: u32 = 128;
+    /// Forget the vCPU.
+    pub const DROP: u32 = 256;
     /// Show the vCPU's registers to the operator.
-    pub const REGISTERS: u32 = 128;
+    pub const REGISTERS: u32 = 512;
 }
 
 /// A vCPU as other CPUs see it.
 #[derive(Debug)]
 pub struct Link {
-    cpu: usize,
-    requests: AtomicU32,
+    /// What is asked of the CPU that it lives on.
+    pub mailbox: Mailbox,
     /// What the vCPU last published.
     pub figures: Mutex<Figures>,
 }
@@ -71,37 +77,47 @@ impl Link {
     /// The CPU that the vCPU lives on.
     #[must_use]
     pub fn cpu(&self) -> usize {
-        self.cpu
+        self.mailbox.home()
     }
 
     /// Asks for what the bits of `requests` say, at once.
     pub fn request(&self, requests: u32) {
-        self.requests.fetch_or(requests, Ordering::Release);
-        machine::kick(self.cpu);
+        let home = self.mailbox.ask(requests);
+        news::announce(home, news::REQUEST);
+        machine::kick(home);
     }
+}
 
-    /// Whether something of `requests` has been asked for and not yet taken.
-    #[must_use]
-    pub fn is_requested(&self, requests: u32) -> bool {
-        self.requests.load(Ordering::Acquire) & requests != 0
-    }
+/// What may be new for each CPU, as bits of [`news`].
+static NEWS: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
 
-    /// Takes `request` alone; whether it had been asked for.
-    #[must_use]
-    pub fn take_one(&self, request: u32) -> bool {
-        self.is_requested(request)
-            && self.requests.fetch_and(!request, Ordering::AcqRel) & request != 0
-    }
+/// What may be new for a CPU.
+pub mod news {
+    use super::{AtomicU32, NEWS, Ordering};
 
-    /// Takes what has been asked for.
-    #[must_use]
-    #[inline(always)]
-    pub fn take(&self) -> u32 {
-        // The load alone costs no exclusive access, and mostly finds nothing.
-        match self.requests.load(Ordering::Relaxed) {
-            0 => 0,
-            _ => self.requests.swap(0, Ordering::Acquire),
+    /// A request to one of its vCPUs.
+    pub const REQUEST: u32 = 1;
+    /// A vCPU.
+    pub const ARRIVAL: u32 = 2;
+    /// A CPU that could take a vCPU, or one that needs somebody to.
+    pub const OFFER: u32 = 4;
+
+    /// Says what is new for CPU number `cpu`, after it has been put where it is found.
+    pub fn announce(cpu: usize, what: u32) {
+        if let Some(news) = NEWS.get(cpu) {
+            news.fetch_or(what, Ordering::Release);
         }
+    }
+
+    /// Takes what is new for CPU number `cpu`, which asks.
+    #[inline(always)]
+    #[must_use]
+    pub fn take(cpu: usize) -> u32 {
+        let take = |news: &AtomicU32| match news.load(Ordering::Relaxed) {
+            0 => 0,
+            _ => news.swap(0, Ordering::Acquire),
+        };
+        NEWS.get(cpu).map_or(0, take)
     }
 }
 
@@ -153,6 +169,16 @@ pub struct Vm {
     pub writer: console::Writer,
     /// Its vCPUs as other CPUs see them.
     pub links: Vec<Link>,
+    /// How long a vCPU runs while others of its priority are ready, ticks.
+    pub slice: u64,
+    /// What its vCPUs may take, if that is bounded.
+    reservation: Option<Mutex<Reservation>>,
+    /// Whether it is up, or on its way there.
+    up: AtomicBool,
+    /// Why none of them runs, as bits of [`halt`].
+    halted: AtomicU32,
+    /// When it last began anew by itself, and how often around then.
+    restarts: Mutex<(u64, u32)>,
     /// For each CPU the vCPU that was last loaded there, plus one.
     last_loaded: [AtomicU8; MAX_CPUS],
     /// When the real-time clock's alarm is due, in seconds of the counter; [`NO_ALARM`]: never.
@@ -161,6 +187,24 @@ pub struct Vm {
     /// VTTBR without a VMID.
     root: u64,
     state: Mutex<State>,
+}
+
+/// Why a VM does not run though it is up.
+pub mod halt {
+    /// It is paused.
+    pub const PAUSED: u32 = 1;
+    /// It has used up its time.
+    pub const SPENT: u32 = 2;
+    /// It is to be destroyed, and never starts again.
+    pub const DOOMED: u32 = 4;
+}
+
+/// Times that a VM may begin anew by itself in a minute.
+const RESTARTS: u32 = 5;
+
+/// So many microseconds in ticks of the counter.
+fn ticks(us: u32) -> u64 {
+    u64::from(us) * u64::from(machine::wiring().frequency) / 1_000_000
 }
 
 static VMIDS: Vmids<MAX_CPUS> = Vmids::new();
@@ -215,20 +259,28 @@ impl Vm {
         let links = homes
             .iter()
             .map(|&cpu| Link {
-                cpu,
-                requests: AtomicU32::new(0),
+                mailbox: Mailbox::new(cpu),
                 figures: Mutex::default(),
             })
             .collect();
+        let reservation = config.policy.budget_us.map(|budget| {
+            let period = ticks(config.policy.period_us);
+            Mutex::new(Reservation::new(ticks(budget), period))
+        });
         let prefix = alloc::format!("\x1b[3{}m{}:\x1b[0m ", 1 + id % 6, config.name);
         let writer = console::open(prefix);
         let vmid = Vmid::new(NonZeroU32::MIN.saturating_add(id));
         let root = state.memory.space.vttbr(0);
         let vm = Arc::new(Self {
             id,
-            config,
             writer,
             links,
+            slice: ticks(config.policy.slice_us),
+            config,
+            reservation,
+            up: AtomicBool::new(true),
+            halted: AtomicU32::new(0),
+            restarts: Mutex::default(),
             last_loaded: Default::default(),
             alarm: AtomicU32::new(NO_ALARM),
             vmid,
@@ -326,6 +378,80 @@ impl Vm {
         }
     }
 
+    /// Whether its vCPUs may run.
+    #[inline(always)]
+    #[must_use]
+    pub fn runs(&self) -> bool {
+        self.halted.load(Ordering::Relaxed) == 0
+    }
+
+    /// Lets none of its vCPUs run until [`resume`](Self::resume). Time passes for it.
+    pub fn pause(&self) {
+        self.halt(halt::PAUSED);
+    }
+
+    /// Lets them go on.
+    pub fn resume(&self) {
+        self.unhalt(halt::PAUSED);
+    }
+
+    /// Whether it is paused.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.halted.load(Ordering::Relaxed) & halt::PAUSED != 0
+    }
+
+    fn halt(&self, why: u32) {
+        self.halted.fetch_or(why, Ordering::Relaxed);
+        self.ask_all(request::LOOK);
+    }
+
+    fn unhalt(&self, why: u32) {
+        self.halted.fetch_and(!why, Ordering::Relaxed);
+        self.ask_all(request::LOOK);
+    }
+
+    fn ask_all(&self, requests: u32) {
+        for link in &self.links {
+            link.request(requests);
+        }
+    }
+
+    /// How long a vCPU of it may run from `now` on, ticks; `None` where nothing bounds it. Where that is
+    /// nothing, none of them runs before [`again`](Self::again).
+    #[must_use]
+    pub fn grant(&self, now: u64) -> Option<u64> {
+        let left = self.reservation.as_ref()?.lock().left(now);
+        if left == 0 {
+            self.halt(halt::SPENT);
+        }
+        // All its vCPUs may be running.
+        Some(left.div_ceil(self.links.len() as u64))
+    }
+
+    /// Charges what a vCPU of it has run.
+    pub fn charge(&self, since: u64, now: u64) {
+        if let Some(reservation) = &self.reservation {
+            reservation.lock().charge(since, now);
+        }
+    }
+
+    /// When it may run again after it has used up its time, ticks.
+    #[must_use]
+    pub fn again(&self) -> Option<u64> {
+        if self.halted.load(Ordering::Relaxed) & halt::SPENT == 0 {
+            return None;
+        }
+        self.reservation.as_ref()?.lock().again()
+    }
+
+    /// Lets it run again if that time has come.
+    pub fn replenish(&self, now: u64) {
+        if self.again().is_some_and(|again| again <= now) {
+            self.unhalt(halt::SPENT);
+        }
+    }
+
     /// Kicks the vCPUs of `kick` but the one that asks for it.
     #[inline(always)]
     pub fn kick(&self, kick: Kick, own: usize) {
@@ -411,14 +537,20 @@ impl Vm {
             }
             state.stop.take().unwrap_or(Stop::Off)
         };
-        if stop == Stop::Reset {
-            return self.restart();
+        let again = match stop {
+            Stop::Off => false,
+            Stop::Reset => true,
+            Stop::Crash => self.config.policy.on_crash == OnCrash::Restart && self.may_restart(),
+        };
+        self.scrub();
+        if again && !self.is_doomed() && self.begin("reset") {
+            return;
         }
-        {
-            let mut state = self.state();
-            state.memory.ram.scrub();
-            state.forget_input();
-        }
+        self.end();
+    }
+
+    /// It is off.
+    fn end(&self) {
         log::info!(
             "{}: off ({} KiB free)",
             self.name(),
@@ -433,14 +565,71 @@ impl Vm {
         if FOCUS.load(Ordering::Relaxed) == self.id {
             focus_next();
         }
+        self.up.store(false, Ordering::SeqCst);
+        if self.is_doomed() {
+            self.ask_all(request::DROP);
+        }
     }
 
-    fn restart(&self) {
+    /// Starts it after it has been off; whether it was, and could be loaded.
+    pub fn start_again(&self) -> bool {
+        let is = |was, is| {
+            let result = self
+                .up
+                .compare_exchange(was, is, Ordering::SeqCst, Ordering::SeqCst);
+            result.is_ok()
+        };
+        if self.is_doomed() || !is(false, true) {
+            return false;
+        }
+        console::set_named(UP.fetch_add(1, Ordering::AcqRel) > 0);
+        let begun = self.begin("started");
+        if !begun {
+            self.end();
+        }
+        begun
+    }
+
+    /// Ends it for good: its vCPUs are forgotten, and what it had is free once they are.
+    pub fn destroy(&self) {
+        self.halted.fetch_or(halt::DOOMED, Ordering::SeqCst);
+        if self.up.load(Ordering::SeqCst) {
+            self.stop(Stop::Off);
+        } else {
+            self.ask_all(request::DROP);
+        }
+    }
+
+    fn is_doomed(&self) -> bool {
+        self.halted.load(Ordering::SeqCst) & halt::DOOMED != 0
+    }
+
+    /// Whether it has not begun anew too often in the last minute.
+    fn may_restart(&self) -> bool {
+        let now = machine::now();
+        let minute = u64::from(machine::wiring().frequency) * 60;
+        let (since, count) = &mut *self.restarts.lock();
+        if now - *since > minute {
+            (*since, *count) = (now, 0);
+        }
+        *count += 1;
+        if *count > RESTARTS {
+            log::info!("{}: crashed {RESTARTS} times in a minute", self.name());
+        }
+        *count <= RESTARTS
+    }
+
+    fn scrub(&self) {
+        let mut state = self.state();
+        state.memory.ram.scrub();
+        state.forget_input();
+    }
+
+    /// Loads it into memory that is scrubbed, and starts its first vCPU; whether it could be loaded.
+    fn begin(&self, how: &str) -> bool {
         let loaded = {
             let mut state = self.state();
-            state.memory.ram.scrub();
             state.uart = Pl011::new();
-            state.forget_input();
             state.rtc = Pl031::new(0);
             state.gic = interrupt_controller(self.links.len());
             state
@@ -448,17 +637,18 @@ impl Vm {
                 .load(&self.config)
                 .map(|start| state.starts[0] = start)
         };
-        match loaded {
-            Ok(()) => {
-                log::info!(
-                    "{}: reset ({} KiB free)",
-                    self.name(),
-                    mem::free_bytes() / 1024
-                );
-                self.start();
-            }
-            Err(why) => log::error!("{why}"),
+        if let Err(why) = loaded {
+            log::error!("{why}");
+            return false;
         }
+        log::info!(
+            "{}: {how} ({} KiB free)",
+            self.name(),
+            mem::free_bytes() / 1024
+        );
+        self.halted.fetch_and(!halt::PAUSED, Ordering::Relaxed);
+        self.start();
+        true
     }
 
     /// Writes a byte to the VM's console; `false` where the vCPU had better pause.

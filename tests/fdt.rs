@@ -449,7 +449,12 @@ fn each_wrong_description_gets_its_own_message_and_the_other_vm_starts() {
         ("cpus = <2>", "cpus = <0>", "/chosen/domU1: cpus is 0; give 1 to 8 vCPUs in one cell".into()),
         ("cpus = <2>", "cpus = <9>", "/chosen/domU1: cpus is 9; give 1 to 8 vCPUs in one cell".into()),
         ("cpus = <2>", "cpus", "/chosen/domU1: cpus is not one cell; give 1 to 8 vCPUs in one cell".into()),
-        ("vpl011;", "armillary,colour = <1>;", "/chosen/domU1: a property is armillary,colour, which is unknown; use one of armillary,control, armillary,name".into()),
+        ("vpl011;", "armillary,priority = <256>;", "/chosen/domU1: armillary,priority is 256; give 0 to 255 in one cell".into()),
+        ("vpl011;", "armillary,budget-us = <3000>; armillary,period-us = <1000>;", "/chosen/domU1: armillary,budget-us is 3000, more than the VM's vCPUs can use in a period of 1000 us; give less, or a longer armillary,period-us".into()),
+        ("vpl011;", "armillary,cpus = <0 9>;", "/chosen/domU1: armillary,cpus is 9, which no CPU has; give the numbers of CPUs, 0 to 7, a cell each".into()),
+        ("vpl011;", "armillary,cpus;", "/chosen/domU1: armillary,cpus is empty; give the numbers of CPUs, 0 to 7, a cell each".into()),
+        ("vpl011;", "armillary,on-crash = \"again\";", "/chosen/domU1: armillary,on-crash is again; give \"stop\", \"restart\" or \"dump\"".into()),
+        ("vpl011;", "armillary,colour = <1>;", "/chosen/domU1: a property is armillary,colour, which is unknown; use one of armillary,control, armillary,name, armillary,priority, armillary,slice-us, armillary,budget-us, armillary,period-us, armillary,cpus, armillary,on-crash".into()),
         ("vpl011;", "armillary,name;", "/chosen/domU1: armillary,name is not a name; give 1 to 31 characters".into()),
         ("armillary,name = \"boot\"", "armillary,name = \"domU1\"", "/chosen/domU2: the name is domU1, the name of /chosen/domU1 too; give each VM a name of its own".into()),
         (kernel, "compatible = \"multiboot,xsm\", \"multiboot,module\"", format!("/chosen/domU1/module@50000000: compatible is multiboot,xsm, multiboot,module, which names no kind of module; {modules}")),
@@ -488,7 +493,7 @@ fn the_vm_under_chosen_can_say_more() {
         bad.first().map(ToString::to_string).map_or(Ok(good), Err)
     };
     let good =
-        vm("armillary,cpus = <4>; armillary,memory = <0x10000>; armillary,name = \"a\";").unwrap();
+        vm("armillary,vcpus = <4>; armillary,memory = <0x10000>; armillary,name = \"a\";").unwrap();
     assert_eq!(
         (good[0].name.as_str(), good[0].cpus, good[0].memory),
         ("a", 4, Some(64 << 20))
@@ -497,7 +502,7 @@ fn the_vm_under_chosen_can_say_more() {
     assert_eq!(
         vm("armillary,ram = <1>;").unwrap_err(),
         "/chosen: a property is armillary,ram, which is unknown; use one of armillary,control, armillary,name, \
-         armillary,bootargs, armillary,cpus, armillary,memory"
+         armillary,priority, armillary,slice-us, armillary,budget-us, armillary,period-us, armillary,cpus, armillary,on-crash, armillary,bootargs, armillary,memory, armillary,vcpus"
     );
 }
 

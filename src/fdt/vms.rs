@@ -2,7 +2,7 @@
 //!
 //! (a) What QEMU's `-device guest-loader` writes: modules under `/chosen`, one VM called "guest". Its memory is
 //! for the loader to choose and it has one vCPU, as QEMU gives a machine that says no more; `armillary,memory`
-//! (KiB) and `armillary,cpus` in `/chosen` say otherwise.
+//! (KiB) and `armillary,vcpus` in `/chosen` say otherwise.
 //!
 //! (b) Xen's dom0less nodes under `/chosen`, compatible with "xen,domain": as many VMs as there are nodes.
 //!
@@ -13,6 +13,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use super::policy::{self, Policy};
 use super::tree::{cell, string, whole};
 use super::{Board, ConfigError, Id, Range, Tree};
 use crate::addr::PAGE;
@@ -46,6 +47,8 @@ pub struct VmConfig {
     pub vpl011: bool,
     /// Whether it may manage the other VMs (`armillary,control`).
     pub control: bool,
+    /// When and where it runs.
+    pub policy: Policy,
     /// Its kernel: this or `firmware` is there.
     pub kernel: Option<Module>,
     /// What runs from address 0 instead of a kernel.
@@ -144,7 +147,7 @@ fn direct_vm(tree: &Tree<'_, '_>, chosen: Id) -> Result<VmConfig, ConfigError> {
     for property in tree.properties(chosen) {
         match property.name {
             "armillary,bootargs" => {}
-            "armillary,cpus" => vm.cpus = cpus(&vm.node, "armillary,cpus", property.value)?,
+            "armillary,vcpus" => vm.cpus = cpus(&vm.node, "armillary,vcpus", property.value)?,
             "armillary,memory" => {
                 vm.memory = Some(memory(&vm.node, "armillary,memory", property.value)?);
             }
@@ -152,7 +155,7 @@ fn direct_vm(tree: &Tree<'_, '_>, chosen: Id) -> Result<VmConfig, ConfigError> {
                 &mut vm,
                 name,
                 property.value,
-                ", armillary,bootargs, armillary,cpus, armillary,memory",
+                ", armillary,bootargs, armillary,memory, armillary,vcpus",
             )?,
         }
     }
@@ -198,6 +201,9 @@ fn own_property(
     value: &[u8],
     more: &str,
 ) -> Result<(), ConfigError> {
+    if vm.policy.read(&vm.node, name, value)? {
+        return Ok(());
+    }
     match name {
         "armillary,control" => vm.control = true,
         "armillary,name" => {
@@ -214,7 +220,10 @@ fn own_property(
                 .into();
         }
         _ if name.starts_with("armillary,") => {
-            let fix = format!("use one of armillary,control, armillary,name{more}");
+            let fix = format!(
+                "use one of armillary,control, armillary,name, {}{more}",
+                policy::NAMES
+            );
             return Err(ConfigError::new(
                 &vm.node,
                 "a property",
@@ -342,6 +351,7 @@ fn shown_strings(tree: &Tree<'_, '_>, id: Id) -> String {
 
 /// Sees to it that the VM has something to run, and one thing only.
 fn complete(vm: VmConfig) -> Result<VmConfig, ConfigError> {
+    vm.policy.check(&vm.node, vm.cpus)?;
     let fix = "give one module compatible with multiboot,kernel or armillary,firmware";
     match (&vm.kernel, &vm.firmware) {
         (None, None) => Err(ConfigError::new(vm.node, "the kernel", "absent", fix)),
