@@ -38,7 +38,7 @@ impl Place {
 
 impl Device {
     /// The device of a slot: the reverse of [`Place::slot`]. A slot that none has would be flash.
-    #[inline(never)]
+    #[inline]
     #[must_use]
     pub const fn of_slot(slot: u32) -> Self {
         const GICD: u32 = Device::Gicd as u32;

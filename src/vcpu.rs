@@ -1,6 +1,7 @@
 //! A vCPU, as the CPU that runs it has it: its registers, and what it does to its VM's devices.
 
 use crate::bus::{Device, interrupt};
+use crate::decode::Instruction;
 use crate::line::Line;
 use crate::machine::{self, Context, ListRegisters, Live, LiveBanks};
 use crate::pl031::Pl031;
@@ -87,8 +88,8 @@ pub struct Vcpu {
     pub bounded: bool,
     /// Its physical timer, which is emulated.
     pub timer: Timer,
-    /// Loads and stores that could not be performed, UNPREDICTABLE ones among them.
-    pub refused: u32,
+    /// Loads and stores that could not be performed, UNPREDICTABLE ones among them, and the last one.
+    pub refused: (u32, Option<Instruction>),
     banks: LiveBanks,
     /// Whether the virtual timer has fired, and is not known to have been deactivated since.
     watched: bool,
@@ -115,7 +116,7 @@ impl Vcpu {
             priority,
             bounded,
             timer,
-            refused: 0,
+            refused: (0, None),
             banks: LiveBanks,
             watched: false,
             exits,
@@ -138,10 +139,12 @@ impl Vcpu {
         *count = count.wrapping_add(1);
     }
 
-    /// It gets a CPU.
+    /// It gets a CPU, or still has it.
     #[inline(always)]
     pub fn start_clock(&mut self) {
-        self.since = machine::now();
+        if self.since == NEVER {
+            self.since = machine::now();
+        }
     }
 
     /// It loses its CPU.
@@ -165,6 +168,7 @@ impl Vcpu {
             },
             exits: self.exits,
             ran: self.ran,
+            refused: self.refused,
         };
     }
 

@@ -8,6 +8,7 @@
 //! CPU that takes the last one out does what was asked for.
 
 use crate::bus::interrupt;
+use crate::decode::Instruction;
 use crate::fdt::{ConfigError, OnCrash, VmConfig};
 use crate::line::Line;
 use crate::loader::{Memory, Start};
@@ -71,6 +72,8 @@ pub struct Figures {
     pub exits: [u64; REASONS],
     /// For how long it has had a CPU, ticks.
     pub ran: u64,
+    /// Loads and stores that could not be performed, and the last one.
+    pub refused: (u32, Option<Instruction>),
 }
 
 impl Link {

@@ -1,6 +1,7 @@
 //! Hypercalls: PSCI, the SMC Calling Convention, and Armillary's own (ARM DEN 0022, DEN 0028).
 
 use super::Next;
+use super::mmio::memory;
 use crate::addr::Ipa;
 use crate::inject;
 use crate::loader::{Memory, Start};
@@ -20,13 +21,16 @@ mod own {
     pub(super) const YIELD: u32 = 0x8600_0002;
     /// r1 = reason, 0 for all; r0 = 0, r1 and r2 = exits of this vCPU, low and high.
     pub(super) const EXITS: u32 = 0x8600_0003;
+    /// r1 = virtual address, r2 = operation, as opc2 of `MCR p15, 0, r1, c7, c8`; r0 = 0, r1 and r2 =
+    /// what PAR would be, low and high.
+    pub(super) const TRANSLATE: u32 = 0x8600_0004;
     /// r0 to r3 = Armillary's UUID.
     pub(super) const CALL_UID: u32 = 0x8600_ff01;
     /// r0, r1 = version, major and minor.
     pub(super) const REVISION: u32 = 0x8600_ff03;
 }
 /// What [`own::FEATURES`] answers.
-const FEATURES: u32 = 0b1111;
+const FEATURES: u32 = 0b1_1111;
 /// 8f1f5b30-6f2d-4c8e-9a57-a2d1c0de1a12, in the byte order of DEN 0028, 6.2.
 const UID: [u32; 4] = [0x305b_1f8f, 0x8e4c_2d6f, 0xd1a2_579a, 0x121a_dec0];
 /// What a call with a wrong argument answers.
@@ -79,6 +83,11 @@ fn other(vcpu: &mut Vcpu) -> Next {
             Some(count) => [0, count as u32, (count >> 32) as u32, c],
             None => [INVALID_PARAMETER, a, b, c],
         },
+        own::TRANSLATE if b < 8 => {
+            let par = memory::par(&vcpu.vm.lock().memory, a, b);
+            [0, par as u32, (par >> 32) as u32, c]
+        }
+        own::TRANSLATE => [INVALID_PARAMETER, a, b, c],
         own::CALL_UID => UID,
         own::REVISION => [0, 1, b, c],
         _ => return standard(vcpu, function, [a, b, c]),

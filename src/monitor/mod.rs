@@ -166,7 +166,11 @@ fn show_vm(number: usize, vm: &Vm) {
     let focused = vm::focused().is_some_and(|focused| focused.id == vm.id);
     let mark = if focused { "*" } else { " " };
     let (memory, vcpus) = (vm.state().memory.size() >> 20, vm.links.len());
-    let state = if vm.is_up() { "on" } else { "off" };
+    let state = match (vm.is_up(), vm.is_paused()) {
+        (false, _) => "off",
+        (_, true) => "paused",
+        _ => "on",
+    };
     let name = vm.name();
     say!("{mark}{number} {name}: {memory} MiB, {vcpus} vCPUs, {state}");
 }
@@ -191,6 +195,12 @@ impl core::fmt::Display for Line<'_> {
                 write!(f, " {name} {count}")?;
             }
         }
-        f.write_str(if none { " none" } else { "" })
+        if none {
+            f.write_str(" none")?;
+        }
+        match figures.refused {
+            (count, Some(last)) => write!(f, "; not performed {count}, last {last}"),
+            _ => Ok(()),
+        }
     }
 }

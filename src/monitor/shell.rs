@@ -7,7 +7,7 @@ use crate::mem;
 use crate::regs::mode;
 use crate::shell::{self, Command, Editor, Event, Hint, Kind, LEVELS, PROMPT, Usage, Verb, WORDS};
 use crate::vcpu::Vcpu;
-use crate::vm::{self, Stop, Vm, request};
+use crate::vm::{self, Vm, request};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -154,13 +154,19 @@ fn log_level(level: Option<usize>) {
 fn act(verb: Verb, vm: &Arc<Vm>) {
     match verb {
         Verb::Info => ask(Some(vm)),
-        Verb::Reset => reset(vm),
         Verb::Console => type_to(vm),
-        Verb::Destroy => {
-            log::info!("{}: ended from the console", vm.name());
-            vm.stop(Stop::Off);
+        Verb::Reset => reset(vm),
+        Verb::Pause => vm.pause(),
+        Verb::Resume => vm.resume(),
+        Verb::Start if vm.is_up() => say!("{} is on", vm.name()),
+        Verb::Start => {
+            // If it can't, the log says why.
+            vm.start_again();
         }
-        Verb::Pause | Verb::Resume | Verb::Start => say!("{}: can't be done yet", vm.name()),
+        Verb::Destroy => {
+            log::info!("{}: destroyed from the console", vm.name());
+            vm.destroy();
+        }
     }
 }
 

@@ -302,7 +302,7 @@ pub(crate) fn the_shell_completes_words_and_names() {
 pub(crate) fn registers_are_shown_of_the_vcpu_that_is_loaded_and_of_another() {
     let mut board = shell();
     // One of the two vCPUs that run.
-    let guest = board.run(|guest| {
+    board.run(|guest| {
         guest.regs.r[3] = 0x0123_4567;
         guest.regs.cpsr = guest.regs.cpsr & !0x1f | 0x12;
         guest.set_banked(armillary::regs::Banked::SpIrq, 0x89ab_cdef);
@@ -326,12 +326,7 @@ pub(crate) fn registers_are_shown_of_the_vcpu_that_is_loaded_and_of_another() {
     assert!(!all[1 - changed].join("\n").contains("89abcdef"));
     // They go on as if nothing had been; one that is off can be asked, too.
     assert!(answer(&mut board, "regs beta 1")[0].starts_with("beta vCPU 1"));
-    let turns: BTreeSet<_> = (0..6)
-        .filter_map(|_| board.soon())
-        .map(|g| g.vttbr)
-        .collect();
-    assert!(turns.contains(&guest.vttbr));
-    assert_eq!(turns.len(), 2);
+    assert_eq!(running(&mut board), ["alpha", "beta"]);
 }
 
 pub(crate) fn the_shell_resets_and_ends_one_vm() {
@@ -351,6 +346,38 @@ pub(crate) fn the_shell_resets_and_ends_one_vm() {
     assert_eq!(received(&vms[0]), b"x");
 }
 
+/// The names of the VMs of which something runs in a few turns.
+fn running(board: &mut Board) -> Vec<String> {
+    let turns: BTreeSet<_> = (0..12)
+        .filter_map(|_| {
+            test::advance(HZ / 100);
+            board.soon()
+        })
+        .map(|guest| guest.vttbr)
+        .collect();
+    let vms = board.vms.iter();
+    let runs = vms.filter(|vm| turns.contains(&vm.vttbr(0)));
+    runs.map(|vm| vm.name().to_owned()).collect()
+}
+
+pub(crate) fn the_shell_pauses_resumes_and_starts_a_vm() {
+    let mut board = shell();
+    assert_eq!(running(&mut board), ["alpha", "beta"]);
+    answer(&mut board, "pause 1");
+    assert_eq!(running(&mut board), ["alpha"]);
+    assert!(answer(&mut board, "list")[1].ends_with(", paused"));
+    assert!(answer(&mut board, "regs beta")[0].starts_with("beta vCPU 0"));
+    assert_eq!(running(&mut board), ["alpha"]);
+    answer(&mut board, "resume beta");
+    assert_eq!(running(&mut board), ["alpha", "beta"]);
+    assert_eq!(answer(&mut board, "start beta"), ["beta is on"]);
+    board.vms[1].stop(armillary::vm::Stop::Off);
+    assert_eq!(running(&mut board), ["alpha"]);
+    assert!(answer(&mut board, "list")[1].ends_with(", off"));
+    answer(&mut board, "start beta");
+    assert_eq!(running(&mut board), ["alpha", "beta"]);
+}
+
 pub(crate) fn memory_and_interrupts_are_shown() {
     let mut board = shell();
     let lines = answer(&mut board, "mem");
@@ -358,7 +385,7 @@ pub(crate) fn memory_and_interrupts_are_shown() {
     assert_eq!(lines[0], format!("free        {free:8} KiB"));
     assert_eq!(lines[2], "alpha           4096 KiB");
     assert_eq!(lines[3], "beta            8192 KiB");
-    board.vms[1].lock().gic.pulse(0, 40);
+    let _ = board.vms[1].lock().gic.pulse(0, 40);
     let enable = |guest: &mut test::Guest| {
         guest.regs.r[0] = 3 << 8;
         data_abort(guest, 0x0800_0104, 0x0800_0104, access(2, 0) | WRITE)

@@ -14,6 +14,7 @@ mod emulate;
 mod life;
 mod schedule;
 mod system;
+mod translate;
 
 use libtest_mimic::{Arguments, Trial};
 use std::process::{Command, ExitCode};
@@ -70,6 +71,11 @@ const TESTS: &[Test] = tests! {
         vfp_registers_are_the_guests_own
         a_load_into_pc_from_a_device_is_a_prefetch_abort
         a_core_that_names_the_wrong_register_for_thumb_stores_is_not_believed;
+    translate:
+        stage_1_is_translated_in_the_format_of_its_tables
+        both_stages_are_translated_in_the_long_format
+        a_translation_of_no_operation_is_refused
+        an_access_above_4_gib_does_not_wrap_to_a_device_below;
     system:
         set_way_operations_clean_memory_once_and_watch_until_the_caches_turn
         jazelle_branches_as_bx_does
@@ -107,6 +113,7 @@ const TESTS: &[Test] = tests! {
         the_shell_completes_words_and_names
         registers_are_shown_of_the_vcpu_that_is_loaded_and_of_another
         the_shell_resets_and_ends_one_vm
+        the_shell_pauses_resumes_and_starts_a_vm
         memory_and_interrupts_are_shown
         the_log_has_the_level_that_is_set
         the_machine_is_reset_from_the_shell;

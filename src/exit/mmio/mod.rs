@@ -1,7 +1,7 @@
 //! Loads, stores and fetches that stage 2 stopped.
 
 mod emulate;
-mod memory;
+pub(super) mod memory;
 
 use super::{Next, external_abort};
 use crate::addr::{Ipa, PAGE, PAGE_SHIFT};
@@ -13,6 +13,9 @@ use crate::stage2::Leaf;
 use crate::syndrome::{DataAbort, FaultStatus, PrefetchAbort};
 use crate::vcpu::{Reason, Vcpu};
 use crate::walk::{self, Kind};
+
+/// DFSR.CM: a cache maintenance operation aborted (B4.1.52).
+const DFSR_CM: u32 = 1 << 13;
 
 /// The address that stage 2 stopped: the page from HPFAR, which holds bits 39:12 in 31:4, and the
 /// offset from the virtual address.
@@ -197,6 +200,9 @@ pub(super) fn data_abort(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
     };
     if let Some(fault) = fault {
         inject::data_abort(&mut vcpu.context, fault, far, abort.write());
+        if abort.cm() {
+            Live::set_dfsr(Live::dfsr() | DFSR_CM);
+        }
     }
     Next::Resume
 }
