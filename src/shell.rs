@@ -30,7 +30,7 @@ pub enum Event {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Escape {
     None,
-    Escape,
+    Begun,
     /// The introducer, and the first parameter byte or 0.
     Sequence(u8),
 }
@@ -174,10 +174,10 @@ impl Editor {
     fn unescape(&mut self, byte: u8) -> Option<u8> {
         let before = core::mem::replace(&mut self.escape, Escape::None);
         match (before, byte) {
-            (_, ESCAPE) => self.escape = Escape::Escape,
+            (_, ESCAPE) => self.escape = Escape::Begun,
             (_, ..b' ') | (Escape::None, _) => return Some(byte),
-            (Escape::Escape, b'[' | b'O') => self.escape = Escape::Sequence(0),
-            (Escape::Escape, _) => {}
+            (Escape::Begun, b'[' | b'O') => self.escape = Escape::Sequence(0),
+            (Escape::Begun, _) => {}
             (Escape::Sequence(first), b' '..=b'?') => {
                 self.escape = Escape::Sequence(if first == 0 { byte } else { first });
             }
