@@ -292,7 +292,7 @@ pub enum Verb {
 /// What a line asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Command<'a> {
-    /// What can be typed, or what the word of this place in [`WORDS`] does.
+    /// What can be typed, or what the word of this number does.
     Help(Option<usize>),
     /// The VMs.
     List,
@@ -324,73 +324,69 @@ enum Form {
     Log,
 }
 
-/// A word of the shell.
-#[derive(Debug)]
-pub struct Word {
-    form: Form,
-    about: &'static str,
-}
-
 /// The words as they are typed, in the order of [`WORDS`].
 const NAMES: [&str; 16] = [
     "help", "list", "info", "pause", "resume", "reset", "destroy", "start", "console", "stats",
     "regs", "mem", "irq", "log", "reboot", "exit",
 ];
 
-const fn word(form: Form, about: &'static str) -> Word {
-    Word { form, about }
-}
-
-/// Every word: what may follow it, and what it is for.
-pub static WORDS: [Word; NAMES.len()] = [
-    word(Form::Help, "this, or what WORD does"),
-    word(Form::Alone(Command::List), "the VMs"),
-    word(
+/// Every word: what may follow it, and how it is used.
+static WORDS: [(Form, &str); NAMES.len()] = [
+    (Form::Help, "help    [WORD]    this, or what WORD does"),
+    (Form::Alone(Command::List), "list              the VMs"),
+    (
         Form::Vm(Verb::Info),
-        "a VM and its vCPUs, with their exits by kind",
+        "info    VM        a VM and its vCPUs, with their exits by kind",
     ),
-    word(Form::Vm(Verb::Pause), "stop a VM's vCPUs where they are"),
-    word(Form::Vm(Verb::Resume), "let a paused VM go on"),
-    word(Form::Vm(Verb::Reset), "begin a VM anew"),
-    word(Form::Vm(Verb::Destroy), "end a VM for good"),
-    word(Form::Vm(Verb::Start), "start a VM that is off"),
-    word(Form::Vm(Verb::Console), "leave, and type to a VM"),
-    word(Form::Alone(Command::Stats), "info of every VM"),
-    word(Form::Registers, "a vCPU's registers"),
-    word(
+    (
+        Form::Vm(Verb::Pause),
+        "pause   VM        stop a VM's vCPUs where they are",
+    ),
+    (
+        Form::Vm(Verb::Resume),
+        "resume  VM        let a paused VM go on",
+    ),
+    (Form::Vm(Verb::Reset), "reset   VM        begin a VM anew"),
+    (
+        Form::Vm(Verb::Destroy),
+        "destroy VM        end a VM for good",
+    ),
+    (
+        Form::Vm(Verb::Start),
+        "start   VM        start a VM that is off",
+    ),
+    (
+        Form::Vm(Verb::Console),
+        "console VM        leave, and type to a VM",
+    ),
+    (
+        Form::Alone(Command::Stats),
+        "stats             info of every VM",
+    ),
+    (Form::Registers, "regs    VM [VCPU] a vCPU's registers"),
+    (
         Form::Alone(Command::Memory),
-        "RAM: free, the hypervisor's, the VMs'",
+        "mem               RAM: free, the hypervisor's, the VMs'",
     ),
-    word(
+    (
         Form::Alone(Command::Interrupts),
-        "the machine's interrupts, and the VMs'",
+        "irq               the machine's interrupts, and the VMs'",
     ),
-    word(Form::Log, "show or set the log's level"),
-    word(Form::Alone(Command::Reboot), "reset the machine"),
-    word(Form::Alone(Command::Exit), "leave"),
+    (Form::Log, "log     [LEVEL]   show or set the log's level"),
+    (
+        Form::Alone(Command::Reboot),
+        "reboot            reset the machine",
+    ),
+    (Form::Alone(Command::Exit), "exit              leave"),
 ];
 
 /// The log's levels, as `log::LevelFilter` counts them.
 pub const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-/// How the word of this place in [`WORDS`] is used.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Usage(pub usize);
-
-impl fmt::Display for Usage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Some(name), Some(word)) = (NAMES.get(self.0), WORDS.get(self.0)) else {
-            return Ok(());
-        };
-        let follows = match word.form {
-            Form::Alone(_) => "",
-            Form::Vm(_) => "VM",
-            Form::Help => "[WORD]",
-            Form::Registers => "VM [VCPU]",
-            Form::Log => "[LEVEL]",
-        };
-        write!(f, "{name:8}{follows:10}{}", word.about)
-    }
+/// How the word of this number is used, a line; `None` where there are fewer.
+#[must_use]
+pub fn usage(word: usize) -> Option<&'static str> {
+    WORDS.get(word).map(|word| word.1)
 }
 
 /// What is wrong with a line, and what may have been meant.
@@ -401,7 +397,7 @@ pub enum Hint<'a> {
     /// Several things begin so: the first two.
     Ambiguous(&'a str, [&'a str; 2]),
     /// The word is not used so.
-    Usage(Usage),
+    Usage(&'static str),
 }
 
 /// What is named.
@@ -426,7 +422,7 @@ impl fmt::Display for Hint<'_> {
                 write!(f, "{typed}: {whatever}")
             }
             Self::Ambiguous(typed, [one, other]) => write!(f, "{typed}: {one} or {other}?"),
-            Self::Usage(usage) => usage.fmt(f),
+            Self::Usage(usage) => f.write_str(usage),
         }
     }
 }
@@ -520,11 +516,9 @@ pub fn parse(line: &str) -> Result<Option<Command<'_>>, Hint<'_>> {
         return Ok(None);
     }
     let place = choose(Kind::Word, first, &NAMES)?;
-    let wrong = Err(Hint::Usage(Usage(place)));
-    let Some(word) = WORDS.get(place) else {
-        return wrong;
-    };
-    Ok(Some(match (word.form, one, two, three) {
+    let (form, usage) = &WORDS[place % WORDS.len()];
+    let wrong = Err(Hint::Usage(usage));
+    Ok(Some(match (*form, one, two, three) {
         (Form::Alone(command), "", ..) => command,
         (Form::Help, "", ..) => Command::Help(None),
         (Form::Log, "", ..) => Command::Log(None),
@@ -550,15 +544,10 @@ fn candidates<'a, 'b>(before: &'b str, vms: &'a [&'a str]) -> (&'b str, &'a [&'a
         Some(word) if !before.ends_with(' ') => word,
         _ => "",
     };
-    let form = |word| WORDS.get(choose(Kind::Word, word, &NAMES).ok()?);
-    let names: &[&str] = match (count - usize::from(!begun.is_empty()), form(words[0])) {
-        (0, _) => &NAMES,
-        (1, Some(word)) => match word.form {
-            Form::Alone(_) => &[],
-            Form::Vm(_) | Form::Registers => vms,
-            Form::Help => &NAMES,
-            Form::Log => &LEVELS,
-        },
+    let names: &[&str] = match (count - usize::from(!begun.is_empty()), words[0]) {
+        (0, _) | (1, "help") => &NAMES,
+        (1, "log") => &LEVELS,
+        (1, _) => vms,
         _ => &[],
     };
     (begun, names)

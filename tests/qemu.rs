@@ -526,7 +526,7 @@ const CASES: &[Case] = &[
             ("1 two: 32 MiB, 1 vCPUs, on", "lsit\r"),
             ("lsit: list, perhaps\\?", "info tw\r"),
             ("1 two: (?s:.*)exits", "regs 1\r"),
-            ("ifsr", "mem\r"),
+            ("dfsr dfar ifsr ifar +[0-9a-f]", "mem\r"),
             ("two +32768 KiB", "irq\r"),
             ("(?s)two\n.*enabled 0-15", "res\t\x17reset two\r"),
             ("(?s)two: reset.*two: Type help", "con\ttw\t\rgood day\r"),
@@ -539,7 +539,7 @@ const CASES: &[Case] = &[
         expect: Expect::Ends(&[
             "0 one: 16 MiB, 1 vCPUs, on",
             "vCPU 0 on CPU 0: (waits|runs), .*; exits.* data",
-            r"two vCPU 0\n(?s:.*)cpsr [0-9a-f]{8} \w+\n.*sctlr",
+            r"two vCPU 0: \w+ mode\n(?s:.*)cpsr sctlr ttbcr dacr +[0-9a-f]{8} ",
             r"free +\d+ KiB",
             "kick 0, maintenance 25",
             "resume reset",

@@ -5,7 +5,7 @@ use crate::bus::interrupt;
 use crate::machine::{self, Live, console};
 use crate::mem;
 use crate::regs::mode;
-use crate::shell::{self, Command, Editor, Event, Hint, Kind, LEVELS, PROMPT, Usage, Verb, WORDS};
+use crate::shell::{self, Command, Editor, Event, Hint, Kind, LEVELS, PROMPT, Verb};
 use crate::vcpu::Vcpu;
 use crate::vm::{self, Vm, request};
 use alloc::string::String;
@@ -119,8 +119,10 @@ fn find<'a>(typed: &'a str, vms: &'a [Arc<Vm>]) -> Result<&'a Arc<Vm>, Hint<'a>>
 fn obey<'a>(line: &'a str, vms: &'a [Arc<Vm>]) -> Result<(), Hint<'a>> {
     match shell::parse(line)? {
         None => {}
-        Some(Command::Help(None)) => (0..WORDS.len()).for_each(|word| say!("{}", Usage(word))),
-        Some(Command::Help(Some(word))) => say!("{}", Usage(word)),
+        Some(Command::Help(None)) => (0..)
+            .map_while(shell::usage)
+            .for_each(|usage| say!("{usage}")),
+        Some(Command::Help(Some(word))) => say!("{}", shell::usage(word).unwrap_or_default()),
         Some(Command::List) => (0..).zip(vms).for_each(|(number, vm)| show_vm(number, vm)),
         Some(Command::Stats) => ask(None),
         Some(Command::Vm(verb, vm)) => act(verb, find(vm, vms)?),
@@ -253,18 +255,29 @@ impl fmt::Display for Interrupts {
 /// Shows the registers of `vcpu`, which is loaded here.
 pub fn registers(vcpu: &Vcpu) {
     let regs = vcpu.context.regs();
-    say!("{} vCPU {}", vcpu.vm.name(), vcpu.index);
-    for first in [0, 4, 8, 12] {
-        let [a, b, c, d] = [0, 1, 2, 3].map(|n| match first + n {
-            15 => regs.pc,
-            n => vcpu.gpr(n),
-        });
-        say!("r{first:<2} {a:08x} {b:08x} {c:08x} {d:08x}");
-    }
+    let mode = mode::name(regs.mode());
+    say!("{} vCPU {}: {mode} mode", vcpu.vm.name(), vcpu.index);
+    let four = |first: u32| [0, 1, 2, 3].map(|n| vcpu.gpr(first + n));
     let stage1 = Live::stage1();
-    say!("cpsr {:08x} {}", regs.cpsr, mode::name(regs.mode()));
-    say!("sctlr {:08x} ttbcr {:08x}", stage1.sctlr, stage1.ttbcr);
-    say!("ttbr0 {:010x} ttbr1 {:010x}", stage1.ttbr0, stage1.ttbr1);
-    say!("dfsr {:08x} dfar {:08x}", Live::dfsr(), Live::dfar());
-    say!("ifsr {:08x} ifar {:08x}", Live::ifsr(), Live::ifar());
+    let halves = |wide: u64| [(wide >> 32) as u32, wide as u32];
+    let ([high0, low0], [high1, low1]) = (halves(stage1.ttbr0), halves(stage1.ttbr1));
+    let [r12, sp, lr, _] = four(12);
+    let rows = [
+        ("r0-r3", four(0)),
+        ("r4-r7", four(4)),
+        ("r8-r11", four(8)),
+        ("r12 sp lr pc", [r12, sp, lr, regs.pc]),
+        (
+            "cpsr sctlr ttbcr dacr",
+            [regs.cpsr, stage1.sctlr, stage1.ttbcr, stage1.dacr],
+        ),
+        ("ttbr0 ttbr1", [high0, low0, high1, low1]),
+        (
+            "dfsr dfar ifsr ifar",
+            [Live::dfsr(), Live::dfar(), Live::ifsr(), Live::ifar()],
+        ),
+    ];
+    for (names, [a, b, c, d]) in rows {
+        say!("{names:22} {a:08x} {b:08x} {c:08x} {d:08x}");
+    }
 }
