@@ -1,11 +1,13 @@
 //! A VM's memory: RAM and devices in its stage 2, and its modules loaded.
 
 use crate::addr::{BLOCK, Ipa, PAGE, Pa};
-use crate::bus::{Device, FLASH, GICC, PLACES, RAM};
-use crate::fdt::{self, ConfigError, Guest, Range, VmConfig};
+use crate::bus::{Device, FLASH, Places, RAM, RINGS};
+use crate::fdt::{self, ConfigError, Guest, Module, Range, VmConfig};
 use crate::image::{self, Image, ImageError, Source};
 use crate::machine::{self, Pool};
 use crate::mem::{self, ModuleMemory, NotRam, Ram};
+use crate::region::{Answer, MOST, Map, Region};
+use crate::ring::{self, Page};
 use crate::stage2::{self, Attrs, Flush, Stage2, Tables};
 use alloc::format;
 use alloc::vec;
@@ -37,6 +39,12 @@ pub struct Memory {
     pub ram: Ram,
     /// Bytes of it that are RAM, from [`RAM`] on.
     size: u64,
+    /// Bytes of firmware at 0, in whole pages.
+    rom: u64,
+    /// Everything that the guest has, RAM included.
+    pub regions: Map,
+    /// Where its devices are.
+    pub places: Places,
 }
 
 impl Source for ModuleMemory {
@@ -85,77 +93,149 @@ impl Memory {
             ));
         }
         let mut ram = Ram::default();
-        ram.add(Ipa(RAM.into()), size)
-            .map_err(|_| config.no_memory(size, left))?;
-        let rom = config
-            .firmware
-            .as_ref()
-            .map_or(0, |module| module.range.size.div_ceil(PAGE) * PAGE);
-        ram.add(Ipa(0), rom)
-            .map_err(|_| config.no_memory(size + rom, left))?;
-        let no_tables = |why: stage2::Error| {
-            ConfigError::new(
-                &config.node,
-                "memory",
-                format!("{why}"),
-                "give it less or rounder memory",
-            )
+        let mut wanted = 0;
+        let mut add = |ipa: u64, size: u64| {
+            wanted += size;
+            ram.add(Ipa(ipa), size)
+                .map_err(|_| config.no_memory(wanted, left))
         };
+        add(RAM.into(), size)?;
+        let rom = config.firmware.as_ref();
+        let rom = rom.map_or(0, |module| module.range.size.div_ceil(PAGE) * PAGE);
+        add(0, rom)?;
+        for number in 0..config.serves.len() as u64 {
+            add(u64::from(RINGS) + number * PAGE, PAGE)?;
+        }
+        // Several regions may share a page of memory.
+        let mut done = 0;
+        let places = config.places;
+        let regions = regions(config, &places, size, rom)?;
+        for region in regions
+            .regions()
+            .iter()
+            .filter(|region| region.owner >= DESCRIBED)
+        {
+            if region.read == Answer::Memory {
+                let end = (u64::from(region.last) + 1).next_multiple_of(PAGE);
+                let start = u64::from(region.first).max(done) & !(PAGE - 1);
+                add(start, end.saturating_sub(start))?;
+                done = end;
+            }
+        }
+        // The root, the devices' tables, up to two at the edges of each piece, those of regions, and of
+        // what is lent by the page.
         let kernel = config.kernel.as_ref().map_or(0, |kernel| kernel.range.size);
-        let lent = 2 + (kernel / BLOCK) as u32;
-        let space = Self::map(&ram, lent).map_err(no_tables)?;
-        Ok(Self { space, ram, size })
+        let mut blocks = 2 + (kernel / BLOCK) as u32;
+        let mut last = u32::MAX;
+        for region in regions.regions() {
+            for block in [region.first, region.last].map(|address| address >> 21) {
+                blocks += u32::from(block != last);
+                last = block;
+            }
+        }
+        let pages = 8 + 2 * ram.extents().len() as u32 + blocks;
+        let tables = stage2::Error::OutOfTables { needed: pages };
+        if !mem::reserve_heap((pages.next_power_of_two() * PAGE as u32) as usize) {
+            return Err(no_tables(config, tables));
+        }
+        let pool = Pool::new(pages.next_power_of_two()).ok_or_else(|| no_tables(config, tables))?;
+        let space = Stage2::new(pool, WIDTH).map_err(|why| no_tables(config, why))?;
+        let mut memory = Self {
+            space,
+            ram,
+            size,
+            rom,
+            regions,
+            places,
+        };
+        memory.map().map_err(|why| no_tables(config, why))?;
+        Ok(memory)
     }
 
-    /// Stage 2 for `ram` and every device, with room for `lent` tables of what is lent by the page.
-    fn map(ram: &Ram, lent: u32) -> Result<Stage2<Pool>, stage2::Error> {
-        // The root, the devices' tables, and up to two at the edges of each piece.
-        let pages = 8 + 2 * ram.extents().len() as u32 + lent;
-        let pool = Pool::new(pages.next_power_of_two())
-            .ok_or(stage2::Error::OutOfTables { needed: pages })?;
-        let mut space = Stage2::new(pool, WIDTH)?;
+    /// Moves its devices, before the first vCPU has run.
+    ///
+    /// # Errors
+    /// Where something else is; nothing has moved then.
+    pub fn place(&mut self, config: &VmConfig, places: Places) -> Result<(), ConfigError> {
+        let old = self.places;
+        self.arrange(config, places).inspect_err(|_| {
+            // What was there before fits again.
+            let _ = self.arrange(config, old);
+        })
+    }
+
+    /// Maps everything anew, with devices at `places`.
+    fn arrange(&mut self, config: &VmConfig, places: Places) -> Result<(), ConfigError> {
+        self.regions = regions(config, &places, self.size, self.rom)?;
+        self.places = places;
+        self.ram.take_back();
+        let unmapped = self.space.unmap(Ipa(0), 1 << WIDTH);
+        let mapped = unmapped.and_then(|_| self.map());
+        mapped.map_err(|why| no_tables(config, why))
+    }
+
+    /// Stage 2, of which nothing is mapped, for all that there is.
+    fn map(&mut self) -> Result<(), stage2::Error> {
+        let Self { space, ram, .. } = self;
         let mut owed = Flush::None;
-        let mut rom = 0;
-        for piece in ram.extents() {
-            let attrs = if piece.ipa.0 < RAM.into() {
-                rom = rom.max(piece.ipa.0 + piece.size);
-                Attrs::ROM
-            } else {
-                Attrs::RAM
+        for pages in self.regions.pages() {
+            let region = pages
+                .region
+                .and_then(|index| self.regions.regions().get(index));
+            let (first, end) = (u64::from(pages.first), u64::from(pages.last) + 1);
+            let (pa, attrs) = match region.map(|region| (region.owner, region.read, region.write)) {
+                Some((GICC_OWNER, ..)) => (Some(machine::wiring().gicv.start), Attrs::DEVICE),
+                Some((_, Answer::Memory, Answer::Memory)) => (None, Attrs::RAM),
+                Some((_, Answer::Memory, _)) => (None, Attrs::ROM),
+                _ => {
+                    owed = owed.and(space.set_slot(Ipa(first), end - first, pages.slot)?);
+                    continue;
+                }
             };
-            owed = owed.and(space.map(piece.ipa, piece.pa, piece.size, attrs)?);
+            if let Some(pa) = pa {
+                owed = owed.and(space.map(Ipa(first), pa, end - first, attrs)?);
+                continue;
+            }
+            for piece in ram.extents() {
+                let start = piece.ipa.0.max(first);
+                let size = (piece.ipa.0 + piece.size).min(end).saturating_sub(start);
+                if size != 0 {
+                    let pa = Pa(piece.pa.0 + (start - piece.ipa.0));
+                    owed = owed.and(space.map(Ipa(start), pa, size, attrs)?);
+                }
+            }
         }
-        owed = owed.and(space.set_slot(Ipa(rom), u64::from(FLASH) - rom, Device::Flash as u32)?);
-        // Of the flash some may be there; GICC_DIR is the hardware's until it has to be watched.
-        for place in PLACES
-            .iter()
-            .filter(|place| !matches!(place.device, Device::GiccDir | Device::Flash))
-        {
-            owed = owed.and(space.set_slot(
-                Ipa(place.base.into()),
-                place.size.into(),
-                place.slot(),
-            )?);
-        }
-        let gicv = machine::wiring().gicv.start;
-        owed = owed.and(space.map(Ipa(GICC.into()), gicv, 2 * PAGE, Attrs::DEVICE)?);
         if owed == Flush::Vmid {
             space.tables_mut().flush();
         }
-        Ok(space)
+        Ok(())
     }
 
-    /// Traps the guest's accesses to `device` from now on.
+    /// Traps the guest's accesses to GICC_DIR, in the second page of the CPU interface, from now on.
     ///
     /// # Errors
     /// Where there is no table left for it.
-    pub fn trap(&mut self, device: Device) -> Result<(), stage2::Error> {
-        for place in PLACES.iter().filter(|place| place.device == device) {
-            let (ipa, size) = (Ipa(place.base.into()), place.size.into());
-            let owed = self.space.unmap(ipa, size)?;
-            self.pay(owed);
-            let owed = self.space.set_slot(ipa, size, place.slot())?;
-            self.pay(owed);
+    pub fn trap_dir(&mut self) -> Result<(), stage2::Error> {
+        let ipa = Ipa((self.places.gicc + PAGE as u32).into());
+        let owed = self.space.unmap(ipa, PAGE)?;
+        self.pay(owed);
+        let owed = self.space.set_slot(ipa, PAGE, Device::GiccDir as u32)?;
+        self.pay(owed);
+        Ok(())
+    }
+
+    /// A ring's page as it is at first.
+    fn begin_rings(&mut self, rings: usize) -> Result<(), NotRam> {
+        for number in 0..rings as u64 {
+            let at = Ipa(u64::from(RINGS) + number * PAGE);
+            self.ram.clear(at, PAGE)?;
+            {
+                let mut words = self.ram.words(at)?;
+                for (nth, word) in (0..).zip(ring::HEADER) {
+                    words.store(4 * nth, word);
+                }
+            }
+            self.ram.clean(at, PAGE);
         }
         Ok(())
     }
@@ -193,7 +273,7 @@ impl Memory {
         let initrd_size = initrd.map(|module| module.size());
         // The tree's size does not depend on where the initrd goes.
         let somewhere = initrd_size.map(|size| Range { start: Pa(0), size });
-        let tree_size = tree(config, self.size, somewhere)?.len() as u64;
+        let tree_size = self.tree(config, somewhere)?.len() as u64;
         let layout = image
             .place(self.size, initrd_size, tree_size)
             .map_err(bad)?;
@@ -201,8 +281,9 @@ impl Memory {
             start: Pa(at.0),
             size,
         });
-        let tree = tree(config, self.size, initrd_range)?;
+        let tree = self.tree(config, initrd_range)?;
         self.load_image(&image, &source, lent).map_err(bad)?;
+        self.load_regions(config).map_err(bad)?;
         if let (Some(at), Some(initrd)) = (layout.initrd, initrd) {
             self.put_module(at, &initrd, 0, initrd.size())
                 .map_err(bad)?;
@@ -216,6 +297,56 @@ impl Memory {
             thumb: image.thumb,
             registers: layout.registers,
         })
+    }
+
+    /// What regions hold, and the rings.
+    fn load_regions(&mut self, config: &VmConfig) -> Result<(), ImageError> {
+        // Several may share a page, so that all are cleared before the first is filled.
+        for filling in [false, true] {
+            for region in &config.regions {
+                let Some(module) = &region.image else {
+                    continue;
+                };
+                let source = mem::module(module.range);
+                let mut offset = 0;
+                for range in &region.ranges {
+                    if filling {
+                        let size = range.size.min(source.size().saturating_sub(offset));
+                        self.put_module(Ipa(range.start.0), &source, offset, size)?;
+                        offset += size;
+                    } else {
+                        let start = Ipa(range.start.0).align_down(PAGE);
+                        let size = (range.end().0 - start.0).next_multiple_of(PAGE);
+                        self.ram.clear(start, size).map_err(outside)?;
+                        self.ram.clean(start, size);
+                    }
+                }
+            }
+        }
+        self.begin_rings(config.serves.len()).map_err(outside)
+    }
+
+    /// The device tree that the guest is given: the user's own with what QEMU would set in it, or one that
+    /// describes what there is.
+    fn tree(&self, config: &VmConfig, initrd: Option<Range>) -> Result<Vec<u8>, ConfigError> {
+        let guest = Guest {
+            memory: self.size,
+            cpus: config.cpus,
+            cpu: machine::cpu_compatible(),
+            bootargs: &config.bootargs,
+            initrd,
+            seed: None,
+            flash: true,
+            rtc: true,
+            virtio: 0,
+            places: self.places,
+            regions: &config.regions,
+            serves: &config.serves,
+        };
+        match &config.device_tree {
+            Some(module) => adopt(&guest, module),
+            None => Ok(guest.tree()),
+        }
     }
 
     /// Carries out the image's plan; its first `lent` bytes, whole pages, stay where they are.
@@ -327,23 +458,8 @@ impl Memory {
     }
 }
 
-/// The device tree that a guest is given: the user's own with what QEMU would set in it, or one that
-/// describes what there is.
-fn tree(config: &VmConfig, memory: u64, initrd: Option<Range>) -> Result<Vec<u8>, ConfigError> {
-    let guest = Guest {
-        memory,
-        cpus: config.cpus,
-        cpu: machine::cpu_compatible(),
-        bootargs: &config.bootargs,
-        initrd,
-        seed: None,
-        flash: true,
-        rtc: true,
-        virtio: 0,
-    };
-    let Some(module) = &config.device_tree else {
-        return Ok(guest.tree());
-    };
+/// The user's own tree of `module`, with what QEMU would set in it.
+fn adopt(guest: &Guest<'_>, module: &Module) -> Result<Vec<u8>, ConfigError> {
     let bad =
         |found: &str| VmConfig::bad_module("device tree", module, found, "give a flattened tree");
     let source = mem::module(module.range);
@@ -367,4 +483,134 @@ fn outside(at: NotRam) -> ImageError {
         found: format!("for {}, where the guest has no RAM", at.0).into(),
         fix: "give the VM more memory",
     }
+}
+
+/// Owners of regions that every VM has; the described ones' follow from [`DESCRIBED`] on.
+const OWNERS: [&str; 8] = [
+    "the RAM",
+    "the flash",
+    "the distributor",
+    "the CPU interface",
+    "the UART",
+    "the clock",
+    "the rings",
+    "the firmware",
+];
+const GICC_OWNER: u32 = 3;
+const ROM_OWNER: u32 = 7;
+const DESCRIBED: u32 = 8;
+
+/// The error for a VM whose memory can't be mapped.
+#[cold]
+fn no_tables(config: &VmConfig, why: stage2::Error) -> ConfigError {
+    let fix = "give it less or rounder memory, or regions closer together";
+    ConfigError::new(&config.node, "memory", format!("{why}"), fix)
+}
+
+/// All regions of a VM, its RAM of `size` bytes and `rom` bytes of firmware included.
+fn regions(config: &VmConfig, places: &Places, size: u64, rom: u64) -> Result<Map, ConfigError> {
+    let count: usize = config
+        .regions
+        .iter()
+        .map(|region| region.ranges.len())
+        .sum();
+    if count > MOST {
+        let fix = format!("give at most {MOST}");
+        return Err(ConfigError::new(
+            &config.node,
+            "the regions",
+            "too many",
+            fix,
+        ));
+    }
+    let mut map = Map::default();
+    let bases = [
+        RAM,
+        rom as u32,
+        places.gicd,
+        places.gicc,
+        places.uart,
+        places.rtc,
+        RINGS,
+    ];
+    let flash = FLASH.saturating_sub(rom as u32);
+    let rings = config.serves.len() as u32 * PAGE as u32;
+    let sizes = [size as u32, flash, 0x1000, 0x2000, 0x1000, 0x1000, rings];
+    for (owner, (base, size)) in (0..).zip(bases.into_iter().zip(sizes)) {
+        let answer = match owner {
+            1 => Answer::Device(Device::Flash as u32),
+            2 => Answer::Device(Device::GICD),
+            4 => Answer::Device(Device::UART),
+            5 => Answer::Device(Device::Rtc as u32),
+            _ => Answer::Memory,
+        };
+        add(
+            &mut map,
+            config,
+            owner,
+            (base.into(), size.into()),
+            [answer; 2],
+        )?;
+    }
+    add(
+        &mut map,
+        config,
+        ROM_OWNER,
+        (0, rom),
+        [Answer::Memory, Answer::Zero],
+    )?;
+    for (number, described) in (0..).zip(&config.regions) {
+        let answers = [described.read, described.write].map(|answer| match answer {
+            Answer::Forward(_) => Answer::Forward(number),
+            answer => answer,
+        });
+        for range in &described.ranges {
+            add(
+                &mut map,
+                config,
+                DESCRIBED + number,
+                (range.start.0, range.size),
+                answers,
+            )?;
+        }
+    }
+    map.list();
+    Ok(map)
+}
+
+/// Adds a region, if it is not empty.
+#[inline(never)]
+fn add(
+    map: &mut Map,
+    config: &VmConfig,
+    owner: u32,
+    (base, size): (u64, u64),
+    answers: [Answer; 2],
+) -> Result<(), ConfigError> {
+    match Region::new(base, size, owner, answers) {
+        Some(region) => map
+            .add(region)
+            .map_err(|other| overlap(config, region, other)),
+        None => Ok(()),
+    }
+}
+
+/// The error for two regions that overlap.
+#[cold]
+fn overlap(config: &VmConfig, a: Region, b: Region) -> ConfigError {
+    let name = |region: Region| match region.owner.checked_sub(DESCRIBED) {
+        None => OWNERS[region.owner as usize & 7],
+        Some(number) => config
+            .regions
+            .get(number as usize)
+            .map_or("", |region| &region.node),
+    };
+    let shown = format!(
+        "{} at {:#x}, which overlaps {} at {:#x}",
+        name(a),
+        a.first,
+        name(b),
+        b.first
+    );
+    ConfigError::new(&config.node, "a region", shown, "put one of them elsewhere")
 }

@@ -1,11 +1,12 @@
 //! A vCPU, as the CPU that runs it has it: its registers, and what it does to its VM's devices.
 
 use crate::bus::{Device, interrupt};
-use crate::decode::Instruction;
+use crate::decode::{Instruction, Transfer};
 use crate::line::Line;
 use crate::machine::{self, Context, ListRegisters, Live, LiveBanks};
 use crate::pl031::Pl031;
 use crate::regs::Gprs;
+use crate::syndrome::DataAbort;
 use crate::vgic::{Kick, Vgic};
 use crate::vm::{Figures, Link, REASONS, State as Shared, Vm, request};
 use crate::vtimer::{self, Timer};
@@ -21,6 +22,8 @@ pub enum State {
     Ready,
     /// In WFI, until something is pending or the counter reaches the deadline, ticks.
     Waiting(Option<u64>),
+    /// In an access, until another VM has made it or the counter reaches the deadline, ticks.
+    Stalled(u64),
 }
 
 /// The VM's lock, taken.
@@ -70,6 +73,32 @@ pub const NAMES: [&str; REASONS] = [
 /// No time, ticks.
 const NEVER: u64 = u64::MAX;
 
+/// An access under way.
+#[derive(Clone, Copy, Debug)]
+pub enum Pending {
+    /// One that the syndrome describes, of this virtual address.
+    Described(DataAbort, u32),
+    /// One of an instruction's.
+    Emulated(Emulation),
+}
+
+/// An instruction that is being performed, see `exit/mmio/emulate.rs`.
+#[derive(Clone, Copy, Debug)]
+pub struct Emulation {
+    /// What is left to do.
+    pub transfer: Transfer,
+    /// The abort that began it.
+    pub abort: DataAbort,
+    /// The address of that.
+    pub far: u32,
+    /// Whether an access has been made.
+    pub begun: bool,
+    /// Of an unaligned access, how many bytes have been made.
+    pub bytes: u32,
+    /// What they have loaded.
+    pub loaded: u32,
+}
+
 /// A vCPU.
 pub struct Vcpu {
     /// Its VM.
@@ -90,6 +119,8 @@ pub struct Vcpu {
     pub timer: Timer,
     /// Loads and stores that could not be performed, UNPREDICTABLE ones among them, and the last one.
     pub refused: (u32, Option<Instruction>),
+    /// The access that it is in while another VM makes it.
+    pub pending: Option<Pending>,
     banks: LiveBanks,
     /// Whether the virtual timer has fired, and is not known to have been deactivated since.
     watched: bool,
@@ -97,7 +128,16 @@ pub struct Vcpu {
     /// How long it has had a CPU, and since when it has it now, ticks; [`NEVER`]: it has none.
     ran: u64,
     since: u64,
+    /// Whether the next exit is timed: one in [`SAMPLE`] interrupts has it so.
+    sampling: bool,
+    /// When the exit that is being timed began, ticks; [`NEVER`]: none is.
+    left: u64,
+    /// What timed exits took, ticks, and how many there were.
+    sampled: (u64, u32),
 }
+
+/// Interrupts between two exits that are timed. To time all would cost each two reads of the counter.
+const SAMPLE: u32 = 64;
 
 impl Vcpu {
     /// A vCPU that is off.
@@ -117,11 +157,15 @@ impl Vcpu {
             bounded,
             timer,
             refused: (0, None),
+            pending: None,
             banks: LiveBanks,
             watched: false,
             exits,
             ran: 0,
             since: NEVER,
+            sampling: true,
+            left: NEVER,
+            sampled: (0, 0),
         }
     }
 
@@ -137,6 +181,52 @@ impl Vcpu {
     pub fn count(&mut self, reason: Reason) {
         let count = &mut self.exits[reason as usize];
         *count = count.wrapping_add(1);
+    }
+
+    /// Counts an interrupt, and has what comes next timed now and then.
+    #[inline(always)]
+    pub fn count_interrupt(&mut self) {
+        self.count(Reason::Irq);
+        let count = self.exits[Reason::Irq as usize] as u32;
+        if count.is_multiple_of(SAMPLE) {
+            self.sampling = true;
+        }
+    }
+
+    /// Whether the exit that has just come is to be timed, which then begins.
+    #[inline(always)]
+    pub fn begins_sample(&mut self) -> bool {
+        self.sampling && self.begin_sample()
+    }
+
+    #[cold]
+    fn begin_sample(&mut self) -> bool {
+        self.sampling = false;
+        self.left = machine::now();
+        true
+    }
+
+    /// It is about to go on: what was timed ends.
+    #[inline(always)]
+    pub fn end_sample(&mut self) {
+        if self.left != NEVER {
+            self.add_sample();
+        }
+    }
+
+    #[cold]
+    fn add_sample(&mut self) {
+        self.sampled.0 += machine::now() - self.left;
+        self.sampled.1 += 1;
+        self.left = NEVER;
+    }
+
+    /// How long its exits have taken, as far as those that were timed tell, ticks.
+    fn in_hyp(&self) -> u64 {
+        let (ticks, count) = self.sampled;
+        let exits: u64 = self.exits.iter().sum();
+        // An exit is short, and there are fewer than 2^40 of them.
+        (ticks * 256 / u64::from(count.max(1)) * exits / 256).min(self.ran)
     }
 
     /// It gets a CPU, or still has it.
@@ -165,9 +255,11 @@ impl Vcpu {
                 State::Off => "off",
                 State::Ready => "runs",
                 State::Waiting(_) => "waits",
+                State::Stalled(_) => "waits for a device model",
             },
             exits: self.exits,
             ran: self.ran,
+            in_hyp: self.in_hyp(),
             refused: self.refused,
         };
     }
@@ -255,39 +347,17 @@ impl Vcpu {
         }
     }
 
-    /// [`load`](Self::load) of the device of `slot`, without a call for those that are used most.
+    /// A store to the distributor.
     #[inline(always)]
-    pub fn load_slot(&self, state: Locked<'_>, slot: u32, offset: u32, width: u32) -> u32 {
-        const UART: u32 = Device::Uart as u32;
-        const GICD: u32 = Device::Gicd as u32;
-        match slot {
-            UART => self.load_uart(state, offset, width),
-            GICD => self.load_gicd(state, offset, width),
-            _ => self.load(state, Device::of_slot(slot), offset, width),
-        }
-    }
-
-    /// [`store`](Self::store) likewise.
-    #[inline(always)]
-    pub fn store_slot(&self, state: Locked<'_>, slot: u32, offset: u32, width: u32, value: u32) {
-        const UART: u32 = Device::Uart as u32;
-        const GICD: u32 = Device::Gicd as u32;
-        match slot {
-            UART => self.store_uart(state, offset, width, value),
-            GICD => self.store_gicd(state, offset, width, value),
-            _ => self.store(state, Device::of_slot(slot), offset, width, value),
-        }
-    }
-
-    #[inline(always)]
-    fn store_gicd(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) {
+    pub fn store_gicd(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) {
         self.change_gic(state, |gic, vcpu, lrs| {
             gic.write(vcpu, offset & 0xfff, width, value, lrs)
         });
     }
 
+    /// A load from the distributor.
     #[inline(always)]
-    fn load_gicd<'a>(&'a self, state: Locked<'a>, offset: u32, width: u32) -> u32 {
+    pub fn load_gicd<'a>(&'a self, state: Locked<'a>, offset: u32, width: u32) -> u32 {
         let offset = offset & 0xfff;
         if Vgic::is_state(offset) {
             return self.load_gicd_state(state, offset, width);
@@ -353,8 +423,9 @@ impl Vcpu {
         }
     }
 
+    /// A load from the UART.
     #[inline(always)]
-    fn load_uart(&self, state: Locked<'_>, offset: u32, width: u32) -> u32 {
+    pub fn load_uart(&self, state: Locked<'_>, offset: u32, width: u32) -> u32 {
         match state.uart.flags(offset, width) {
             Some(flags) => flags,
             None => self.load_uart_any(state, offset, width),
@@ -368,8 +439,9 @@ impl Vcpu {
         value
     }
 
+    /// A store to the UART.
     #[inline(always)]
-    fn store_uart(&self, mut state: Locked<'_>, offset: u32, width: u32, value: u32) {
+    pub fn store_uart(&self, mut state: Locked<'_>, offset: u32, width: u32, value: u32) {
         if state.uart.sends(offset) {
             drop(state);
             return self.print(value as u8);
@@ -475,7 +547,7 @@ impl Vcpu {
     fn watch_dir(&self, state: &mut Shared) {
         if !state.dir_trapped {
             state.dir_trapped = true;
-            if let Err(why) = state.memory.trap(Device::GiccDir) {
+            if let Err(why) = state.memory.trap_dir() {
                 log::warn!("{}: GICC_DIR is not watched: {why}", self.vm.name());
             }
         }

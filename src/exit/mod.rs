@@ -26,6 +26,8 @@ pub enum Next {
     Yield,
     /// Lets the vCPU wait until something is pending.
     Wait,
+    /// Lets the vCPU wait for another VM to make its access.
+    Stall,
     /// Turns the vCPU off.
     Off,
     /// Stops the VM.
@@ -35,8 +37,13 @@ pub enum Next {
 /// Runs `vcpu`, which is live, until there is something else to do than to run on.
 #[inline(always)]
 pub fn run(vcpu: &mut Vcpu) -> Next {
+    vcpu.end_sample();
     loop {
-        let next = match machine::enter(&mut vcpu.context) {
+        let exit = machine::enter(&mut vcpu.context);
+        if vcpu.begins_sample() {
+            return timed(vcpu, exit);
+        }
+        let next = match exit {
             Exit::Trap => trap(vcpu),
             exit => interrupt(vcpu, exit),
         };
@@ -46,12 +53,26 @@ pub fn run(vcpu: &mut Vcpu) -> Next {
     }
 }
 
+/// An exit that is timed until the vCPU runs again.
+#[cold]
+fn timed(vcpu: &mut Vcpu, exit: Exit) -> Next {
+    match exit {
+        Exit::Trap => trap(vcpu),
+        exit => interrupt(vcpu, exit),
+    }
+}
+
+/// Goes on with the access that `vcpu`, which is live, waited with.
+pub fn complete(vcpu: &mut Vcpu) -> Next {
+    mmio::complete(vcpu)
+}
+
 #[inline(always)]
 fn interrupt(vcpu: &mut Vcpu, exit: Exit) -> Next {
     match exit {
         Exit::Trap => Next::Resume,
         Exit::Irq | Exit::Fiq => {
-            vcpu.count(Reason::Irq);
+            vcpu.count_interrupt();
             Next::Interrupt
         }
         Exit::AsyncAbort => {

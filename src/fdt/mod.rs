@@ -13,6 +13,7 @@ mod check;
 mod error;
 mod guest;
 mod policy;
+mod region;
 mod tree;
 mod vms;
 
@@ -21,5 +22,6 @@ pub use check::{Checked, FdtError, MAX_DEPTH, MAX_NODES, MAX_SIZE, check};
 pub use error::ConfigError;
 pub use guest::Guest;
 pub use policy::{OnCrash, Policy};
+pub use region::{RegionConfig, Served};
 pub use tree::{Id, Range, Tree};
 pub use vms::{MAX_VCPUS, Module, Taken, VmConfig, vms};

@@ -14,9 +14,11 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::policy::{self, Policy};
-use super::tree::{cell, string, whole};
+use super::region::{self, RegionConfig, Served};
+use super::tree::{cell, number, string, whole};
 use super::{Board, ConfigError, Id, Range, Tree};
 use crate::addr::PAGE;
+use crate::bus::{Places, Unplaced};
 
 /// Most vCPUs that a VM may have: a GICv2 serves no more.
 pub const MAX_VCPUS: u32 = 8;
@@ -59,11 +61,25 @@ pub struct VmConfig {
     pub device_tree: Option<Module>,
     /// Its command line.
     pub bootargs: String,
+    /// Where its devices are (`armillary,device-addr`).
+    pub places: Places,
+    /// Whether an address where nothing is reads as zero and ignores stores (`armillary,unassigned`).
+    pub unassigned_zero: bool,
+    /// Whether it waits for the VM that has control to start it (`armillary,hold`).
+    pub hold: bool,
+    /// Its regions beside the devices that every VM has.
+    pub regions: Vec<RegionConfig>,
+    /// The regions of other VMs for which it is the device model, each with a ring.
+    pub serves: Vec<Served>,
 }
 
 impl VmConfig {
     /// Its modules, each with its kind.
     pub fn modules(&self) -> impl Iterator<Item = (&'static str, &Module)> {
+        let images = self
+            .regions
+            .iter()
+            .filter_map(|region| region.image.as_ref());
         let all = [
             ("kernel", &self.kernel),
             ("firmware", &self.firmware),
@@ -72,6 +88,7 @@ impl VmConfig {
         ];
         all.into_iter()
             .filter_map(|(kind, module)| module.as_ref().map(|module| (kind, module)))
+            .chain(images.map(|module| ("armillary,image", module)))
     }
 
     /// The error for a VM that wants `wanted` bytes where no such piece of RAM is left.
@@ -132,6 +149,7 @@ pub fn vms(
             Err(error) => bad.push(error),
         }
     }
+    region::connect(&mut good);
     (good, bad)
 }
 
@@ -159,11 +177,10 @@ fn direct_vm(tree: &Tree<'_, '_>, chosen: Id) -> Result<VmConfig, ConfigError> {
             )?,
         }
     }
-    for id in tree
-        .children(chosen)
-        .filter(|&id| tree.is_compatible(id, "multiboot,module"))
-    {
-        module(tree, id, &mut vm)?;
+    for id in tree.children(chosen).filter(|&id| {
+        tree.is_compatible(id, "multiboot,module") || tree.is_compatible(id, region::COMPATIBLE)
+    }) {
+        child(tree, id, &mut vm)?;
     }
     complete(vm)
 }
@@ -188,8 +205,8 @@ fn domain(tree: &Tree<'_, '_>, id: Id) -> Result<VmConfig, ConfigError> {
     if vm.memory.is_none() {
         return Err(ConfigError::new(vm.node, "memory", "absent", MEMORY_FIX));
     }
-    for child in tree.children(id) {
-        module(tree, child, &mut vm)?;
+    for id in tree.children(id) {
+        child(tree, id, &mut vm)?;
     }
     complete(vm)
 }
@@ -206,6 +223,21 @@ fn own_property(
     }
     match name {
         "armillary,control" => vm.control = true,
+        "armillary,hold" => vm.hold = true,
+        "armillary,unassigned" => match string(value).unwrap_or_default() {
+            "zero" => vm.unassigned_zero = true,
+            "abort" => {}
+            other => {
+                let fix = "give \"abort\" or \"zero\"";
+                return Err(ConfigError::new(
+                    &vm.node,
+                    "armillary,unassigned",
+                    other,
+                    fix,
+                ));
+            }
+        },
+        "armillary,device-addr" => device_addresses(vm, value)?,
         "armillary,name" => {
             let given = string(value).filter(|name| !name.is_empty() && name.len() < 32);
             vm.name = given
@@ -221,7 +253,8 @@ fn own_property(
         }
         _ if name.starts_with("armillary,") => {
             let fix = format!(
-                "use one of armillary,control, armillary,name, {}{more}",
+                "use one of armillary,control, armillary,device-addr, armillary,hold, armillary,name, \
+                 armillary,unassigned, {}{more}",
                 policy::NAMES
             );
             return Err(ConfigError::new(
@@ -232,6 +265,30 @@ fn own_property(
             ));
         }
         _ => {}
+    }
+    Ok(())
+}
+
+/// Places devices: an identifier of one cell and an address of two for each.
+fn device_addresses(vm: &mut VmConfig, mut value: &[u8]) -> Result<(), ConfigError> {
+    while !value.is_empty() {
+        let id = number(&mut value, 1);
+        let (id, address) = (id.unwrap_or(0), number(&mut value, 2));
+        let placed = address.map(|address| vm.places.set(id as u32, address));
+        if placed != Some(Ok(())) {
+            let why = placed
+                .and_then(Result::err)
+                .map_or("cut short", Unplaced::text);
+            let shown = format!("{id:#x} {:#x}, which is {why}", address.unwrap_or(0));
+            let fix = "give for each device its number (bits 31:16) and its address's (15:0) in one cell and the \
+                       address, of a whole page, in two";
+            return Err(ConfigError::new(
+                &vm.node,
+                "armillary,device-addr",
+                shown,
+                fix,
+            ));
+        }
     }
     Ok(())
 }
@@ -266,6 +323,16 @@ fn cpus(node: &str, property: &'static str, value: &[u8]) -> Result<u32, ConfigE
     ))
 }
 
+/// Adds the node of a region or a module to the VM.
+fn child(tree: &Tree<'_, '_>, id: Id, vm: &mut VmConfig) -> Result<(), ConfigError> {
+    if !tree.is_compatible(id, region::COMPATIBLE) {
+        return module(tree, id, vm);
+    }
+    let region = region::read(tree, id)?;
+    vm.regions.push(region);
+    Ok(())
+}
+
 /// Adds a module's node to the VM.
 fn module(tree: &Tree<'_, '_>, id: Id, vm: &mut VmConfig) -> Result<(), ConfigError> {
     let kind = tree.compatible(id).find_map(|compatible| match compatible {
@@ -277,7 +344,7 @@ fn module(tree: &Tree<'_, '_>, id: Id, vm: &mut VmConfig) -> Result<(), ConfigEr
     });
     let Some(kind) = kind else {
         let fix = "give multiboot,module with multiboot,kernel, multiboot,ramdisk, multiboot,device-tree \
-                   or armillary,firmware";
+                   or armillary,firmware, or armillary,region";
         return Err(ConfigError::new(
             tree.path(id),
             "compatible",

@@ -155,6 +155,11 @@ pub fn published() {
 fn show() {
     for (number, vm) in asked(&vm::all()) {
         show_vm(number, vm);
+        let count = vm.unassigned.count.load(Ordering::Relaxed);
+        for first in vm.unassigned.first.iter().take(count as usize) {
+            let address = first.load(Ordering::Relaxed);
+            say!("    {address:#010x} is nothing, one of {count} such accesses");
+        }
         for index in 0..vm.links.len() {
             say!("    {}", Line(vm, index));
         }
@@ -175,6 +180,16 @@ fn show_vm(number: usize, vm: &Vm) {
     say!("{mark}{number} {name}: {memory} MiB, {vcpus} vCPUs, {state}");
 }
 
+/// Ticks of the counter, shown as seconds.
+struct Seconds(u64);
+
+impl core::fmt::Display for Seconds {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let ms = self.0 / u64::from(machine::wiring().frequency / 1000).max(1);
+        write!(f, "{}.{:03} s", ms / 1000, ms % 1000)
+    }
+}
+
 /// A vCPU's line.
 struct Line<'a>(&'a Vm, usize);
 
@@ -185,9 +200,13 @@ impl core::fmt::Display for Line<'_> {
             return Ok(());
         };
         let figures = *link.figures.lock();
-        let ms = figures.ran / u64::from(machine::wiring().frequency / 1000).max(1);
+        let guest = Seconds(figures.ran - figures.in_hyp);
+        let hyp = Seconds(figures.in_hyp);
         write!(f, "vCPU {index} on CPU {}: {}", link.cpu(), figures.doing)?;
-        write!(f, ", {}.{:03} s; exits", ms / 1000, ms % 1000)?;
+        write!(
+            f,
+            ", {guest} in the guest, about {hyp} in the hypervisor; exits"
+        )?;
         let mut none = true;
         for (name, count) in NAMES.iter().zip(figures.exits) {
             if count != 0 {

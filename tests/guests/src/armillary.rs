@@ -17,6 +17,12 @@ pub const YIELD: u32 = 0x8600_0002;
 pub const EXITS: u32 = 0x8600_0003;
 /// TRANSLATE: what PAR would be after an address translation operation.
 pub const TRANSLATE: u32 = 0x8600_0004;
+/// ANSWER: answers a request of a ring.
+pub const ANSWER: u32 = 0x8600_0010;
+/// REFUSE: answers it by an external abort.
+pub const REFUSE: u32 = 0x8600_0011;
+/// SET_LINE: sets the interrupt line of a ring's device.
+pub const SET_LINE: u32 = 0x8600_0012;
 
 /// Why a vCPU left for the hypervisor.
 #[derive(Clone, Copy, Debug)]
