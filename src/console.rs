@@ -210,6 +210,19 @@ pub fn set_focus(writer: Writer) {
     advance();
 }
 
+/// Has `text` stand below all that is written; nothing where it is empty.
+pub fn prompt(text: String) {
+    console().screen.set_prompt(text, counter::now());
+    advance();
+}
+
+/// Answers the operator by a line of the log that is none of its levels'.
+pub fn say(text: fmt::Arguments<'_>) {
+    // Writing to the console can't fail.
+    let _ = writeln!(console(), "{text}");
+    advance();
+}
+
 /// Writes one byte of `writer`; `false` where that one had better wait before the next.
 #[inline(always)]
 #[must_use]

@@ -145,6 +145,7 @@ pub mod vtimer;
 pub mod pl011;
 pub mod pl031;
 pub mod tty;
+pub mod shell;
 pub mod psci;
 pub mod mailbox;
 pub mod sched;

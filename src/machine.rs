@@ -61,6 +61,12 @@ pub fn power_off() -> ! {
     crate::arch::smc::power_off()
 }
 
+/// Sends what the console still holds, and starts the machine anew.
+pub fn reset() -> ! {
+    console::drain();
+    crate::arch::smc::reset()
+}
+
 /// Waits for an interrupt; it stays pending.
 pub fn wait() {
     aarch32_cpu::asm::dsb();

@@ -42,7 +42,7 @@ mod image {
         if handover.mode != mode::HYP {
             stop(format_args!(
                 "entered in {} mode: Armillary needs Hyp mode",
-                boot::mode_name(handover.mode)
+                mode::name(handover.mode)
             ));
         }
         let board = BOARD.call_once(|| Board::read(&tree).unwrap_or_else(|why| stop(why)));
@@ -71,8 +71,9 @@ mod image {
             armillary::machine::power_off();
         }
         arch::mmu::unmap_tree();
-        let own = handover.image_size + mem::own_bytes();
-        log::info!("own RAM: {own} bytes, of them {} heap", mem::heap_size());
+        mem::count_own(handover.image_size);
+        let (own, (heap, _)) = (mem::own_bytes(), mem::heap());
+        log::info!("own RAM: {own} bytes, of them {heap} heap");
         Cpu::new(0, platform::frequency(board)).run()
     }
 

@@ -71,8 +71,11 @@ mod heap {
             block.is_ok()
         }
 
-        pub(super) fn total(&self) -> usize {
-            self.lock().stats_total_bytes()
+        /// Bytes in all, and those of them that are free.
+        pub(super) fn sizes(&self) -> (usize, usize) {
+            let heap = self.lock();
+            let total = heap.stats_total_bytes();
+            (total, total - heap.stats_alloc_actual())
         }
     }
 
@@ -633,7 +636,7 @@ pub fn reserve_heap(bytes: usize) -> bool {
     true
 }
 
-/// Bytes of RAM that the hypervisor has taken for itself, beside its image.
+/// Bytes of RAM that are the hypervisor's own.
 static OWN: Mutex<u64> = Mutex::new(0);
 
 /// As [`alloc()`], for the hypervisor itself and for good.
@@ -644,17 +647,29 @@ pub fn alloc_own(size: u64) -> Option<Pa> {
     Some(pa)
 }
 
-/// Bytes of RAM that the hypervisor has taken for itself, beside its image.
+/// Counts `size` bytes as the hypervisor's own: its image, which nothing here has given out.
+pub fn count_own(size: u64) {
+    *OWN.lock() += size;
+}
+
+/// Bytes of RAM that are the hypervisor's own: its image, stacks and heap.
 #[must_use]
 pub fn own_bytes() -> u64 {
     *OWN.lock()
 }
 
-/// Bytes that the heap has in all.
+/// Bytes that the heap has in all, and those of them that are free.
 #[cfg(target_os = "none")]
 #[must_use]
-pub fn heap_size() -> usize {
-    heap::HEAP.total()
+pub fn heap() -> (usize, usize) {
+    heap::HEAP.sizes()
+}
+
+/// On the host nothing of the heap is the hypervisor's own.
+#[cfg(not(target_os = "none"))]
+#[must_use]
+pub fn heap() -> (usize, usize) {
+    (0, 0)
 }
 
 /// On the host the heap is the host's.

@@ -468,6 +468,19 @@ impl Cpu {
             vcpu.publish();
             monitor::published();
         }
+        if requests & request::REGISTERS != 0 {
+            self.show_registers(index);
+        }
+    }
+
+    /// Shows the registers of vCPU `index`, which are all live once it is loaded.
+    fn show_registers(&mut self, index: usize) {
+        let loaded = self.loaded == Some(index);
+        self.load(index);
+        monitor::registers(&self.vcpus[index]);
+        if !loaded {
+            self.put();
+        }
     }
 
     /// The next vCPU of the highest priority that is ready, round robin.

@@ -53,6 +53,8 @@ pub mod request {
     pub const DROP: u32 = 256;
     /// The device model has answered.
     pub const ANSWER: u32 = 512;
+    /// Show the vCPU's registers to the operator.
+    pub const REGISTERS: u32 = 1024;
 }
 
 /// A vCPU as other CPUs see it.

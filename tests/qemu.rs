@@ -578,6 +578,71 @@ const CASES: &[Case] = &[
         expect: Expect::Ends(&["You said: good day", "Good-bye"]),
         ..PLAIN
     },
+    Case {
+        name: "console::the_shell_rules_two_vms",
+        vms: &[
+            "kernel=guest:hello,memory=16M,name=one",
+            "kernel=guest:hello,memory=32M,name=two",
+        ],
+        typed: &[
+            ("(?s)(Type help.*){2}", "\x01hlist\r"),
+            ("1 two: 32 MiB, 1 vCPUs, on", "lsit\r"),
+            ("lsit: list, perhaps\\?", "info tw\r"),
+            ("1 two: (?s:.*)exits", "regs 1\r"),
+            ("dfsr dfar ifsr ifar +[0-9a-f]", "mem\r"),
+            ("two +32768 KiB", "irq\r"),
+            ("(?s)two\n.*enabled 0-15", "res\t\x17reset two\r"),
+            ("(?s)two: reset.*two: Type help", "con\ttw\t\rgood day\r"),
+            ("two: You said: good day", "\x01hpause two\rlist\r"),
+            ("2 MiB, 1 vCPUs, paused", "resume two\rconsole two\rmore\r"),
+            ("two: You said: more", "\x01hdestroy one\r"),
+            ("one: off", "list\r"),
+            ("0 two: 32 MiB, 1 vCPUs, on", "console two\roff\r"),
+        ],
+        expect: Expect::Ends(&[
+            "0 one: 16 MiB, 1 vCPUs, on",
+            "vCPU 0 on CPU 0: (waits|runs), .*; exits.* data",
+            r"two vCPU 0: \w+ mode\n(?s:.*)cpsr sctlr ttbcr dacr +[0-9a-f]{8} ",
+            r"free +\d+ KiB",
+            "kick 0, maintenance 25",
+            "resume reset",
+            "two: reset from the console",
+            "input goes to two",
+            "You said: more",
+            "one: off",
+            "0 two: 32 MiB",
+            "two: off",
+            "every VM is off",
+        ]),
+        ..PLAIN
+    },
+    Case {
+        name: "console::the_shell_is_there_beside_a_flood_of_output",
+        vms: &[
+            "kernel=guest:hostile,memory=32M,append=flood,name=bad",
+            "kernel=guest:hello,memory=16M,name=good",
+        ],
+        typed: &[
+            ("flood 0+5 ", "\x01hl"),
+            ("armillary> l", "ist\r"),
+            ("1 good: 16 MiB", "destroy bad\r"),
+            ("bad: off", "console good\r"),
+            ("input goes to good", "off\r"),
+        ],
+        expect: Expect::Ends(&["bad: off", "good: off|every VM is off"]),
+        icount: false,
+        ..GUESTS
+    },
+    Case {
+        name: "console::the_machine_is_reset_from_the_shell",
+        vms: &["kernel=guest:hello,memory=16M"],
+        typed: &[
+            ("(?m)^> ", "\x01hreboot\r"),
+            ("(?s)reset from the console.*^> ", "off\r"),
+        ],
+        expect: Expect::Ends(&["reset from the console", "Armillary 0", "every VM is off"]),
+        ..PLAIN
+    },
     // Linux, from Debian's packages: kinds of machines.
     Case {
         name: "linux::boots_with_1_vcpu_and_64_mib",

@@ -65,6 +65,8 @@ struct Machine {
     console: Vec<(usize, String, u8)>,
     console_full: bool,
     prefixes: Vec<String>,
+    prompt: String,
+    said: Vec<String>,
     named: bool,
     typed: VecDeque<u8>,
     due: Option<u64>,
@@ -122,6 +124,8 @@ thread_local! {
         console: Vec::new(),
         console_full: false,
         prefixes: Vec::new(),
+        prompt: String::new(),
+        said: Vec::new(),
         named: false,
         typed: VecDeque::new(),
         due: None,
@@ -1020,6 +1024,17 @@ pub mod console {
     /// Shows what `writer` writes as it comes.
     pub fn set_focus(_: Writer) {}
 
+    /// Has `text` stand below all that is written.
+    pub fn prompt(text: String) {
+        machine(|machine| machine.prompt = text);
+    }
+
+    /// Answers the operator.
+    pub fn say(text: std::fmt::Arguments<'_>) {
+        let text = text.to_string();
+        machine(|machine| machine.said.push(text));
+    }
+
     /// Writes one byte of `writer`; `false` where [`test::fill_console`] says so.
     ///
     /// [`test::fill_console`]: super::test::fill_console
@@ -1075,6 +1090,11 @@ pub mod console {
 /// Ends the run: [`test::run`] says so.
 pub fn power_off() -> ! {
     std::panic::resume_unwind(Box::new(test::End::PoweredOff))
+}
+
+/// Ends the run likewise.
+pub fn reset() -> ! {
+    std::panic::resume_unwind(Box::new(test::End::Reset))
 }
 
 /// The ID registers: a value that names the register.
@@ -1251,6 +1271,8 @@ pub mod test {
         Entered,
         /// The machine was powered off.
         PoweredOff,
+        /// The machine was started anew.
+        Reset,
     }
 
     /// Runs the hypervisor until one of these ends. No lock of its own is held at any of them.
@@ -1327,6 +1349,16 @@ pub mod test {
     /// Types `text`.
     pub fn type_in(text: &[u8]) {
         machine(|machine| machine.typed.extend(text));
+    }
+
+    /// What stands below all that is written.
+    pub fn prompt() -> String {
+        machine(|machine| machine.prompt.clone())
+    }
+
+    /// What the operator has been answered since this was asked before.
+    pub fn said() -> Vec<String> {
+        machine(|machine| std::mem::take(&mut machine.said))
     }
 
     /// What has been written to the console since this was asked before: writer, prefix and byte.

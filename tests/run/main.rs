@@ -131,7 +131,17 @@ const TESTS: &[Test] = tests! {
         input_goes_to_the_next_vm_when_one_is_off
         a_vm_is_reset_from_the_console
         vcpus_are_shown_with_what_they_have_done
-        a_vcpu_whose_console_is_full_lets_the_other_run;
+        a_vcpu_whose_console_is_full_lets_the_other_run
+        the_shell_has_what_is_typed_until_it_is_left
+        the_shell_shows_vms_and_their_vcpus
+        the_shell_hints_at_what_was_meant
+        the_shell_completes_words_and_names
+        registers_are_shown_of_the_vcpu_that_is_loaded_and_of_another
+        the_shell_resets_and_ends_one_vm
+        the_shell_pauses_resumes_and_starts_a_vm
+        memory_and_interrupts_are_shown
+        the_log_has_the_level_that_is_set
+        the_machine_is_reset_from_the_shell;
     life:
         a_vm_starts_as_its_kernel_wants
         a_new_vm_finds_nothing_of_what_memory_held
