@@ -116,6 +116,9 @@ pub mod regs;
 pub mod syndrome;
 pub mod decode;
 pub mod stage2;
+pub mod bus;
+pub mod region;
+pub mod ring;
 pub mod walk;
 pub mod vmid;
 pub mod line;
@@ -145,9 +148,9 @@ pub mod mem;
 pub mod platform;
 
 // 3. The hypervisor: no `unsafe` again.
-pub mod bus;
 pub mod loader;
 pub mod vm;
+pub mod forward;
 pub mod vcpu;
 pub mod inject;
 pub mod exit;

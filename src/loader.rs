@@ -1,11 +1,13 @@
 //! A VM's memory: RAM and devices in its stage 2, and its modules loaded.
 
 use crate::addr::{BLOCK, Ipa, PAGE, Pa};
-use crate::bus::{Device, FLASH, GICC, PLACES, RAM};
-use crate::fdt::{self, ConfigError, Guest, Range, VmConfig};
+use crate::bus::{Device, FLASH, Places, RAM, RINGS};
+use crate::fdt::{self, ConfigError, Guest, Module, Range, VmConfig};
 use crate::image::{self, Image, ImageError, Source};
 use crate::machine::{self, Pool};
 use crate::mem::{self, ModuleMemory, NotRam, Ram};
+use crate::region::{Answer, MOST, Map, Region};
+use crate::ring::{self, Page};
 use crate::stage2::{self, Attrs, Flush, Stage2, Tables};
 use alloc::format;
 use alloc::vec;
@@ -37,6 +39,12 @@ pub struct Memory {
     pub ram: Ram,
     /// Bytes of it that are RAM, from [`RAM`] on.
     size: u64,
+    /// Bytes of firmware at 0, in whole pages.
+    rom: u64,
+    /// Everything that the guest has, RAM included.
+    pub regions: Map,
+    /// Where its devices are.
+    pub places: Places,
 }
 
 impl Source for ModuleMemory {
@@ -85,77 +93,162 @@ impl Memory {
             ));
         }
         let mut ram = Ram::default();
-        ram.add(Ipa(RAM.into()), size)
-            .map_err(|_| config.no_memory(size, left))?;
-        let rom = config
-            .firmware
-            .as_ref()
-            .map_or(0, |module| module.range.size.div_ceil(PAGE) * PAGE);
-        ram.add(Ipa(0), rom)
-            .map_err(|_| config.no_memory(size + rom, left))?;
+        let mut wanted = 0;
+        let mut add = |ipa: u64, size: u64| {
+            wanted += size;
+            ram.add(Ipa(ipa), size)
+                .map_err(|_| config.no_memory(wanted, left))
+        };
+        add(RAM.into(), size)?;
+        let rom = config.firmware.as_ref();
+        let rom = rom.map_or(0, |module| module.range.size.div_ceil(PAGE) * PAGE);
+        add(0, rom)?;
+        for number in 0..config.serves.len() as u64 {
+            add(u64::from(RINGS) + number * PAGE, PAGE)?;
+        }
+        // Several regions may share a page of memory.
+        let mut done = 0;
+        let places = config.places;
+        let regions = regions(config, &places, size, rom)?;
+        for region in regions
+            .regions()
+            .iter()
+            .filter(|region| region.owner >= DESCRIBED)
+        {
+            if region.read == Answer::Memory {
+                let end = (u64::from(region.last) + 1).next_multiple_of(PAGE);
+                let start = u64::from(region.first).max(done) & !(PAGE - 1);
+                add(start, end.saturating_sub(start))?;
+                done = end;
+            }
+        }
         let no_tables = |why: stage2::Error| {
             ConfigError::new(
                 &config.node,
                 "memory",
                 format!("{why}"),
-                "give it less or rounder memory",
+                "give it less or rounder memory, or regions closer together",
             )
         };
+        // The root, the devices' tables, up to two at the edges of each piece, those of regions, and of
+        // what is lent by the page.
         let kernel = config.kernel.as_ref().map_or(0, |kernel| kernel.range.size);
-        let lent = 2 + (kernel / BLOCK) as u32;
-        let space = Self::map(&ram, lent).map_err(no_tables)?;
-        Ok(Self { space, ram, size })
+        let mut blocks = 2 + (kernel / BLOCK) as u32;
+        let mut last = u32::MAX;
+        for region in regions.regions() {
+            for block in [region.first, region.last].map(|address| address >> 21) {
+                blocks += u32::from(block != last);
+                last = block;
+            }
+        }
+        let pages = 8 + 2 * ram.extents().len() as u32 + blocks;
+        let tables = stage2::Error::OutOfTables { needed: pages };
+        if !mem::reserve_heap((pages.next_power_of_two() * PAGE as u32) as usize) {
+            return Err(no_tables(tables));
+        }
+        let pool = Pool::new(pages.next_power_of_two()).ok_or_else(|| no_tables(tables))?;
+        let space = Stage2::new(pool, WIDTH).map_err(no_tables)?;
+        let mut memory = Self {
+            space,
+            ram,
+            size,
+            rom,
+            regions,
+            places,
+        };
+        memory.map().map_err(no_tables)?;
+        Ok(memory)
     }
 
-    /// Stage 2 for `ram` and every device, with room for `lent` tables of what is lent by the page.
-    fn map(ram: &Ram, lent: u32) -> Result<Stage2<Pool>, stage2::Error> {
-        // The root, the devices' tables, and up to two at the edges of each piece.
-        let pages = 8 + 2 * ram.extents().len() as u32 + lent;
-        let pool = Pool::new(pages.next_power_of_two())
-            .ok_or(stage2::Error::OutOfTables { needed: pages })?;
-        let mut space = Stage2::new(pool, WIDTH)?;
+    /// Moves its devices, before the first vCPU has run.
+    ///
+    /// # Errors
+    /// Where something else is; nothing has moved then.
+    pub fn place(&mut self, config: &VmConfig, places: Places) -> Result<(), ConfigError> {
+        let regions = regions(config, &places, self.size, self.rom)?;
+        let (start, width) = (Ipa(0), 1 << WIDTH);
+        let old = (core::mem::replace(&mut self.regions, regions), self.places);
+        self.places = places;
+        self.ram.take_back();
+        let changed = self.space.unmap(start, width).and_then(|_| self.map());
+        if let Err(why) = changed {
+            (self.regions, self.places) = old;
+            // What was there before fits again.
+            let _ = self
+                .space
+                .unmap(start, width)
+                .and_then(|_| self.map().map(|()| Flush::None));
+            return Err(ConfigError::new(
+                &config.node,
+                "a device's address",
+                format!("{why}"),
+                "choose another",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Stage 2, of which nothing is mapped, for all that there is.
+    fn map(&mut self) -> Result<(), stage2::Error> {
+        let Self { space, ram, .. } = self;
         let mut owed = Flush::None;
-        let mut rom = 0;
-        for piece in ram.extents() {
-            let attrs = if piece.ipa.0 < RAM.into() {
-                rom = rom.max(piece.ipa.0 + piece.size);
-                Attrs::ROM
-            } else {
-                Attrs::RAM
+        for pages in self.regions.pages() {
+            let region = pages
+                .region
+                .and_then(|index| self.regions.regions().get(index));
+            let (first, end) = (u64::from(pages.first), u64::from(pages.last) + 1);
+            let (pa, attrs) = match region.map(|region| (region.owner, region.read, region.write)) {
+                Some((GICC_OWNER, ..)) => (Some(machine::wiring().gicv.start), Attrs::DEVICE),
+                Some((_, Answer::Memory, Answer::Memory)) => (None, Attrs::RAM),
+                Some((_, Answer::Memory, _)) => (None, Attrs::ROM),
+                _ => {
+                    owed = owed.and(space.set_slot(Ipa(first), end - first, pages.slot)?);
+                    continue;
+                }
             };
-            owed = owed.and(space.map(piece.ipa, piece.pa, piece.size, attrs)?);
+            if let Some(pa) = pa {
+                owed = owed.and(space.map(Ipa(first), pa, end - first, attrs)?);
+                continue;
+            }
+            for piece in ram.extents() {
+                let start = piece.ipa.0.max(first);
+                let size = (piece.ipa.0 + piece.size).min(end).saturating_sub(start);
+                if size != 0 {
+                    let pa = Pa(piece.pa.0 + (start - piece.ipa.0));
+                    owed = owed.and(space.map(Ipa(start), pa, size, attrs)?);
+                }
+            }
         }
-        owed = owed.and(space.set_slot(Ipa(rom), u64::from(FLASH) - rom, Device::Flash as u32)?);
-        // Of the flash some may be there; GICC_DIR is the hardware's until it has to be watched.
-        for place in PLACES
-            .iter()
-            .filter(|place| !matches!(place.device, Device::GiccDir | Device::Flash))
-        {
-            owed = owed.and(space.set_slot(
-                Ipa(place.base.into()),
-                place.size.into(),
-                place.slot(),
-            )?);
-        }
-        let gicv = machine::wiring().gicv.start;
-        owed = owed.and(space.map(Ipa(GICC.into()), gicv, 2 * PAGE, Attrs::DEVICE)?);
         if owed == Flush::Vmid {
             space.tables_mut().flush();
         }
-        Ok(space)
+        Ok(())
     }
 
-    /// Traps the guest's accesses to `device` from now on.
+    /// Traps the guest's accesses to GICC_DIR, in the second page of the CPU interface, from now on.
     ///
     /// # Errors
     /// Where there is no table left for it.
-    pub fn trap(&mut self, device: Device) -> Result<(), stage2::Error> {
-        for place in PLACES.iter().filter(|place| place.device == device) {
-            let (ipa, size) = (Ipa(place.base.into()), place.size.into());
-            let owed = self.space.unmap(ipa, size)?;
-            self.pay(owed);
-            let owed = self.space.set_slot(ipa, size, place.slot())?;
-            self.pay(owed);
+    pub fn trap_dir(&mut self) -> Result<(), stage2::Error> {
+        let ipa = Ipa((self.places.gicc + PAGE as u32).into());
+        let owed = self.space.unmap(ipa, PAGE)?;
+        self.pay(owed);
+        let owed = self.space.set_slot(ipa, PAGE, Device::GiccDir as u32)?;
+        self.pay(owed);
+        Ok(())
+    }
+
+    /// A ring's page as it is at first.
+    fn begin_rings(&mut self, rings: usize) -> Result<(), NotRam> {
+        for number in 0..rings as u64 {
+            let at = Ipa(u64::from(RINGS) + number * PAGE);
+            self.ram.clear(at, PAGE)?;
+            let mut words = self.ram.words(at)?;
+            for (nth, word) in (0..).zip(ring::HEADER) {
+                words.store(4 * nth, word);
+            }
+            drop(words);
+            self.ram.clean(at, PAGE);
         }
         Ok(())
     }
@@ -193,7 +286,7 @@ impl Memory {
         let initrd_size = initrd.map(|module| module.size());
         // The tree's size does not depend on where the initrd goes.
         let somewhere = initrd_size.map(|size| Range { start: Pa(0), size });
-        let tree_size = tree(config, self.size, somewhere)?.len() as u64;
+        let tree_size = self.tree(config, somewhere)?.len() as u64;
         let layout = image
             .place(self.size, initrd_size, tree_size)
             .map_err(bad)?;
@@ -201,8 +294,9 @@ impl Memory {
             start: Pa(at.0),
             size,
         });
-        let tree = tree(config, self.size, initrd_range)?;
+        let tree = self.tree(config, initrd_range)?;
         self.load_image(&image, &source, lent).map_err(bad)?;
+        self.load_regions(config).map_err(bad)?;
         if let (Some(at), Some(initrd)) = (layout.initrd, initrd) {
             self.put_module(at, &initrd, 0, initrd.size())
                 .map_err(bad)?;
@@ -216,6 +310,52 @@ impl Memory {
             thumb: image.thumb,
             registers: layout.registers,
         })
+    }
+
+    /// What regions hold, and the rings.
+    fn load_regions(&mut self, config: &VmConfig) -> Result<(), ImageError> {
+        let described = config.regions.iter();
+        let with_image = described.filter_map(|region| Some((region, region.image.as_ref()?)));
+        // Several may share a page.
+        for range in with_image.clone().flat_map(|(region, _)| &region.ranges) {
+            let start = Ipa(range.start.0).align_down(PAGE);
+            let size = (range.end().0 - start.0).next_multiple_of(PAGE);
+            self.ram.clear(start, size).map_err(outside)?;
+            self.ram.clean(start, size);
+        }
+        for (region, module) in with_image {
+            let source = mem::module(module.range);
+            let mut offset = 0;
+            for range in &region.ranges {
+                let size = range.size.min(source.size().saturating_sub(offset));
+                self.put_module(Ipa(range.start.0), &source, offset, size)?;
+                offset += size;
+            }
+        }
+        self.begin_rings(config.serves.len()).map_err(outside)
+    }
+
+    /// The device tree that the guest is given: the user's own with what QEMU would set in it, or one that
+    /// describes what there is.
+    fn tree(&self, config: &VmConfig, initrd: Option<Range>) -> Result<Vec<u8>, ConfigError> {
+        let guest = Guest {
+            memory: self.size,
+            cpus: config.cpus,
+            cpu: machine::cpu_compatible(),
+            bootargs: &config.bootargs,
+            initrd,
+            seed: None,
+            flash: true,
+            rtc: true,
+            virtio: 0,
+            places: self.places,
+            regions: &config.regions,
+            serves: &config.serves,
+        };
+        match &config.device_tree {
+            Some(module) => adopt(&guest, module),
+            None => Ok(guest.tree()),
+        }
     }
 
     /// Carries out the image's plan; its first `lent` bytes, whole pages, stay where they are.
@@ -327,23 +467,8 @@ impl Memory {
     }
 }
 
-/// The device tree that a guest is given: the user's own with what QEMU would set in it, or one that
-/// describes what there is.
-fn tree(config: &VmConfig, memory: u64, initrd: Option<Range>) -> Result<Vec<u8>, ConfigError> {
-    let guest = Guest {
-        memory,
-        cpus: config.cpus,
-        cpu: machine::cpu_compatible(),
-        bootargs: &config.bootargs,
-        initrd,
-        seed: None,
-        flash: true,
-        rtc: true,
-        virtio: 0,
-    };
-    let Some(module) = &config.device_tree else {
-        return Ok(guest.tree());
-    };
+/// The user's own tree of `module`, with what QEMU would set in it.
+fn adopt(guest: &Guest<'_>, module: &Module) -> Result<Vec<u8>, ConfigError> {
     let bad =
         |found: &str| VmConfig::bad_module("device tree", module, found, "give a flattened tree");
     let source = mem::module(module.range);
@@ -367,4 +492,94 @@ fn outside(at: NotRam) -> ImageError {
         found: format!("for {}, where the guest has no RAM", at.0).into(),
         fix: "give the VM more memory",
     }
+}
+
+/// Owners of regions that every VM has; the described ones' follow from [`DESCRIBED`] on.
+const OWNERS: [&str; 8] = [
+    "the RAM",
+    "the firmware",
+    "the flash",
+    "the distributor",
+    "the CPU interface",
+    "the UART",
+    "the clock",
+    "the rings",
+];
+const GICC_OWNER: u32 = 4;
+const DESCRIBED: u32 = 8;
+
+/// All regions of a VM, its RAM of `size` bytes and `rom` bytes of firmware included.
+fn regions(config: &VmConfig, places: &Places, size: u64, rom: u64) -> Result<Map, ConfigError> {
+    let count: usize = config
+        .regions
+        .iter()
+        .map(|region| region.ranges.len())
+        .sum();
+    if count > MOST {
+        let fix = format!("give at most {MOST}");
+        return Err(ConfigError::new(
+            &config.node,
+            "the regions",
+            "too many",
+            fix,
+        ));
+    }
+    let mut map = Map::default();
+    let mut add = |base: u64, size: u64, owner: u32, answers: [Answer; 2]| {
+        let Some(region) = Region::new(base, size, owner, answers) else {
+            return Ok(());
+        };
+        map.add(region)
+            .map_err(|other| overlap(config, region, other))
+    };
+    let both = [Answer::Memory; 2];
+    let device = |device: Device| [Answer::Device(device as u32); 2];
+    let own = [
+        (RAM, size, both),
+        (0, rom, [Answer::Memory, Answer::Zero]),
+        (
+            rom as u32,
+            u64::from(FLASH).saturating_sub(rom),
+            device(Device::Flash),
+        ),
+        (places.gicd, PAGE, device(Device::Gicd)),
+        (places.gicc, 2 * PAGE, both),
+        (places.uart, PAGE, device(Device::Uart)),
+        (places.rtc, PAGE, device(Device::Rtc)),
+        (RINGS, config.serves.len() as u64 * PAGE, both),
+    ];
+    for (owner, (base, size, answers)) in (0..).zip(own) {
+        add(base.into(), size, owner, answers)?;
+    }
+    for (number, described) in (0..).zip(&config.regions) {
+        let answers = [described.read, described.write].map(|answer| match answer {
+            Answer::Forward(_) => Answer::Forward(number),
+            answer => answer,
+        });
+        for range in &described.ranges {
+            add(range.start.0, range.size, DESCRIBED + number, answers)?;
+        }
+    }
+    map.list();
+    Ok(map)
+}
+
+/// The error for two regions that overlap.
+#[cold]
+fn overlap(config: &VmConfig, a: Region, b: Region) -> ConfigError {
+    let name = |region: Region| match region.owner.checked_sub(DESCRIBED) {
+        None => OWNERS[region.owner as usize & 7],
+        Some(number) => config
+            .regions
+            .get(number as usize)
+            .map_or("", |region| &region.node),
+    };
+    let shown = format!(
+        "{} at {:#x}, which overlaps {} at {:#x}",
+        name(a),
+        a.first,
+        name(b),
+        b.first
+    );
+    ConfigError::new(&config.node, "a region", shown, "put one of them elsewhere")
 }

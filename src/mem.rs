@@ -8,7 +8,9 @@ use crate::addr::{Ipa, PAGE, PAGE_SHIFT, Pa};
 use crate::fdt::Range;
 use crate::lent::Lent;
 use crate::machine::window;
+use crate::ring::Page;
 use alloc::vec::Vec;
+use core::marker::PhantomData;
 use frames::Frames;
 use spin::{Mutex, MutexGuard};
 
@@ -371,6 +373,16 @@ impl Ram {
         Ok(())
     }
 
+    /// The words of the page at `ipa`.
+    ///
+    /// # Errors
+    /// Where it is not RAM.
+    pub fn words(&mut self, ipa: Ipa) -> Result<Words<'_>, NotRam> {
+        let (pa, _) = self.find(ipa)?;
+        // SAFETY: as for `load_word`; nothing else of it can be reached before this is dropped.
+        Ok(Words(unsafe { window::Words::open(pa) }, PhantomData))
+    }
+
     /// Copies `size` bytes of a module to `ipa`.
     ///
     /// # Errors
@@ -446,6 +458,21 @@ impl Ram {
         for extent in self.extents.drain(from..) {
             free(extent.pa, extent.size, extent.size);
         }
+    }
+}
+
+/// The words of a page of a guest's RAM, which the guest may write meanwhile.
+pub struct Words<'a>(window::Words, PhantomData<&'a mut Ram>);
+
+impl Page for Words<'_> {
+    #[inline(always)]
+    fn load(&mut self, offset: u32) -> u32 {
+        self.0.load(offset)
+    }
+
+    #[inline(always)]
+    fn store(&mut self, offset: u32, value: u32) {
+        self.0.store(offset, value);
     }
 }
 

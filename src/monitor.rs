@@ -6,7 +6,7 @@
 use crate::machine::{self, console};
 use crate::tty::{Key, Keys};
 use crate::vcpu::NAMES;
-use crate::vm::{self, Stop, Vm, request};
+use crate::vm::{self, Stop, Unassigned, Vm, request};
 use core::sync::atomic::{AtomicUsize, Ordering};
 use spin::Mutex;
 
@@ -111,8 +111,15 @@ fn show() {
     let focused = vm::focused().map(|vm| vm.id);
     for (number, vm) in vm::all().iter().enumerate() {
         let mark = if focused == Some(vm.id) { "*" } else { " " };
-        let memory = vm.state().memory.size() >> 20;
+        let (memory, unassigned) = {
+            let state = vm.state();
+            (state.memory.size() >> 20, state.unassigned)
+        };
         log::info!("{mark}{number} {}: {memory} MiB", vm.name());
+        let Unassigned { count, first } = unassigned;
+        for address in first.iter().take(count as usize) {
+            log::info!("    {address:#010x} is nothing, one of {count} such accesses");
+        }
         for index in 0..vm.links.len() {
             log::info!("    {}", Line(vm, index));
         }

@@ -71,11 +71,16 @@ pub fn build(configs: Vec<VmConfig>, cpus: usize) -> usize {
             Err(why) => log::error!("{why}"),
         }
     }
+    vm::connect(&built);
     for vm in &built {
         for index in 0..vm.links.len() {
             adopt(Box::new(Vcpu::new(vm.clone(), index)));
         }
-        vm.start();
+        if vm.config.hold {
+            log::info!("{} is held", vm.name());
+        } else {
+            vm.start();
+        }
     }
     built.len()
 }
@@ -196,6 +201,9 @@ impl Cpu {
         if requests & request::PAUSE != 0 && vcpu.state == State::Ready {
             vcpu.state = State::Waiting(Some(machine::now() + self.slice_ticks));
         }
+        if requests & request::ANSWER != 0 && matches!(vcpu.state, State::Stalled(_)) {
+            vcpu.state = State::Ready;
+        }
         if requests & request::REPORT != 0 {
             vcpu.publish();
             monitor::published();
@@ -249,7 +257,7 @@ impl Cpu {
             {
                 vcpu.vm.ring();
             }
-            if let State::Waiting(Some(deadline)) = vcpu.state
+            if let State::Waiting(Some(deadline)) | State::Stalled(deadline) = vcpu.state
                 && deadline <= machine::now()
             {
                 vcpu.state = State::Ready;
@@ -279,8 +287,10 @@ impl Cpu {
             if self.loaded == Some(index) {
                 at(vcpu.timer.due());
             }
-            if let State::Waiting(deadline) = vcpu.state {
-                at(deadline);
+            match vcpu.state {
+                State::Waiting(deadline) => at(deadline),
+                State::Stalled(deadline) => at(Some(deadline)),
+                State::Off | State::Ready => {}
             }
         }
         match first {
@@ -315,7 +325,12 @@ impl Cpu {
         self.share(index);
         loop {
             let vcpu = &mut *self.vcpus[index];
-            match exit::run(vcpu) {
+            let next = if vcpu.pending.is_some() {
+                exit::complete(vcpu)
+            } else {
+                exit::run(vcpu)
+            };
+            match next {
                 Next::Resume => {}
                 Next::Interrupt => match irq::take(Some(vcpu)) {
                     Interrupt::None => {}
@@ -333,6 +348,11 @@ impl Cpu {
                         vcpu.state = State::Waiting(None);
                         return;
                     }
+                }
+                Next::Stall => {
+                    let deadline = vcpu.link().awaited.lock().deadline;
+                    vcpu.state = State::Stalled(deadline);
+                    return;
                 }
                 Next::Off => return self.leave(index, false),
                 Next::Stop(stop) => {
@@ -419,6 +439,7 @@ impl Cpu {
         } = vcpu.vm.started(vcpu.index);
         vcpu.context = vcpu.vm.context(vcpu.index);
         vcpu.timer = Timer::default();
+        vcpu.pending = None;
         let regs = vcpu.context.regs_mut();
         regs.r[..3].copy_from_slice(&registers);
         regs.pc = entry;

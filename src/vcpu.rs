@@ -1,10 +1,12 @@
 //! A vCPU, as the CPU that runs it has it: its registers, and what it does to its VM's devices.
 
 use crate::bus::{Device, interrupt};
+use crate::decode::Transfer;
 use crate::line::Line;
 use crate::machine::{self, Context, ListRegisters, Live, LiveBanks};
 use crate::pl031::Pl031;
 use crate::regs::Gprs;
+use crate::syndrome::DataAbort;
 use crate::vgic::{Kick, Vgic};
 use crate::vm::{Figures, Link, REASONS, State as Shared, Vm, request};
 use crate::vtimer::{self, Timer};
@@ -20,6 +22,8 @@ pub enum State {
     Ready,
     /// In WFI, until something is pending or the counter reaches the deadline, ticks.
     Waiting(Option<u64>),
+    /// In an access, until another VM has made it or the counter reaches the deadline, ticks.
+    Stalled(u64),
 }
 
 /// The VM's lock, taken.
@@ -66,6 +70,32 @@ pub const NAMES: [&str; REASONS] = [
     "", "HVC", "SMC", "CP15", "VFP", "data", "fetch", "wait", "IRQ", "other",
 ];
 
+/// An access under way.
+#[derive(Clone, Copy, Debug)]
+pub enum Pending {
+    /// One that the syndrome describes, of this virtual address.
+    Described(DataAbort, u32),
+    /// One of an instruction's.
+    Emulated(Emulation),
+}
+
+/// An instruction that is being performed, see `exit/mmio/emulate.rs`.
+#[derive(Clone, Copy, Debug)]
+pub struct Emulation {
+    /// What is left to do.
+    pub transfer: Transfer,
+    /// The abort that began it.
+    pub abort: DataAbort,
+    /// The address of that.
+    pub far: u32,
+    /// Whether an access has been made.
+    pub begun: bool,
+    /// Of an unaligned access, how many bytes have been made.
+    pub bytes: u32,
+    /// What they have loaded.
+    pub loaded: u32,
+}
+
 /// A vCPU.
 pub struct Vcpu {
     /// Its VM.
@@ -80,6 +110,8 @@ pub struct Vcpu {
     pub timer: Timer,
     /// Loads and stores that could not be performed, UNPREDICTABLE ones among them.
     pub refused: u32,
+    /// The access that it is in while another VM makes it.
+    pub pending: Option<Pending>,
     banks: LiveBanks,
     exits: [u64; REASONS],
     /// How long it has had a CPU, and since when it has it now, ticks.
@@ -100,6 +132,7 @@ impl Vcpu {
             state: State::Off,
             timer,
             refused: 0,
+            pending: None,
             banks: LiveBanks,
             exits,
             ran: 0,
@@ -136,6 +169,7 @@ impl Vcpu {
                 State::Off => "off",
                 State::Ready => "runs",
                 State::Waiting(_) => "waits",
+                State::Stalled(_) => "waits for a device model",
             },
             exits: self.exits,
             ran: self.ran,
@@ -225,39 +259,17 @@ impl Vcpu {
         }
     }
 
-    /// [`load`](Self::load) of the device of `slot`, without a call for those that are used most.
+    /// A store to the distributor.
     #[inline(always)]
-    pub fn load_slot(&self, state: Locked<'_>, slot: u32, offset: u32, width: u32) -> u32 {
-        const UART: u32 = Device::Uart as u32;
-        const GICD: u32 = Device::Gicd as u32;
-        match slot {
-            UART => self.load_uart(state, offset, width),
-            GICD => self.load_gicd(state, offset, width),
-            _ => self.load(state, Device::of_slot(slot), offset, width),
-        }
-    }
-
-    /// [`store`](Self::store) likewise.
-    #[inline(always)]
-    pub fn store_slot(&self, state: Locked<'_>, slot: u32, offset: u32, width: u32, value: u32) {
-        const UART: u32 = Device::Uart as u32;
-        const GICD: u32 = Device::Gicd as u32;
-        match slot {
-            UART => self.store_uart(state, offset, width, value),
-            GICD => self.store_gicd(state, offset, width, value),
-            _ => self.store(state, Device::of_slot(slot), offset, width, value),
-        }
-    }
-
-    #[inline(always)]
-    fn store_gicd(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) {
+    pub fn store_gicd(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) {
         self.change_gic(state, |gic, vcpu, lrs| {
             gic.write(vcpu, offset & 0xfff, width, value, lrs)
         });
     }
 
+    /// A load from the distributor.
     #[inline(always)]
-    fn load_gicd<'a>(&'a self, state: Locked<'a>, offset: u32, width: u32) -> u32 {
+    pub fn load_gicd<'a>(&'a self, state: Locked<'a>, offset: u32, width: u32) -> u32 {
         let offset = offset & 0xfff;
         if Vgic::is_state(offset) {
             return self.load_gicd_state(state, offset, width);
@@ -323,8 +335,9 @@ impl Vcpu {
         }
     }
 
+    /// A load from the UART.
     #[inline(always)]
-    fn load_uart(&self, state: Locked<'_>, offset: u32, width: u32) -> u32 {
+    pub fn load_uart(&self, state: Locked<'_>, offset: u32, width: u32) -> u32 {
         match state.uart.flags(offset, width) {
             Some(flags) => flags,
             None => self.load_uart_any(state, offset, width),
@@ -338,8 +351,9 @@ impl Vcpu {
         value
     }
 
+    /// A store to the UART.
     #[inline(always)]
-    fn store_uart(&self, mut state: Locked<'_>, offset: u32, width: u32, value: u32) {
+    pub fn store_uart(&self, mut state: Locked<'_>, offset: u32, width: u32, value: u32) {
         if state.uart.sends(offset) {
             drop(state);
             return self.print(value as u8);
@@ -445,7 +459,7 @@ impl Vcpu {
     fn watch_dir(&self, state: &mut Shared) {
         if !state.dir_trapped {
             state.dir_trapped = true;
-            if let Err(why) = state.memory.trap(Device::GiccDir) {
+            if let Err(why) = state.memory.trap_dir() {
                 log::warn!("{}: GICC_DIR is not watched: {why}", self.vm.name());
             }
         }

@@ -7,7 +7,7 @@
 //! **Life.** A VM stops when its vCPUs have all left their guests: [`Vm::stop`] asks them to, and the
 //! CPU that takes the last one out does what was asked for.
 
-use crate::bus::interrupt;
+use crate::bus::{Unplaced, interrupt};
 use crate::fdt::{ConfigError, VmConfig};
 use crate::line::Line;
 use crate::loader::{Memory, Start};
@@ -16,6 +16,7 @@ use crate::mem;
 use crate::pl011::Pl011;
 use crate::pl031::Pl031;
 use crate::psci::{CpuPower, Power};
+use crate::ring;
 use crate::tty::{FULL, Ring};
 use crate::vgic::{Kick, Vgic};
 use crate::vmid::{self, Vmid, Vmids};
@@ -24,7 +25,7 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::num::NonZeroU32;
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use spin::{Mutex, MutexGuard};
 
 /// What one CPU asks of the CPU that a vCPU lives on, as bits of [`Link`].
@@ -43,6 +44,8 @@ pub mod request {
     pub const REPORT: u32 = 32;
     /// Look when the real-time clock's alarm is due.
     pub const ALARM: u32 = 64;
+    /// The device model has answered.
+    pub const ANSWER: u32 = 128;
 }
 
 /// A vCPU as other CPUs see it.
@@ -52,6 +55,65 @@ pub struct Link {
     requests: AtomicU32,
     /// What the vCPU last published.
     pub figures: Mutex<Figures>,
+    /// The access that the vCPU waits with. No other lock is taken while it is.
+    pub awaited: Mutex<Awaited>,
+}
+
+/// An access that another VM is to make, as [`ring`](crate::ring) has it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Awaited {
+    /// The tag of its request; another one each time.
+    pub tag: u32,
+    /// How long the vCPU waits, ticks.
+    pub deadline: u64,
+    /// What was loaded, 0 for a store; `Some(None)`: an external abort.
+    pub answer: Option<Option<u32>>,
+}
+
+/// Addresses where nothing is that a guest has tried.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unassigned {
+    /// How often.
+    pub count: u32,
+    /// The first of them.
+    pub first: [u32; 8],
+}
+
+impl Unassigned {
+    /// Counts an access to `address`.
+    #[inline(never)]
+    pub fn note(&mut self, address: u32) {
+        if let Some(first) = self.first.get_mut(self.count as usize) {
+            *first = address;
+        }
+        self.count = self.count.saturating_add(1);
+    }
+}
+
+/// A region's device model.
+#[derive(Clone, Default)]
+pub struct Backend {
+    /// The VM; nothing where there is none, or it could not be built.
+    pub vm: Weak<Vm>,
+    /// Which of its rings.
+    pub ring: usize,
+    /// Where the region is.
+    pub base: u32,
+    /// How long an access waits, ticks.
+    pub patience: u64,
+    /// Whether stores wait for nothing.
+    pub posted: bool,
+}
+
+/// Whom a VM is the device model for.
+#[derive(Clone, Default)]
+pub struct Client {
+    /// What has been asked.
+    pub ring: ring::Ring,
+    /// The VM.
+    pub vm: Weak<Vm>,
+    /// The interrupt that may be raised there.
+    pub interrupt: Option<u32>,
 }
 
 /// What a vCPU has done so far.
@@ -135,6 +197,14 @@ pub struct State {
     pub dir_trapped: bool,
     /// The real-time clock.
     pub rtc: Pl031,
+    /// The device models of its regions, as they stand in its description.
+    pub backends: Vec<Backend>,
+    /// The regions that it is the device model for, by ring.
+    pub clients: Vec<Client>,
+    /// What it has tried where nothing is.
+    pub unassigned: Unassigned,
+    /// Whether it has been started.
+    pub begun: bool,
     /// Which vCPUs are on.
     pub power: Power,
     /// What the VM is being stopped for.
@@ -151,6 +221,8 @@ pub struct Vm {
     pub writer: console::Writer,
     /// Its vCPUs as other CPUs see them.
     pub links: Vec<Link>,
+    /// Whether it makes other VMs' accesses: it will begin, or has not left.
+    serves: AtomicBool,
     /// When the real-time clock's alarm is due, in seconds of the counter; [`NO_ALARM`]: never.
     alarm: AtomicU32,
     vmid: Vmid,
@@ -203,6 +275,10 @@ impl Vm {
             gic,
             dir_trapped: false,
             rtc: Pl031::new(0),
+            backends: Vec::new(),
+            clients: Vec::new(),
+            unassigned: Unassigned::default(),
+            begun: false,
             power: Power::new(homes.len()),
             starts,
             stop: None,
@@ -214,6 +290,7 @@ impl Vm {
                 cpu,
                 requests: AtomicU32::new(0),
                 figures: Mutex::default(),
+                awaited: Mutex::default(),
             })
             .collect();
         let prefix = alloc::format!("\x1b[3{}m{}:\x1b[0m ", 1 + id % 6, config.name);
@@ -225,6 +302,7 @@ impl Vm {
             config,
             writer,
             links,
+            serves: AtomicBool::new(true),
             alarm: AtomicU32::new(NO_ALARM),
             vmid,
             root,
@@ -243,6 +321,19 @@ impl Vm {
     #[inline(always)]
     pub fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock()
+    }
+
+    /// As [`lock`](Self::lock), for another VM that it is to make an access for; `None` where it won't. While its
+    /// memory is scrubbed its lock is held for long.
+    #[must_use]
+    pub fn lock_to_serve(&self) -> Option<MutexGuard<'_, State>> {
+        while self.serves.load(Ordering::Acquire) {
+            if let Some(state) = self.state.try_lock() {
+                return Some(state);
+            }
+            core::hint::spin_loop();
+        }
+        None
     }
 
     /// As [`lock`](Self::lock), for what is rare: a call in place of the lock's code.
@@ -280,8 +371,45 @@ impl Vm {
         Context::new(1 << 31 | index as u32, 0)
     }
 
+    /// Places a device of a VM that has not begun, see [`Places::set`](crate::bus::Places::set).
+    ///
+    /// # Errors
+    /// As there; [`Unplaced::Invalid`] where something else is at the address, too.
+    pub fn place(&self, id: u32, address: u64) -> Result<(), Unplaced> {
+        let mut state = self.state();
+        if state.begun {
+            return Err(Unplaced::Begun);
+        }
+        let mut places = state.memory.places;
+        places.set(id, address)?;
+        state.memory.place(&self.config, places).map_err(|why| {
+            log::info!("{why}");
+            Unplaced::Invalid
+        })
+    }
+
+    /// Starts a VM that is held; whether it is one. What has been placed anew its device tree says.
+    #[must_use]
+    pub fn release(&self) -> bool {
+        let mut state = self.state();
+        if !self.config.hold || state.begun {
+            return false;
+        }
+        match state.memory.load(&self.config) {
+            Ok(start) => state.starts[0] = start,
+            Err(why) => {
+                log::error!("{why}");
+                return false;
+            }
+        }
+        drop(state);
+        self.start();
+        true
+    }
+
     /// Starts the first vCPU.
     pub fn start(&self) {
+        self.state().begun = true;
         if let Some(link) = self.links.first() {
             link.request(request::START);
         }
@@ -290,7 +418,7 @@ impl Vm {
     /// Starts vCPU `index`, which is off, at `start`.
     pub fn start_vcpu(&self, index: usize, start: Start) {
         if let (Some(place), Some(link)) =
-            (self.lock().starts.get_mut(index), self.links.get(index))
+            (self.state().starts.get_mut(index), self.links.get(index))
         {
             *place = start;
             link.request(request::START);
@@ -317,7 +445,49 @@ impl Vm {
         }
     }
 
-    fn wake(&self, mut vcpus: u8) {
+    /// The device model has gone: what waits for it gets external aborts, and its interrupts are quiet.
+    fn stop_serving(&self) {
+        self.serves.store(false, Ordering::Release);
+        for number in 0.. {
+            let (client, interrupt, tags) = {
+                let mut state = self.state();
+                let Some(client) = state.clients.get_mut(number) else {
+                    return;
+                };
+                (client.vm.upgrade(), client.interrupt, client.ring.reset())
+            };
+            let Some(client) = client else { continue };
+            for tag in tags {
+                client.answer(tag, None);
+            }
+            client.set_line(interrupt, false);
+        }
+    }
+
+    /// The access of `tag` has been made: what was loaded, or `None` for an external abort.
+    pub fn answer(&self, tag: u32, answer: Option<u32>) {
+        let Some(link) = self.links.get(tag as usize & 7) else {
+            return;
+        };
+        let mut awaited = link.awaited.lock();
+        // One that has been given up is late.
+        if awaited.tag == tag && awaited.answer.is_none() {
+            awaited.answer = Some(answer);
+            drop(awaited);
+            link.request(request::ANSWER);
+        }
+    }
+
+    /// A device of its that is not the hypervisor's sets its interrupt's line.
+    pub fn set_line(&self, interrupt: Option<u32>, level: bool) {
+        if let Some(intid) = interrupt {
+            let kick = self.state().gic.set_level(0, intid, level);
+            self.wake(kick.0);
+        }
+    }
+
+    /// Wakes the vCPUs of `vcpus`.
+    pub fn wake(&self, mut vcpus: u8) {
         while vcpus != 0 {
             if let Some(link) = self.links.get(vcpus.trailing_zeros() as usize) {
                 link.request(request::WAKE);
@@ -393,6 +563,7 @@ impl Vm {
             }
             state.stop.take().unwrap_or(Stop::Off)
         };
+        self.stop_serving();
         if stop == Stop::Reset {
             return self.restart();
         }
@@ -432,6 +603,7 @@ impl Vm {
         };
         match loaded {
             Ok(()) => {
+                self.serves.store(true, Ordering::Release);
                 log::info!(
                     "{}: reset ({} KiB free)",
                     self.name(),
@@ -459,6 +631,42 @@ fn interrupt_controller(vcpus: usize) -> Vgic {
         machine::wiring().virtual_timer as u16,
     );
     gic
+}
+
+/// Tells VMs that have been built of each other's regions.
+pub fn connect(vms: &[Arc<Vm>]) {
+    for vm in vms {
+        for region in &vm.config.regions {
+            let name = region.backend.as_ref();
+            let model = vms.iter().find(|model| Some(&model.config.name) == name);
+            let mut backend = Backend {
+                base: region
+                    .ranges
+                    .first()
+                    .map_or(0, |range| range.start.0 as u32),
+                patience: u64::from(region.timeout_us) * u64::from(machine::wiring().frequency)
+                    / 1_000_000,
+                posted: region.posted,
+                ..Backend::default()
+            };
+            if let (Some(model), Some(ring)) = (model, region.ring) {
+                (backend.vm, backend.ring) = (Arc::downgrade(model), ring);
+                let clients = &mut model.state().clients;
+                // Those of VMs that could not be built stay nobody's.
+                while clients.len() <= ring {
+                    clients.push(Client::default());
+                }
+                clients[ring].vm = Arc::downgrade(vm);
+                clients[ring].interrupt = region.interrupt;
+            } else if let Some(name) = name {
+                log::error!(
+                    "{}: armillary,backend is {name}, which is no VM with a ring left: it aborts",
+                    region.node
+                );
+            }
+            vm.state().backends.push(backend);
+        }
+    }
 }
 
 /// Every VM, by its place in the list that the console counts by.

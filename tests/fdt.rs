@@ -437,7 +437,7 @@ fn vms_may_share_a_module_that_is_the_same_to_both() {
 #[test]
 fn each_wrong_description_gets_its_own_message_and_the_other_vm_starts() {
     let memory = "give the VM's RAM in KiB, a multiple of 4, as two cells";
-    let modules = "give multiboot,module with multiboot,kernel, multiboot,ramdisk, multiboot,device-tree or armillary,firmware";
+    let modules = "give multiboot,module with multiboot,kernel, multiboot,ramdisk, multiboot,device-tree or armillary,firmware, or armillary,region";
     let kernel = "compatible = \"multiboot,kernel\", \"multiboot,module\"";
     let one_each = "describe each VM in a node of its own, compatible with xen,domain, and give it one of each kind";
     let table = [
@@ -449,7 +449,7 @@ fn each_wrong_description_gets_its_own_message_and_the_other_vm_starts() {
         ("cpus = <2>", "cpus = <0>", "/chosen/domU1: cpus is 0; give 1 to 8 vCPUs in one cell".into()),
         ("cpus = <2>", "cpus = <9>", "/chosen/domU1: cpus is 9; give 1 to 8 vCPUs in one cell".into()),
         ("cpus = <2>", "cpus", "/chosen/domU1: cpus is not one cell; give 1 to 8 vCPUs in one cell".into()),
-        ("vpl011;", "armillary,colour = <1>;", "/chosen/domU1: a property is armillary,colour, which is unknown; use one of armillary,control, armillary,name".into()),
+        ("vpl011;", "armillary,colour = <1>;", "/chosen/domU1: a property is armillary,colour, which is unknown; use one of armillary,control, armillary,device-addr, armillary,hold, armillary,name, armillary,unassigned".into()),
         ("vpl011;", "armillary,name;", "/chosen/domU1: armillary,name is not a name; give 1 to 31 characters".into()),
         ("armillary,name = \"boot\"", "armillary,name = \"domU1\"", "/chosen/domU2: the name is domU1, the name of /chosen/domU1 too; give each VM a name of its own".into()),
         (kernel, "compatible = \"multiboot,xsm\", \"multiboot,module\"", format!("/chosen/domU1/module@50000000: compatible is multiboot,xsm, multiboot,module, which names no kind of module; {modules}")),
@@ -496,7 +496,7 @@ fn the_vm_under_chosen_can_say_more() {
     assert_eq!(vm("armillary,bootargs = \"x\";").unwrap()[0].bootargs, "");
     assert_eq!(
         vm("armillary,ram = <1>;").unwrap_err(),
-        "/chosen: a property is armillary,ram, which is unknown; use one of armillary,control, armillary,name, \
+        "/chosen: a property is armillary,ram, which is unknown; use one of armillary,control, armillary,device-addr, armillary,hold, armillary,name, armillary,unassigned, \
          armillary,bootargs, armillary,cpus, armillary,memory"
     );
 }

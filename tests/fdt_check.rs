@@ -28,6 +28,9 @@ const GUEST: Guest<'_> = Guest {
     flash: false,
     rtc: false,
     virtio: 0,
+    places: armillary::bus::Places::QEMU,
+    regions: &[],
+    serves: &[],
 };
 
 /// Everything that is read of a tree, for what it does on the way; `None` where the check refuses it.

@@ -23,6 +23,9 @@ const GUEST: Guest<'_> = Guest {
     flash: true,
     rtc: true,
     virtio: u32::MAX,
+    places: armillary::bus::Places::QEMU,
+    regions: &[],
+    serves: &[],
 };
 
 fn parse(dtb: &[u8]) -> DeviceTree {

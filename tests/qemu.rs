@@ -113,6 +113,35 @@ macro_rules! clock {
     };
 }
 
+/// A guest whose device another VM emulates; that one does not end by itself.
+macro_rules! forwarded {
+    ($name:literal, $guest:literal, $model:literal) => {
+        Case {
+            name: concat!("forwarded::", $name),
+            vms: &[
+                concat!(
+                    "kernel=guest:",
+                    $guest,
+                    ",memory=64M,name=client,with=tests/guests/forwarded.dts"
+                ),
+                concat!("kernel=guest:model,memory=16M,name=model", $model),
+            ],
+            expect: Expect::Ends(&[r"SUMMARY [1-9]\d* passed, 0 failed"]),
+            typed: &[("SUMMARY.*skipped", "\x01x")],
+            smp: 2,
+            ..GUESTS
+        }
+    };
+}
+
+/// Commands for Linux's `run=` that say what a second UART gives back, and how many interrupts it has had.
+const SECOND_UART: &str = concat!(
+    "linux,memory=128M,name=client,with=boards/qemu-virt/second-uart.dts,append=quiet run=\"exec 3<>/dev/ttyAMA1; ",
+    "stty -F /dev/ttyAMA1 raw -echo; for w in one two three; do echo $w >&3; read -t 9 x <&3; echo back $x; done; ",
+    "grep uart-pl011 /proc/interrupts\""
+);
+const UART_MODEL: &str = "kernel=guest:model,memory=16M,name=model";
+
 /// A VM with nothing wrong, beside one that has.
 const GOOD: &str = "kernel=guest:hello,append=once,memory=16M,name=good";
 
@@ -569,6 +598,98 @@ const CASES: &[Case] = &[
         expect: Expect::Stops(&[r"(?s:(one: init: up.*?){11})", "two: tick"]),
         check: Some(reboots),
         smp: 2,
+        ..LINUX
+    },
+    // Devices that another VM emulates.
+    forwarded!("every_form_of_access_is_made", "mmio", ""),
+    Case {
+        smp: 1,
+        ..forwarded!("every_form_of_access_is_made_on_one_cpu", "mmio", "")
+    },
+    forwarded!("values_and_interrupts_come", "forwarded", ""),
+    Case {
+        smp: 1,
+        ..forwarded!("values_and_interrupts_come_on_one_cpu", "forwarded", "")
+    },
+    forwarded!(
+        "a_silent_device_model_is_given_up",
+        "forwarded,append=dead",
+        ",append=after=5 silent"
+    ),
+    forwarded!(
+        "a_refusal_aborts",
+        "forwarded,append=dead",
+        ",append=after=5 refuses"
+    ),
+    forwarded!(
+        "a_lying_device_model_aborts",
+        "forwarded,append=dead",
+        ",append=after=5 lies"
+    ),
+    forwarded!(
+        "a_device_model_goes_off_in_an_access",
+        "forwarded,append=dead",
+        ",append=after=5 off"
+    ),
+    forwarded!(
+        "a_device_model_resets_in_an_access",
+        "forwarded,append=dead",
+        ",append=after=5 reset"
+    ),
+    Case {
+        smp: 1,
+        ..forwarded!(
+            "a_silent_device_model_is_given_up_on_one_cpu",
+            "forwarded,append=dead",
+            ",append=after=5 silent"
+        )
+    },
+    Case {
+        name: "forwarded::linux_uses_a_second_uart",
+        vms: &[SECOND_UART, UART_MODEL],
+        typed: &[("back three[^$]*29:.*uart-pl011", "\x01x")],
+        expect: Expect::Ends(&[
+            "client: back one",
+            "client: back two",
+            "client: back three",
+            r"29: +[1-9]\d* +GIC",
+        ]),
+        smp: 2,
+        ..LINUX
+    },
+    Case {
+        name: "forwarded::linux_uses_a_second_uart_on_one_cpu",
+        vms: &[SECOND_UART, UART_MODEL],
+        typed: &[("back three[^$]*29:.*uart-pl011", "\x01x")],
+        expect: Expect::Ends(&["client: back one", "client: back two", "client: back three"]),
+        ..LINUX
+    },
+    // Devices at other places.
+    Case {
+        name: "guests::mmio",
+        vms: &["kernel=guest:mmio,memory=64M"],
+        ..GUESTS
+    },
+    Case {
+        name: "placed::the_interrupt_controller_and_the_clock_work_elsewhere",
+        vms: &[
+            "kernel=guest:gic,memory=64M,name=gic,with=tests/guests/placed.dts",
+            "kernel=guest:clock,memory=64M,name=clock,with=tests/guests/placed.dts",
+        ],
+        ..GUESTS
+    },
+    Case {
+        name: "placed::linux_finds_its_devices",
+        vms: &[
+            r#"linux,memory=128M,with=tests/guests/placed.dts,append=quiet run="ls -1 /proc/device-tree; cat /sys/class/rtc/rtc0/since_epoch; poweroff -f""#,
+        ],
+        expect: Expect::Ends(&[
+            "intc@d000000",
+            "pl011@3fffe000",
+            "pl031@e345000",
+            r"^\d{10}$",
+            "vm0: off",
+        ]),
         ..LINUX
     },
     // What it does with its machine.

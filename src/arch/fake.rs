@@ -532,6 +532,33 @@ pub mod window {
         }
     }
 
+    /// The words of a page.
+    pub struct Words(Pa);
+
+    impl Words {
+        /// Of the page of `pa`.
+        ///
+        /// # Safety
+        /// As for [`read`].
+        #[must_use]
+        pub unsafe fn open(pa: Pa) -> Self {
+            Self(pa.align_down(PAGE))
+        }
+
+        /// Loads the word at `offset` of the page.
+        #[must_use]
+        pub fn load(&self, offset: u32) -> u32 {
+            // SAFETY: none needed here.
+            unsafe { load(Pa(self.0.0 + u64::from(offset & 0xffc)), 4) }
+        }
+
+        /// Stores the word at `offset` of the page.
+        pub fn store(&mut self, offset: u32, value: u32) {
+            // SAFETY: none needed here.
+            unsafe { store(Pa(self.0.0 + u64::from(offset & 0xffc)), 4, value) };
+        }
+    }
+
     /// Reads from `pa` on.
     ///
     /// # Safety

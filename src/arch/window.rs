@@ -4,7 +4,7 @@
 //! assembly, never borrowed.
 
 use super::mmu::{self, Window};
-use crate::addr::{BLOCK, Pa};
+use crate::addr::{BLOCK, PAGE, Pa};
 use core::arch::asm;
 
 /// Bytes from `pa` to the end of its 2 MiB, at most `size`.
@@ -140,6 +140,48 @@ pub unsafe fn store(pa: Pa, size: u32, value: u32) {
         }
     }
     mmu::close_window(Window::First);
+}
+
+/// The words of a page, as long as the window is open.
+pub struct Words(usize);
+
+impl Words {
+    /// Opens the window onto the page of `pa`.
+    ///
+    /// # Safety
+    /// As for [`load`]; the window must not be opened again before this is dropped.
+    #[inline(always)]
+    #[must_use]
+    pub unsafe fn open(pa: Pa) -> Self {
+        // SAFETY: the caller's word; `drop` closes it.
+        Self(unsafe { mmu::open_window(Window::First, pa.align_down(PAGE)) })
+    }
+
+    /// Loads the word at `offset` of the page.
+    #[inline(always)]
+    #[must_use]
+    pub fn load(&self, offset: u32) -> u32 {
+        let value;
+        let at = self.0 + (offset & 0xffc) as usize;
+        // SAFETY: an aligned word of the page.
+        unsafe { asm!("ldr {}, [{}]", out(reg) value, in(reg) at, options(nostack, readonly)) };
+        value
+    }
+
+    /// Stores the word at `offset` of the page.
+    #[inline(always)]
+    pub fn store(&mut self, offset: u32, value: u32) {
+        let at = self.0 + (offset & 0xffc) as usize;
+        // SAFETY: as in `load`.
+        unsafe { asm!("str {}, [{}]", in(reg) value, in(reg) at, options(nostack)) };
+    }
+}
+
+impl Drop for Words {
+    #[inline(always)]
+    fn drop(&mut self) {
+        mmu::close_window(Window::First);
+    }
 }
 
 /// Copies `size` bytes of physical memory.

@@ -2,13 +2,14 @@
 
 use super::Next;
 use crate::addr::Ipa;
+use crate::forward;
 use crate::inject;
 use crate::loader::{Memory, Start};
 use crate::machine;
 use crate::psci::{self, Answer, NOT_SUPPORTED, Platform, Workaround};
 use crate::syndrome::Hsr;
 use crate::vcpu::{Reason, Vcpu};
-use crate::vm::{State, Stop};
+use crate::vm::{self, State, Stop};
 
 /// Armillary's own calls, in the range of vendor-specific hypervisors (DEN 0028, 6.1).
 mod own {
@@ -20,13 +21,23 @@ mod own {
     pub(super) const YIELD: u32 = 0x8600_0002;
     /// r1 = reason, 0 for all; r0 = 0, r1 and r2 = exits of this vCPU, low and high.
     pub(super) const EXITS: u32 = 0x8600_0003;
+    /// r1 = ring, r2 = tag, r3 = what was loaded: answers a request. r0 = 0.
+    pub(super) const ANSWER: u32 = 0x8600_0010;
+    /// r1 = ring, r2 = tag: answers a request by an external abort. r0 = 0.
+    pub(super) const REFUSE: u32 = 0x8600_0011;
+    /// r1 = ring, r2 = level, 0 or 1: sets the line of the device's interrupt. r0 = 0.
+    pub(super) const SET_LINE: u32 = 0x8600_0012;
+    /// r1 = VM, r2 = identifier, r3 and r4 = address, low and high: places a device. r0 = 0, or why not.
+    pub(super) const SET_DEVICE_ADDR: u32 = 0x8600_0013;
+    /// r1 = VM: starts one that is held. r0 = 0.
+    pub(super) const START: u32 = 0x8600_0014;
     /// r0 to r3 = Armillary's UUID.
     pub(super) const CALL_UID: u32 = 0x8600_ff01;
     /// r0, r1 = version, major and minor.
     pub(super) const REVISION: u32 = 0x8600_ff03;
 }
 /// What [`own::FEATURES`] answers.
-const FEATURES: u32 = 0b1111;
+const FEATURES: u32 = 0x1f_000f;
 /// 8f1f5b30-6f2d-4c8e-9a57-a2d1c0de1a12, in the byte order of DEN 0028, 6.2.
 const UID: [u32; 4] = [0x305b_1f8f, 0x8e4c_2d6f, 0xd1a2_579a, 0x121a_dec0];
 /// What a call with a wrong argument answers.
@@ -79,12 +90,37 @@ fn other(vcpu: &mut Vcpu) -> Next {
             Some(count) => [0, count as u32, (count >> 32) as u32, c],
             None => [INVALID_PARAMETER, a, b, c],
         },
+        own::ANSWER => [done(forward::answer(&vcpu.vm, a, b, Some(c))), a, b, c],
+        own::REFUSE => [done(forward::answer(&vcpu.vm, a, b, None)), a, b, c],
+        own::SET_LINE => [done(forward::set_line(&vcpu.vm, a, b & 1 != 0)), a, b, c],
+        own::SET_DEVICE_ADDR | own::START => [control(vcpu, function, [a, b, c]), a, b, c],
         own::CALL_UID => UID,
         own::REVISION => [0, 1, b, c],
         _ => return standard(vcpu, function, [a, b, c]),
     };
     vcpu.context.regs_mut().r[..4].copy_from_slice(&results);
     Next::Resume
+}
+
+/// What a VM that has control does to another one.
+fn control(vcpu: &Vcpu, function: u32, [vm, id, low]: [u32; 3]) -> u32 {
+    if !vcpu.vm.config.control {
+        return NOT_SUPPORTED;
+    }
+    let Some(vm) = vm::all().into_iter().find(|other| other.id == vm) else {
+        return INVALID_PARAMETER;
+    };
+    if function == own::START {
+        return done(vm.release());
+    }
+    let high = vcpu.context.regs().r[4];
+    vm.place(id, u64::from(high) << 32 | u64::from(low))
+        .map_or_else(|why| why as u32, |()| 0)
+}
+
+/// What a call answers that has no result, or a wrong argument.
+fn done(right: bool) -> u32 {
+    if right { 0 } else { INVALID_PARAMETER }
 }
 
 /// PSCI and the calls of the SMC Calling Convention.

@@ -26,6 +26,8 @@ pub enum Next {
     Yield,
     /// Lets the vCPU wait until something is pending.
     Wait,
+    /// Lets the vCPU wait for another VM to make its access.
+    Stall,
     /// Turns the vCPU off.
     Off,
     /// Stops the VM.
@@ -44,6 +46,11 @@ pub fn run(vcpu: &mut Vcpu) -> Next {
             return next;
         }
     }
+}
+
+/// Goes on with the access that `vcpu`, which is live, waited with.
+pub fn complete(vcpu: &mut Vcpu) -> Next {
+    mmio::complete(vcpu)
 }
 
 #[inline(always)]

@@ -9,10 +9,11 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use super::tree::is_named;
-use super::{Id, Range, Tree};
+use super::{Id, Range, RegionConfig, Served, Tree};
+use crate::bus::{Places, RINGS, interrupt};
 
 /// What there is to tell a guest.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Guest<'a> {
     /// Size of its RAM, which starts at 0x4000_0000, bytes.
     pub memory: u64,
@@ -32,6 +33,12 @@ pub struct Guest<'a> {
     pub rtc: bool,
     /// Which of the 32 virtio-mmio slots are there, by bit.
     pub virtio: u32,
+    /// Where its devices are.
+    pub places: Places,
+    /// Its regions.
+    pub regions: &'a [RegionConfig],
+    /// What it is the device model for, a ring each.
+    pub serves: &'a [Served],
 }
 
 /// Phandle of the clock; those of the CPUs, the last one first, and of the interrupt controller follow.
@@ -57,6 +64,8 @@ impl Guest<'_> {
         self.memory(&mut w, (2, 2));
         self.virtio(&mut w);
         self.devices(&mut w);
+        self.regions(&mut w);
+        self.rings(&mut w);
         self.intc_node(&mut w);
         self.flash(&mut w);
         self.cpus(&mut w);
@@ -169,31 +178,65 @@ impl Guest<'_> {
     }
 
     fn devices(&self, w: &mut Writer) {
+        let Places { uart, rtc, .. } = self.places;
         if self.rtc {
-            w.begin("pl031@9010000");
+            w.begin(&format!("pl031@{rtc:x}"));
             w.text("clock-names", "apb_pclk");
             w.cells("clocks", &[CLOCK]);
             w.cells("interrupts", &[SPI, 2, LEVEL]);
-            w.cells("reg", &[0, 0x0901_0000, 0, 0x1000]);
+            w.cells("reg", &[0, rtc, 0, 0x1000]);
             w.text("compatible", "arm,pl031\0arm,primecell");
             w.end();
         }
-        w.begin("pl011@9000000");
+        w.begin(&format!("pl011@{uart:x}"));
         w.text("clock-names", "uartclk\0apb_pclk");
         w.cells("clocks", &[CLOCK, CLOCK]);
         w.cells("interrupts", &[SPI, 1, LEVEL]);
-        w.cells("reg", &[0, 0x0900_0000, 0, 0x1000]);
+        w.cells("reg", &[0, uart, 0, 0x1000]);
         w.text("compatible", "arm,pl011\0arm,primecell");
         w.end();
     }
 
+    /// What the description says of regions that the guest has drivers for.
+    fn regions(&self, w: &mut Writer) {
+        for region in self
+            .regions
+            .iter()
+            .filter(|region| !region.properties.is_empty())
+        {
+            w.begin(&region.name);
+            for (name, value) in &region.properties {
+                w.value(name, value);
+            }
+            w.end();
+        }
+    }
+
+    fn rings(&self, w: &mut Writer) {
+        for (number, served) in (0..).zip(self.serves) {
+            let page = RINGS + 0x1000 * number;
+            w.begin(&format!("device-model@{page:x}"));
+            w.cells("armillary,size", &[served.size]);
+            w.text("armillary,region", &served.region);
+            w.cells("armillary,ring", &[number]);
+            w.cells("interrupts", &[SPI, interrupt::RINGS - 32 + number, EDGE]);
+            w.cells("reg", &[0, page, 0, 0x1000]);
+            w.text("compatible", "armillary,device-model");
+            w.end();
+        }
+    }
+
     fn intc_node(&self, w: &mut Writer) {
-        w.begin("intc@8000000");
+        let Places { gicd, gicc, .. } = self.places;
+        // QEMU's are larger than what is there.
+        let sizes = if (gicd, gicc) == (Places::QEMU.gicd, Places::QEMU.gicc) {
+            [0x1_0000; 2]
+        } else {
+            [0x1000, 0x2000]
+        };
+        w.begin(&format!("intc@{gicd:x}"));
         w.cells("phandle", &[self.intc()]);
-        w.cells(
-            "reg",
-            &[0, 0x0800_0000, 0, 0x1_0000, 0, 0x0801_0000, 0, 0x1_0000],
-        );
+        w.cells("reg", &[0, gicd, 0, sizes[0], 0, gicc, 0, sizes[1]]);
         w.text("compatible", "arm,cortex-a15-gic");
         w.value("ranges", &[]);
         w.cells("#size-cells", &[2]);
@@ -273,7 +316,7 @@ impl Guest<'_> {
     fn chosen(&self, w: &mut Writer) {
         w.begin("chosen");
         self.boot(w);
-        w.text("stdout-path", "/pl011@9000000");
+        w.text("stdout-path", &format!("/pl011@{:x}", self.places.uart));
         if let Some((rng, kaslr)) = self.seed.map(|seed| seed.split_at(32)) {
             w.value("rng-seed", rng);
             w.value("kaslr-seed", kaslr);

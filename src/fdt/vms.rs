@@ -13,9 +13,11 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::tree::{cell, string, whole};
+use super::region::{self, RegionConfig, Served};
+use super::tree::{cell, number, string, whole};
 use super::{Board, ConfigError, Id, Range, Tree};
 use crate::addr::PAGE;
+use crate::bus::Places;
 
 /// Most vCPUs that a VM may have: a GICv2 serves no more.
 pub const MAX_VCPUS: u32 = 8;
@@ -56,11 +58,25 @@ pub struct VmConfig {
     pub device_tree: Option<Module>,
     /// Its command line.
     pub bootargs: String,
+    /// Where its devices are (`armillary,device-addr`).
+    pub places: Places,
+    /// Whether an address where nothing is reads as zero and ignores stores (`armillary,unassigned`).
+    pub unassigned_zero: bool,
+    /// Whether it waits for the VM that has control to start it (`armillary,hold`).
+    pub hold: bool,
+    /// Its regions beside the devices that every VM has.
+    pub regions: Vec<RegionConfig>,
+    /// The regions of other VMs for which it is the device model, each with a ring.
+    pub serves: Vec<Served>,
 }
 
 impl VmConfig {
     /// Its modules, each with its kind.
     pub fn modules(&self) -> impl Iterator<Item = (&'static str, &Module)> {
+        let images = self
+            .regions
+            .iter()
+            .filter_map(|region| region.image.as_ref());
         let all = [
             ("kernel", &self.kernel),
             ("firmware", &self.firmware),
@@ -69,6 +85,7 @@ impl VmConfig {
         ];
         all.into_iter()
             .filter_map(|(kind, module)| module.as_ref().map(|module| (kind, module)))
+            .chain(images.map(|module| ("armillary,image", module)))
     }
 
     /// The error for a VM that wants `wanted` bytes where no such piece of RAM is left.
@@ -129,6 +146,7 @@ pub fn vms(
             Err(error) => bad.push(error),
         }
     }
+    region::connect(&mut good);
     (good, bad)
 }
 
@@ -156,11 +174,10 @@ fn direct_vm(tree: &Tree<'_, '_>, chosen: Id) -> Result<VmConfig, ConfigError> {
             )?,
         }
     }
-    for id in tree
-        .children(chosen)
-        .filter(|&id| tree.is_compatible(id, "multiboot,module"))
-    {
-        module(tree, id, &mut vm)?;
+    for id in tree.children(chosen).filter(|&id| {
+        tree.is_compatible(id, "multiboot,module") || tree.is_compatible(id, region::COMPATIBLE)
+    }) {
+        child(tree, id, &mut vm)?;
     }
     complete(vm)
 }
@@ -185,8 +202,8 @@ fn domain(tree: &Tree<'_, '_>, id: Id) -> Result<VmConfig, ConfigError> {
     if vm.memory.is_none() {
         return Err(ConfigError::new(vm.node, "memory", "absent", MEMORY_FIX));
     }
-    for child in tree.children(id) {
-        module(tree, child, &mut vm)?;
+    for id in tree.children(id) {
+        child(tree, id, &mut vm)?;
     }
     complete(vm)
 }
@@ -200,6 +217,22 @@ fn own_property(
 ) -> Result<(), ConfigError> {
     match name {
         "armillary,control" => vm.control = true,
+        "armillary,hold" => vm.hold = true,
+        "armillary,unassigned" => {
+            vm.unassigned_zero = match string(value) {
+                Some("zero") => true,
+                Some("abort") => false,
+                other => {
+                    return Err(ConfigError::new(
+                        &vm.node,
+                        "armillary,unassigned",
+                        other.unwrap_or("not a word"),
+                        "give \"abort\" or \"zero\"",
+                    ));
+                }
+            }
+        }
+        "armillary,device-addr" => device_addresses(vm, value)?,
         "armillary,name" => {
             let given = string(value).filter(|name| !name.is_empty() && name.len() < 32);
             vm.name = given
@@ -214,7 +247,10 @@ fn own_property(
                 .into();
         }
         _ if name.starts_with("armillary,") => {
-            let fix = format!("use one of armillary,control, armillary,name{more}");
+            let fix = format!(
+                "use one of armillary,control, armillary,device-addr, armillary,hold, armillary,name, \
+                 armillary,unassigned{more}"
+            );
             return Err(ConfigError::new(
                 &vm.node,
                 "a property",
@@ -223,6 +259,25 @@ fn own_property(
             ));
         }
         _ => {}
+    }
+    Ok(())
+}
+
+/// Places devices: an identifier of one cell and an address of two for each.
+fn device_addresses(vm: &mut VmConfig, mut value: &[u8]) -> Result<(), ConfigError> {
+    let error = |shown: String| {
+        let fix = "give for each device its number (bits 31:16) and its address's (15:0) in one cell and the \
+                   address, of a whole page, in two";
+        ConfigError::new(&vm.node, "armillary,device-addr", shown, fix)
+    };
+    while !value.is_empty() {
+        let id = number(&mut value, 1);
+        let (Some(id), Some(address)) = (id, number(&mut value, 2)) else {
+            return Err(error("of another length than its cells".into()));
+        };
+        vm.places
+            .set(id as u32, address)
+            .map_err(|why| error(format!("{id:#x} {address:#x}, which is {}", why.text())))?;
     }
     Ok(())
 }
@@ -257,6 +312,16 @@ fn cpus(node: &str, property: &'static str, value: &[u8]) -> Result<u32, ConfigE
     ))
 }
 
+/// Adds the node of a region or a module to the VM.
+fn child(tree: &Tree<'_, '_>, id: Id, vm: &mut VmConfig) -> Result<(), ConfigError> {
+    if !tree.is_compatible(id, region::COMPATIBLE) {
+        return module(tree, id, vm);
+    }
+    let region = region::read(tree, id)?;
+    vm.regions.push(region);
+    Ok(())
+}
+
 /// Adds a module's node to the VM.
 fn module(tree: &Tree<'_, '_>, id: Id, vm: &mut VmConfig) -> Result<(), ConfigError> {
     let kind = tree.compatible(id).find_map(|compatible| match compatible {
@@ -268,7 +333,7 @@ fn module(tree: &Tree<'_, '_>, id: Id, vm: &mut VmConfig) -> Result<(), ConfigEr
     });
     let Some(kind) = kind else {
         let fix = "give multiboot,module with multiboot,kernel, multiboot,ramdisk, multiboot,device-tree \
-                   or armillary,firmware";
+                   or armillary,firmware, or armillary,region";
         return Err(ConfigError::new(
             tree.path(id),
             "compatible",

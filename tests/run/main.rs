@@ -12,6 +12,7 @@ mod calls;
 mod console;
 mod emulate;
 mod life;
+mod regions;
 mod schedule;
 mod system;
 
@@ -70,6 +71,24 @@ const TESTS: &[Test] = tests! {
         vfp_registers_are_the_guests_own
         a_load_into_pc_from_a_device_is_a_prefetch_abort
         a_core_that_names_the_wrong_register_for_thumb_stores_is_not_believed;
+    regions:
+        a_load_is_made_by_the_device_model_and_completed_in_its_width
+        a_store_waits_for_its_answer_unless_it_is_posted
+        a_posted_store_runs_on_and_asks_for_one_interrupt
+        interrupts_do_not_end_the_wait_for_a_device_model
+        an_access_without_an_answer_aborts_in_time
+        a_device_model_that_refuses_or_goes_ends_in_an_abort
+        a_device_model_that_resets_begins_with_an_empty_ring
+        a_device_model_whose_count_cant_be_is_a_full_ring
+        a_device_model_sets_the_line_of_its_device_alone
+        an_instruction_of_two_words_is_made_by_two_requests
+        an_address_where_nothing_is_reads_as_zero_where_the_description_says
+        where_nothing_is_aborts_and_is_counted_with_the_first_addresses
+        regions_that_share_a_page_answer_each_for_itself
+        regions_that_overlap_are_refused_with_both_names
+        a_backend_that_there_is_not_is_said_and_aborts
+        a_vm_with_control_places_devices_of_one_that_is_held
+        a_vm_without_control_places_nothing;
     system:
         set_way_operations_clean_memory_once_and_watch_until_the_caches_turn
         jazelle_branches_as_bx_does

@@ -12,6 +12,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use regex::Regex;
 use serde::Serialize;
 
 use crate::board::{self, Board};
@@ -28,6 +29,8 @@ use crate::vm::Vm;
 
 mod linux;
 
+/// The real-time clock begins at 0 and counts virtual time, as everything else.
+const CLOCK: [&str; 2] = ["-rtc", "base=1970-01-01T00:00:00,clock=vm"];
 /// The longest that the bench guest may take.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// What the bench guest measures with two vCPUs: on how many CPUs, and its command line.
@@ -112,6 +115,7 @@ pub fn measure(qemu: PathBuf, images: Images) -> anyhow::Result<Figures> {
     let machine = Machine {
         vms: vec![Vm::from_spec(&spec, 0, board.memory)?],
         icount: true,
+        more: CLOCK.map(Into::into).into(),
         ..Machine::new(qemu, board, images)
     };
     let console = progress::step("run the bench guest", Line::IfSlow, |_| {
@@ -124,6 +128,14 @@ pub fn measure(qemu: PathBuf, images: Images) -> anyhow::Result<Figures> {
         })?;
         values.extend(more);
     }
+    let more = progress::step("measure with 1,000 regions", Line::IfSlow, |_| {
+        thousand_regions(&machine)
+    })?;
+    values.extend(more);
+    let more = progress::step("forward accesses between two VMs", Line::IfSlow, |_| {
+        forwarded(&machine)
+    })?;
+    values.extend(more);
     values
         .entry("own_ram_bytes".into())
         .or_default()
@@ -164,6 +176,44 @@ fn excesses(figures: &Figures, budget: &BTreeMap<String, f64>) -> Vec<String> {
     budget.iter().filter_map(excess).collect()
 }
 
+/// What loads cost in a VM with so many more regions, a page each.
+fn with_regions(machine: &Machine, count: u32) -> anyhow::Result<Values> {
+    const FIRST: u32 = 0x0c20_0000;
+    let place = tempfile::tempdir()?;
+    let source = place.path().join("regions.dts");
+    let pages = (0..count).map(|n| format!("0 {:#x} 0 0x1000 ", FIRST + 0x1000 * n));
+    let pages: String = pages.collect();
+    let node = format!("regions {{ compatible = \"armillary,region\"; reg = <{pages}>; }};");
+    fs::write(&source, format!("/dts-v1/; / {{ {node} }};"))?;
+    let address = FIRST + 0x1000 * (count / 2);
+    let words = format!("only=_read region={address}");
+    let spec = format!(
+        "kernel=guest:bench,name=bench,memory=64M,append={words},with={}",
+        source.display()
+    );
+    let spec = spec.parse().map_err(anyhow::Error::msg)?;
+    let machine = Machine {
+        vms: vec![Vm::from_spec(&spec, 0, machine.board.memory)?],
+        ..machine.clone()
+    };
+    Ok(values(&guest_console(&machine)?))
+}
+
+/// What a load of each kind costs more in a VM with 1,000 regions than in one with one.
+fn thousand_regions(machine: &Machine) -> anyhow::Result<Values> {
+    let (one, many) = (with_regions(machine, 1)?, with_regions(machine, 1000)?);
+    let mut more = Values::new();
+    for name in ["gicd_read", "uart_read", "region_read"] {
+        let (Some(one), Some(many)) = (one.get(name), many.get(name)) else {
+            bail!("{name} was not measured");
+        };
+        let differences = many.iter().zip(one).map(|(many, one)| many - one);
+        more.insert(format!("{name}_1000_more"), differences.collect());
+    }
+    more.extend(one.into_iter().filter(|(name, _)| name == "region_read"));
+    Ok(more)
+}
+
 /// The figures of two vCPUs on so many CPUs.
 fn two_vcpus(machine: &Machine, cpus: u32, words: &str) -> anyhow::Result<Values> {
     let spec = format!("kernel=guest:bench,name=bench,memory=128M,cpus=2,append={words}");
@@ -176,13 +226,32 @@ fn two_vcpus(machine: &Machine, cpus: u32, words: &str) -> anyhow::Result<Values
     Ok(values(&guest_console(&machine)?))
 }
 
+/// The figure of accesses that a VM on another CPU makes.
+fn forwarded(machine: &Machine) -> anyhow::Result<Values> {
+    let specs = [
+        "kernel=guest:bench,name=bench,memory=64M,append=only=forwarded,with=tests/guests/forwarded.dts",
+        "kernel=guest:model,name=model,memory=64M",
+    ];
+    let vms = specs.iter().zip(0..).map(|(spec, index)| {
+        let spec = spec.parse().map_err(anyhow::Error::msg)?;
+        Vm::from_spec(&spec, index, machine.board.memory)
+    });
+    let mut machine = Machine {
+        vms: vms.collect::<anyhow::Result<_>>()?,
+        ..machine.clone()
+    };
+    machine.board.smp = 2;
+    Ok(values(&guest_console(&machine)?))
+}
+
 fn guest_console(machine: &Machine) -> anyhow::Result<String> {
     let place = tempfile::tempdir()?;
     let mut prepared = machine.prepare(&place.path().join("bench.dtb"))?;
     let session = Session {
         until: None,
         timeout: Some(PATIENCE),
-        input: Input::Script(Vec::new()),
+        // A device model does not end by itself.
+        input: Input::Script(vec![(Regex::new("bench: done")?, "\x01x".into())]),
         show: false,
     };
     let outcome = console::run(&mut prepared.command, session)?;

@@ -1,6 +1,6 @@
 //! `--vm SPEC`: one virtual machine in words.
 //!
-//! `kernel=FILE[,initrd=FILE][,append=STRING][,memory=SIZE][,cpus=N][,name=NAME][,dtb=FILE]`, or `firmware=FILE`
+//! `kernel=FILE[,initrd=FILE][,append=STRING][,memory=SIZE][,cpus=N][,name=NAME][,dtb=FILE][,with=FILE]`, or `firmware=FILE`
 //! in place of `kernel`. A comma inside a value is written twice, as QEMU does. In front of the other keys, `linux` stands for
 //! Debian's kernel with an initramfs, and `uboot` for Debian's U-Boot as firmware.
 
@@ -39,6 +39,8 @@ pub struct Spec {
     pub name: Option<String>,
     /// A partial device tree with what is passed through to it.
     pub dtb: Option<PathBuf>,
+    /// A device tree source whose root's properties and nodes are added to its node.
+    pub with: Option<PathBuf>,
 }
 
 impl FromStr for Spec {
@@ -69,6 +71,7 @@ struct Fields {
     cpus: Option<u32>,
     name: Option<String>,
     dtb: Option<PathBuf>,
+    with: Option<PathBuf>,
     /// Whether its kernel is Debian's, which has to be told where its console is.
     linux: bool,
 }
@@ -105,9 +108,10 @@ impl Fields {
             "cpus" => self.cpus.replace(cpus(value)?).is_some(),
             "name" => self.name.replace(name(value)?).is_some(),
             "dtb" => self.dtb.replace(value.into()).is_some(),
+            "with" => self.with.replace(value.into()).is_some(),
             _ => {
                 return Err(format!(
-                    "unknown key '{key}': kernel, firmware, initrd, append, memory, cpus, name and dtb are known"
+                    "unknown key '{key}': kernel, firmware, initrd, append, memory, cpus, name, dtb and with are known"
                 ));
             }
         };
@@ -136,6 +140,7 @@ impl Fields {
             cpus: self.cpus,
             name: self.name,
             dtb: self.dtb,
+            with: self.with,
         })
     }
 }
@@ -182,7 +187,7 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let spec: Spec =
-            "kernel=zImage,initrd=i.cpio,append=a=b c,memory=64M,cpus=2,name=web,dtb=x.dtb"
+            "kernel=zImage,initrd=i.cpio,append=a=b c,memory=64M,cpus=2,name=web,dtb=x.dtb,with=y.dts"
                 .parse()
                 .unwrap();
         let expected = Spec {
@@ -193,6 +198,7 @@ mod tests {
             cpus: Some(2),
             name: Some("web".into()),
             dtb: Some("x.dtb".into()),
+            with: Some("y.dts".into()),
         };
         assert_eq!(spec, expected);
     }

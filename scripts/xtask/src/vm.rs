@@ -98,6 +98,9 @@ impl Vm {
         node.add_property(property("memory", memory.bytes() / KIB)?);
         node.add_property(property("cpus", spec.cpus.unwrap_or(1))?);
         node.add_property(property("vpl011", Vec::<u8>::new())?);
+        if let Some(path) = &spec.with {
+            add_source(&mut node, path)?;
+        }
 
         let module = |role, file: &Path| Module {
             role,
@@ -204,6 +207,26 @@ impl Vm {
     }
 }
 
+/// Adds to `node` what the root of a source has.
+fn add_source(node: &mut DeviceTreeNode, path: &Path) -> anyhow::Result<()> {
+    let wrong = |what: String| unusable(format!("{}: {what}", path.display()));
+    let source = fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+    let tree = dts::parse(&source).map_err(wrong)?;
+    for property in tree.root.properties() {
+        set(node, property.clone());
+    }
+    for child in tree.root.children() {
+        node.add_child(child.clone());
+    }
+    Ok(())
+}
+
+/// Whether `node` describes a region, which names no file.
+fn is_region(node: &DeviceTreeNode) -> bool {
+    node.property("compatible")
+        .is_some_and(|property| property.value().starts_with(b"armillary,region\0"))
+}
+
 /// A VM's RAM if nothing is said: 128 MiB, on a small host a quarter of it.
 fn default_memory(host: Size) -> Size {
     Size::mib((host.bytes() / 4 / MIB).clamp(1, 128))
@@ -235,7 +258,7 @@ fn demo_vm(domain: &DeviceTreeNode) -> Result<Vm, String> {
     };
     let mut modules = Vec::new();
     let mut node = domain.clone();
-    for child in domain.children() {
+    for child in domain.children().filter(|child| !is_region(child)) {
         let at = format!("/chosen/{}/{}", domain.name(), child.name());
         let compatible = text(child, "compatible").unwrap_or_default();
         let role = Role::ALL

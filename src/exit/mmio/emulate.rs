@@ -8,9 +8,9 @@
 //! device that is emulated, and the core's own can't be set from here: a LDREX that succeeded would
 //! be followed by a STREX that fails in the core, without a trap, for ever.
 
+use super::dispatch::{Reply, ask};
 use super::memory;
 use crate::addr::{Ipa, PAGE};
-use crate::bus::Device;
 use crate::decode::{Access, Form, Reason, Refusal, Transfer, Vectors};
 use crate::exit::Next;
 use crate::inject::{self, Fault};
@@ -18,7 +18,7 @@ use crate::machine::{LiveBanks, vfp};
 use crate::regs::{Banked, Banks, Gprs};
 use crate::stage2::Leaf;
 use crate::syndrome::DataAbort;
-use crate::vcpu::Vcpu;
+use crate::vcpu::{Emulation, Pending, Vcpu};
 use crate::walk::{self, Kind};
 
 /// Every register that an instruction can transfer: banked ones live, VFP's as they were spilled.
@@ -59,6 +59,8 @@ enum Unmade {
     Abort(Fault, u32),
     /// The guest tries again.
     Again,
+    /// Another VM makes it.
+    Wait,
 }
 
 /// A page that is known to be translated.
@@ -85,9 +87,15 @@ pub(super) fn emulate(vcpu: &mut Vcpu, abort: DataAbort, far: u32, ipa: Ipa) -> 
     let Some(instruction) = fetched else {
         return Next::Resume;
     };
-    let mut transfer = registers(vcpu, |registers| Transfer::new(instruction, registers));
-    let vectors = transfer.op().uses_vectors();
-    if vectors {
+    let mut emulation = Emulation {
+        transfer: registers(vcpu, |registers| Transfer::new(instruction, registers)),
+        abort,
+        far,
+        begun: false,
+        bytes: 0,
+        loaded: 0,
+    };
+    if emulation.transfer.op().uses_vectors() {
         // Executed natively it will trap, or be undefined, before it gets here again.
         if !vfp::usable(vcpu.context.regs().privileged()) {
             return Next::Resume;
@@ -95,7 +103,7 @@ pub(super) fn emulate(vcpu: &mut Vcpu, abort: DataAbort, far: u32, ipa: Ipa) -> 
         vfp::spill(&mut vcpu.context.vfp);
     }
     // The abort has vouched for the first address.
-    let page = Page {
+    let mut page = Page {
         va: page_of(far),
         ipa: ipa.align_down(PAGE),
         rights: walk::Access {
@@ -107,43 +115,114 @@ pub(super) fn emulate(vcpu: &mut Vcpu, abort: DataAbort, far: u32, ipa: Ipa) -> 
             privileged: vcpu.context.regs().privileged(),
         },
     };
-    match perform(vcpu, &mut transfer, page) {
-        Ok(Ok(())) if vectors => vfp::reload(&vcpu.context.vfp),
+    carry_out(vcpu, &mut emulation, &mut page, None)
+}
+
+/// Goes on with an instruction whose access another VM has made: what that has loaded, or `None` for an
+/// external abort.
+#[cold]
+pub(super) fn go_on(vcpu: &mut Vcpu, mut emulation: Emulation, answer: Option<u32>) -> Next {
+    let privileged = vcpu.context.regs().privileged();
+    // Where another vCPU has the registers meanwhile, this one's are in memory already.
+    if emulation.transfer.op().uses_vectors() && vfp::usable(privileged) {
+        vfp::spill(&mut vcpu.context.vfp);
+    }
+    let Some(value) = answer else {
+        let next = registers(vcpu, |registers| emulation.transfer.next(registers));
+        let address = next.map_or(emulation.far, |access| {
+            access.address.wrapping_add(emulation.bytes)
+        });
+        inject::data_abort(
+            &mut vcpu.context,
+            Fault::External,
+            address,
+            emulation.abort.write(),
+        );
+        return Next::Resume;
+    };
+    // No page is known to be translated any more.
+    let mut page = Page {
+        va: 1,
+        ipa: Ipa(0),
+        rights: walk::Access {
+            kind: Kind::Read,
+            privileged,
+        },
+    };
+    carry_out(vcpu, &mut emulation, &mut page, Some(value))
+}
+
+#[inline(never)]
+fn carry_out(
+    vcpu: &mut Vcpu,
+    emulation: &mut Emulation,
+    page: &mut Page,
+    answer: Option<u32>,
+) -> Next {
+    let done = perform(vcpu, emulation, page, answer);
+    let Emulation { abort, far, .. } = *emulation;
+    let vectors = emulation.transfer.op().uses_vectors();
+    if vectors
+        && matches!(done, Ok(Ok(())) | Err(Unmade::Wait))
+        && vfp::usable(vcpu.context.regs().privileged())
+    {
+        vfp::reload(&vcpu.context.vfp);
+    }
+    match done {
         Ok(Ok(())) | Err(Unmade::Again) => {}
         Ok(Err(refusal)) => refuse(vcpu, refusal, abort, far),
         Err(Unmade::Abort(fault, address)) => {
             inject::data_abort(&mut vcpu.context, fault, address, abort.write());
         }
+        Err(Unmade::Wait) => {
+            emulation.begun = true;
+            vcpu.pending = Some(Pending::Emulated(*emulation));
+            return Next::Stall;
+        }
     }
     Next::Resume
 }
 
-/// Makes every access of `transfer`, and completes it.
+/// Makes every access of the instruction, the first one with the `answer` that there is, and completes it.
+#[inline(always)]
 fn perform(
     vcpu: &mut Vcpu,
-    transfer: &mut Transfer,
-    mut page: Page,
+    emulation: &mut Emulation,
+    page: &mut Page,
+    mut answer: Option<u32>,
 ) -> Result<Result<(), Refusal>, Unmade> {
-    let bond = match transfer.op().form {
+    let bond = match emulation.transfer.op().form {
         Form::Swap { .. } => Bond::Swap,
         Form::Exclusive { .. } => Bond::Monitor,
         _ => Bond::None,
     };
-    let mut begun = false;
-    while let Some(access) = registers(vcpu, |registers| transfer.next(registers)) {
-        let value = match reach(vcpu, &mut page, access, bond) {
+    while let Some(access) = registers(vcpu, |registers| emulation.transfer.next(registers)) {
+        let value = match reach(vcpu, emulation, page, access, bond, answer.take()) {
             // The hardware will find the same, or another vCPU has changed it meanwhile.
-            Err(Unmade::Abort(Fault::Stage1(_), _)) if !begun => return Err(Unmade::Again),
+            Err(Unmade::Abort(Fault::Stage1(_), _)) if !emulation.begun => {
+                return Err(Unmade::Again);
+            }
             value => value?,
         };
-        begun = true;
-        registers(vcpu, |registers| transfer.complete(value, registers));
+        emulation.begun = true;
+        registers(vcpu, |registers| {
+            emulation.transfer.complete(value, registers)
+        });
     }
-    Ok(registers(vcpu, |registers| transfer.finish(registers)))
+    Ok(registers(vcpu, |registers| {
+        emulation.transfer.finish(registers)
+    }))
 }
 
-/// Makes an access; what a load gets.
-fn reach(vcpu: &Vcpu, page: &mut Page, access: Access, bond: Bond) -> Result<u32, Unmade> {
+/// Makes an access, of which `answer` has come already; what a load gets.
+fn reach(
+    vcpu: &Vcpu,
+    emulation: &mut Emulation,
+    page: &mut Page,
+    access: Access,
+    bond: Bond,
+    answer: Option<u32>,
+) -> Result<u32, Unmade> {
     let size = u32::from(access.size);
     let rights = walk::Access {
         kind: match access.value {
@@ -153,12 +232,19 @@ fn reach(vcpu: &Vcpu, page: &mut Page, access: Access, bond: Bond) -> Result<u32
         privileged: !access.unprivileged && vcpu.context.regs().privileged(),
     };
     if access.address & (size - 1) == 0 {
+        if let Some(value) = answer {
+            return Ok(value);
+        }
         let ipa = page.find(vcpu, access.address, rights)?;
         return one(vcpu, access.address, ipa, size, access.value, bond);
     }
     // Normal memory at stage 1: byte by byte. The value is in the bus's order already.
-    let mut loaded = 0;
-    for n in 0..size {
+    if let Some(value) = answer {
+        emulation.loaded |= (value & 0xff) << (8 * emulation.bytes);
+        emulation.bytes += 1;
+    }
+    while emulation.bytes < size {
+        let n = emulation.bytes;
         let va = access.address.wrapping_add(n);
         let found = memory::translate(&vcpu.vm.lock().memory, va, rights);
         let found = found.map_err(|fault| Unmade::Abort(Fault::Stage1(fault), va))?;
@@ -166,9 +252,11 @@ fn reach(vcpu: &Vcpu, page: &mut Page, access: Access, bond: Bond) -> Result<u32
             return Err(Unmade::Abort(Fault::Alignment, access.address));
         }
         let value = access.value.map(|value| value >> (8 * n) & 0xff);
-        loaded |= one(vcpu, va, found.ipa, 1, value, bond)? << (8 * n);
+        emulation.loaded |= one(vcpu, va, found.ipa, 1, value, bond)? << (8 * n);
+        emulation.bytes += 1;
     }
-    Ok(loaded)
+    emulation.bytes = 0;
+    Ok(core::mem::take(&mut emulation.loaded))
 }
 
 impl Page {
@@ -201,27 +289,26 @@ fn one(
     if store.is_some() {
         state.memory.keep(ipa);
     }
-    match state.memory.space.lookup(ipa) {
+    let leaf = state.memory.space.lookup(ipa);
+    match (leaf, store) {
         // In RAM the guest's own instruction does what no sequence of accesses can.
-        Leaf::Ram { .. } if bond != Bond::None => Err(Unmade::Again),
-        Leaf::Ram { attrs, .. } => match store {
-            None => memory::read(&state.memory, ipa, size).map_err(|_| nothing),
-            Some(value) if attrs.perms.write => {
-                let written = memory::write(&mut state.memory, ipa, size, value);
-                written.map(|()| 0).map_err(|_| nothing)
-            }
-            // Flash takes commands alone, which do nothing.
-            Some(_) => Ok(0),
-        },
-        Leaf::Slot(slot) if bond != Bond::Monitor => {
-            let (device, address) = (Device::of_slot(slot), ipa.0 as u32);
-            match store {
-                None => return Ok(vcpu.load(state, device, address, size)),
-                Some(value) => vcpu.store(state, device, address, size, value),
-            }
-            Ok(0)
+        (Leaf::Ram { attrs, .. }, _) if bond != Bond::None && attrs.perms.write => {
+            return Err(Unmade::Again);
         }
-        Leaf::Slot(_) | Leaf::Nothing => Err(nothing),
+        (Leaf::Ram { .. }, None) => {
+            return memory::read(&state.memory, ipa, size).map_err(|_| nothing);
+        }
+        (Leaf::Ram { attrs, .. }, Some(value)) if attrs.perms.write => {
+            let written = memory::write(&mut state.memory, ipa, size, value);
+            return written.map(|()| 0).map_err(|_| nothing);
+        }
+        (_, _) if bond == Bond::Monitor => return Err(nothing),
+        _ => {}
+    }
+    match ask(vcpu, state, leaf, ipa, size, store) {
+        Reply::Value(value) => Ok(value),
+        Reply::Abort => Err(nothing),
+        Reply::Wait => Err(Unmade::Wait),
     }
 }
 

@@ -1,18 +1,21 @@
 //! Loads, stores and fetches that stage 2 stopped.
 
+mod dispatch;
 mod emulate;
 mod memory;
 
 use super::{Next, external_abort};
 use crate::addr::{Ipa, PAGE, PAGE_SHIFT};
 use crate::bus::Device;
+use crate::forward::mask;
 use crate::inject::{self, Fault};
 use crate::machine::{self, Live};
 use crate::regs::psr;
 use crate::stage2::Leaf;
 use crate::syndrome::{DataAbort, FaultStatus, PrefetchAbort};
-use crate::vcpu::{Reason, Vcpu};
+use crate::vcpu::{Pending, Reason, Vcpu};
 use crate::walk::{self, Kind};
+use dispatch::Reply;
 
 /// The address that stage 2 stopped: the page from HPFAR, which holds bits 39:12 in 31:4, and the
 /// offset from the virtual address.
@@ -52,15 +55,16 @@ fn plain_load(vcpu: &mut Vcpu, abort: DataAbort, far: u32, page: u32) -> Next {
         return access(vcpu, abort, faulting(far));
     }
     let state = vcpu.vm.lock();
-    let slot = match state.memory.space.device(page) {
-        Ok(slot) => slot,
-        Err(leaf) => {
+    let found = state.memory.space.device(page);
+    let address = page << PAGE_SHIFT | far & (PAGE as u32 - 1);
+    let value = match found {
+        Ok(Device::UART) => vcpu.load_uart(state, address, width),
+        Ok(Device::GICD) => vcpu.load_gicd(state, address, width),
+        _ => {
             drop(state);
-            return no_device(vcpu, abort, leaf);
+            return rare(vcpu, abort, far, found == Err(Leaf::Nothing));
         }
     };
-    let address = page << PAGE_SHIFT | far & (PAGE as u32 - 1);
-    let value = vcpu.load_slot(state, slot, address, width);
     let regs = vcpu.context.regs_mut();
     regs.r[abort.rt() as usize & 7] = value;
     regs.pc = regs.pc.wrapping_add(4);
@@ -77,71 +81,109 @@ fn plain_store(vcpu: &mut Vcpu, abort: DataAbort, far: u32, page: u32) -> Next {
     }
     let value = regs.r[abort.rt() as usize & 7];
     let state = vcpu.vm.lock();
-    let slot = match state.memory.space.device(page) {
-        Ok(slot) => slot,
-        Err(leaf) => {
-            drop(state);
-            return no_device(vcpu, abort, leaf);
-        }
-    };
+    let found = state.memory.space.device(page);
     let address = page << PAGE_SHIFT | far & (PAGE as u32 - 1);
-    vcpu.store_slot(state, slot, address, width, value);
+    match found {
+        Ok(Device::UART) => vcpu.store_uart(state, address, width, value),
+        Ok(Device::GICD) => vcpu.store_gicd(state, address, width, value),
+        _ => {
+            drop(state);
+            return rare(vcpu, abort, far, found == Err(Leaf::Nothing));
+        }
+    }
     let regs = vcpu.context.regs_mut();
     regs.pc = regs.pc.wrapping_add(4);
     Next::Resume
 }
 
+/// What no device that is used most answers.
+#[inline(never)]
+fn rare(vcpu: &mut Vcpu, abort: DataAbort, far: u32, nothing: bool) -> Next {
+    let ipa = faulting(far);
+    if nothing && !vcpu.vm.config.unassigned_zero {
+        vcpu.vm.lock().unassigned.note(ipa.0 as u32);
+        return external_abort(vcpu, far, abort.write());
+    }
+    access(vcpu, abort, ipa)
+}
+
 /// A load or store at `ipa` that the syndrome describes.
 #[inline(never)]
 fn access(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
-    let state = vcpu.vm.lock();
-    let slot = match state.memory.space.lookup(ipa) {
-        Leaf::Slot(slot) => slot,
-        leaf => {
-            drop(state);
-            return no_device(vcpu, abort, leaf);
-        }
-    };
-    let (address, width, rt) = (ipa.0 as u32, abort.bytes(), abort.rt());
-    if address & (width - 1) != 0 || rt == 15 {
+    let (width, rt) = (abort.bytes(), abort.rt());
+    let mislabelled =
+        abort.write() && vcpu.context.regs().thumb() && machine::thumb_stores_mislabelled();
+    let mut state = vcpu.vm.lock();
+    let leaf = state.memory.space.lookup(ipa);
+    if let Leaf::Ram { attrs, .. } = leaf
+        && !(abort.write() && !attrs.perms.write)
+    {
+        // It is there by now.
+        return Next::Resume;
+    }
+    if leaf == Leaf::Nothing && !vcpu.vm.config.unassigned_zero {
+        state.unassigned.note(ipa.0 as u32);
+        drop(state);
+        return external_abort(vcpu, Live::hdfar(), abort.write());
+    }
+    if ipa.0 as u32 & (width - 1) != 0 || rt == 15 || mislabelled {
         drop(state);
         return undescribed(vcpu, abort, ipa);
     }
-    let device = Device::of_slot(slot);
-    if abort.write() {
-        if vcpu.context.regs().thumb() && machine::thumb_stores_mislabelled() {
-            drop(state);
-            return undescribed(vcpu, abort, ipa);
+    let store = abort.write().then(|| in_order(vcpu, width, vcpu.gpr(rt)));
+    let far = Live::hdfar();
+    match dispatch::ask(vcpu, state, leaf, ipa, width, store) {
+        Reply::Value(value) => finish(vcpu, abort, value),
+        Reply::Abort => return external_abort(vcpu, far, abort.write()),
+        Reply::Wait => {
+            vcpu.pending = Some(Pending::Described(abort, far));
+            return Next::Stall;
         }
-        let value = in_order(vcpu, width, vcpu.gpr(rt));
-        vcpu.store(state, device, address, width, value);
-    } else {
-        let value = vcpu.load(state, device, address, width);
+    }
+    Next::Resume
+}
+
+/// Completes an access that the syndrome describes, for which `value` was on the bus.
+fn finish(vcpu: &mut Vcpu, abort: DataAbort, value: u32) {
+    if !abort.write() {
+        let width = abort.bytes();
         let value = in_order(vcpu, width, value);
         let value = if abort.sign_extend() {
             extend(value, width)
         } else {
             value
         };
-        vcpu.set_gpr(rt, value);
+        vcpu.set_gpr(abort.rt(), value);
     }
     vcpu.context.regs_mut().skip(abort.length());
-    Next::Resume
 }
 
-/// A load or store where no device is.
-#[inline(never)]
-fn no_device(vcpu: &mut Vcpu, abort: DataAbort, leaf: Leaf) -> Next {
-    match leaf {
-        Leaf::Nothing => return external_abort(vcpu, Live::hdfar(), abort.write()),
-        // Read-only memory is flash: what is written to it is a command, which does nothing.
-        Leaf::Ram { attrs, .. } if abort.write() && !attrs.perms.write => {
-            vcpu.context.regs_mut().skip(abort.length());
+/// Goes on with the access that waits for another VM, if that has answered or the time is over.
+#[cold]
+pub(super) fn complete(vcpu: &mut Vcpu) -> Next {
+    let answer = {
+        let mut awaited = vcpu.link().awaited.lock();
+        match awaited.answer.take() {
+            Some(answer) => answer,
+            None if machine::now() < awaited.deadline => return Next::Stall,
+            None => {
+                // A late answer is nobody's.
+                awaited.answer = Some(None);
+                None
+            }
         }
-        // It is there by now.
-        Leaf::Ram { .. } | Leaf::Slot(_) => {}
+    };
+    match vcpu.pending.take() {
+        None => Next::Resume,
+        Some(Pending::Described(abort, far)) => match answer {
+            Some(value) => {
+                finish(vcpu, abort, value & mask(abort.bytes()));
+                Next::Resume
+            }
+            None => external_abort(vcpu, far, abort.write()),
+        },
+        Some(Pending::Emulated(emulation)) => emulate::go_on(vcpu, emulation, answer),
     }
-    Next::Resume
 }
 
 /// An access of which the syndrome does not say enough: a core gets it wrong, or it is unaligned.

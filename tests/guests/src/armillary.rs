@@ -15,6 +15,12 @@ pub const NULL: u32 = 0x8600_0001;
 pub const YIELD: u32 = 0x8600_0002;
 /// EXITS: how often this vCPU left for the hypervisor, by reason.
 pub const EXITS: u32 = 0x8600_0003;
+/// ANSWER: answers a request of a ring.
+pub const ANSWER: u32 = 0x8600_0010;
+/// REFUSE: answers it by an external abort.
+pub const REFUSE: u32 = 0x8600_0011;
+/// SET_LINE: sets the interrupt line of a ring's device.
+pub const SET_LINE: u32 = 0x8600_0012;
 
 /// Why a vCPU left for the hypervisor.
 #[derive(Clone, Copy, Debug)]

@@ -18,6 +18,7 @@ pub mod probe;
 pub mod psci;
 pub mod random;
 pub mod report;
+pub mod ring;
 pub mod smp;
 pub mod text;
 pub mod timer;

@@ -15,6 +15,19 @@ pub struct Range {
     pub size: u32,
 }
 
+/// A ring that tells of accesses to a device that this VM emulates for another.
+#[derive(Clone, Copy, Debug)]
+pub struct Ring {
+    /// Its number.
+    pub number: u32,
+    /// Its page.
+    pub page: u32,
+    /// Its interrupt's number.
+    pub irq: u32,
+    /// Whether the device is a UART by the name of its node.
+    pub uart: bool,
+}
+
 /// How PSCI is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Conduit {
@@ -49,6 +62,12 @@ pub struct Machine {
     pub vtimer_irq: u32,
     /// How PSCI is called, if there.
     pub psci: Option<Conduit>,
+    /// The device that another VM emulates for tests, if there.
+    pub forwarded: Option<u32>,
+    /// Its interrupt number, if it has one.
+    pub forwarded_irq: Option<u32>,
+    /// The rings of the devices that this VM emulates for others.
+    pub rings: [Option<Ring>; 4],
     /// Whether the tree names Xen as the hypervisor.
     pub xen: bool,
     /// MPIDR affinity of each CPU.
@@ -194,12 +213,36 @@ fn read(tree: &Fdt<'_>, address: u32) -> Option<Machine> {
                 _ => Conduit::Hvc,
             },
         ),
+        forwarded: find(&["armillary,test-memory"]).and_then(|node| base(node, 0)),
+        forwarded_irq: find(&["armillary,test-memory"])
+            .and_then(|node| cell(node, "interrupts", 1))
+            .map(|n| n + 32),
+        rings: rings(tree),
         xen: find(&["xen,xen"]).is_some(),
         cpus,
         cpu_count,
         bootargs: text(chosen, "bootargs"),
         model: text(tree.find_node("/"), "model"),
     })
+}
+
+fn rings(tree: &Fdt<'_>) -> [Option<Ring>; 4] {
+    let is_ring = |node: &FdtNode<'_, '_>| {
+        let mut compatible = node.compatible().into_iter().flat_map(|all| all.all());
+        compatible.any(|one| one == "armillary,device-model")
+    };
+    let mut nodes = tree.all_nodes().filter(is_ring).map(|node| {
+        Some(Ring {
+            number: cell(node, "armillary,ring", 0)?,
+            page: cell(node, "reg", 1)?,
+            irq: cell(node, "interrupts", 1)? + 32,
+            uart: node
+                .property("armillary,region")?
+                .as_str()?
+                .contains("/uart"),
+        })
+    });
+    core::array::from_fn(|_| nodes.next().flatten())
 }
 
 /// The first bank, cut at 4 GiB; the crate's own reader would cut the size to 32 bits.

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use anyhow::Context;
 
-use super::{boot_to, guest_console};
+use super::{CLOCK, boot_to, guest_console};
 use crate::console;
 use crate::debian::Item;
 use crate::image::Images;
@@ -19,8 +19,6 @@ use crate::vm::Vm;
 /// What the first process does.
 const RUN: &str = "r=/sys/class/rtc/rtc0/since_epoch; read a < $r; while read b < $r; [ $a = $b ]; do :; done; \
     echo edge $b > /dev/kmsg; dmesg | grep -e edge -e Run; echo tree; od -An -v -tx1 /sys/firmware/fdt; poweroff -f";
-/// The real-time clock begins at 0 and counts virtual time.
-const CLOCK: [&str; 2] = ["-rtc", "base=1970-01-01T00:00:00,clock=vm"];
 const MEMORY: Size = Size::mib(256);
 /// Where a zImage may begin: as on QEMU's `virt`, or beyond what it unpacks.
 const ENTRIES: Range<u32> = 0x4001_0000..0x4800_0000;

@@ -1,7 +1,8 @@
 //! Every form of load and store reaches a device register as it reaches memory: same values, same registers afterwards.
 //!
 //! The device is the distributor's priorities, which hold what is written, byte by byte; memory is the model. A hypervisor
-//! gets no syndrome for many of these forms and has to decode the instruction.
+//! gets no syndrome for many of these forms and has to decode the instruction. Where another VM emulates a device for tests, that is
+//! the one.
 #![no_std]
 #![no_main]
 
@@ -38,7 +39,8 @@ unsafe impl Sync for Memory {}
 static MEMORY: Memory = Memory(UnsafeCell::new([0; BYTES / 4]));
 
 fn device() -> u32 {
-    machine().gicd + gicd::IPRIORITYR + FIRST
+    let priorities = machine().gicd + gicd::IPRIORITYR + FIRST;
+    machine().forwarded.unwrap_or(priorities)
 }
 
 static PLAIN: &[Probe] = probes! { then "svc #1";

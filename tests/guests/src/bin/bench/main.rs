@@ -3,7 +3,7 @@
 //!
 //! CNTVCT advances by one for each 16 instructions, so a figure comes from enough repetitions to be exact to a tenth, or
 //! from PMCCNTR where the guest has it.
-//! Command line: `samples=N`, `only=WORD`, `no_pmu` (CNTVCT alone), `one_cpu` (the VM's two vCPUs share a CPU).
+//! Command line: `region=N` (an address to load from), `samples=N`, `only=WORD`, `no_pmu` (CNTVCT alone), `one_cpu` (the VM's two vCPUs share a CPU).
 #![no_std]
 #![no_main]
 
@@ -169,6 +169,8 @@ fn loops(clock: &Clock) {
     } else {
         "PSCI is not called by HVC"
     };
+    let region = machine::number("region", 0);
+    let without_region = if region == 0 { "no region" } else { "" };
     loops! { clock;
         null_hypercall 4096 alone => ["movw r0, #1", "movt r0, #0x8600"] ["hvc #0"] (out("r0") _, out("r1") _, out("r2") _, out("r3") _)
         null_hypercall 4096 xen => ["mov r0, #0", "mov r12, #17"] ["hvc #0xea1"] (out("r0") _, out("r1") _, out("r2") _, out("r3") _, out("r12") _)
@@ -176,6 +178,7 @@ fn loops(clock: &Clock) {
         gicd_read 4096 "" => [] ["ldr {v}, [{a}]"] (a = in(reg) gicd + gic::gicd::TYPER, v = out(reg) _)
         gicd_write 4096 "" => [] ["str {v}, [{a}]"] (a = in(reg) gicd + gic::gicd::ISENABLER, v = in(reg) 0)
         uart_read 4096 "" => [] ["ldr {v}, [{a}]"] (a = in(reg) uart + console::FR, v = out(reg) _)
+        region_read 4096 without_region => [] ["ldr {v}, [{a}]"] (a = in(reg) region, v = out(reg) _)
         nosyndrome_store 4096 "" => [] ["str {v}, [{a}], #0"] (a = inout(reg) uart + 0x38 => _, v = in(reg) 0)
         cp15_trap 4096 "" => [] ["mrc p15, 0, {v}, c1, c0, 1"] (v = out(reg) _)
         cp15_timer_read 4096 "" => [] ["mrc p15, 0, {v}, c14, c2, 1"] (v = out(reg) _)
@@ -186,12 +189,34 @@ fn loops(clock: &Clock) {
     if wanted("uart_char") {
         uart_char(clock);
     }
+    if wanted("forwarded")
+        && let Some(device) = machine().forwarded
+    {
+        forwarded(clock, device);
+    }
     if wanted("first_touch") {
         first_touch(clock);
     }
     if wanted("plain") {
         plain(clock);
     }
+}
+
+/// A load from a device that another VM emulates.
+fn forwarded(clock: &Clock, device: u32) {
+    const N: u32 = 256;
+    // PMCCNTR counts one CPU's cycles: the virtual count is common to both.
+    let clock = Clock {
+        pmu: false,
+        ..*clock
+    };
+    report("forwarded", N, || {
+        clock.time(|| {
+            for _ in 0..N {
+                let _ = bare::mmio::read(device);
+            }
+        }) as i64
+    });
 }
 
 /// A load from where nothing is, until the handler of the abort is back behind it.
