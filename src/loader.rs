@@ -1,6 +1,7 @@
 //! A VM's memory: RAM and devices in its stage 2, and its modules loaded.
 
 use crate::addr::{BLOCK, Ipa, PAGE, Pa};
+use crate::assign::Assigned;
 use crate::bus::{Device, FLASH, Places, RAM, RINGS};
 use crate::fdt::{self, ConfigError, Guest, Module, Range, VmConfig};
 use crate::image::{self, Image, ImageError, Source};
@@ -37,7 +38,9 @@ pub struct Memory {
     pub space: Stage2<Pool>,
     /// RAM, and read-only memory where firmware lies.
     pub ram: Ram,
-    /// Bytes of it that are RAM, from [`RAM`] on.
+    /// Where it begins for the guest.
+    base: u32,
+    /// Bytes of it that are RAM, from there on.
     size: u64,
     /// Bytes of firmware at 0, in whole pages.
     rom: u64,
@@ -45,6 +48,8 @@ pub struct Memory {
     pub regions: Map,
     /// Where its devices are.
     pub places: Places,
+    /// The board's devices that it has.
+    pub assigned: Assigned,
 }
 
 impl Source for ModuleMemory {
@@ -93,13 +98,20 @@ impl Memory {
             ));
         }
         let mut ram = Ram::default();
+        let mut base = RAM;
+        if config.direct_map {
+            let free = ram.add_direct(size);
+            base = free.map_err(|()| config.no_memory(size, left))?.0 as u32;
+        }
         let mut wanted = 0;
         let mut add = |ipa: u64, size: u64| {
             wanted += size;
             ram.add(Ipa(ipa), size)
                 .map_err(|_| config.no_memory(wanted, left))
         };
-        add(RAM.into(), size)?;
+        if !config.direct_map {
+            add(RAM.into(), size)?;
+        }
         let rom = config.firmware.as_ref();
         let rom = rom.map_or(0, |module| module.range.size.div_ceil(PAGE) * PAGE);
         add(0, rom)?;
@@ -109,7 +121,8 @@ impl Memory {
         // Several regions may share a page of memory.
         let mut done = 0;
         let places = config.places;
-        let regions = regions(config, &places, size, rom)?;
+        let assigned = assigned(config)?;
+        let regions = regions(config, &places, (base, size), rom, &assigned)?;
         for region in regions
             .regions()
             .iter()
@@ -151,10 +164,12 @@ impl Memory {
         let mut memory = Self {
             space,
             ram,
+            base,
             size,
             rom,
             regions,
             places,
+            assigned,
         };
         memory.map().map_err(no_tables)?;
         Ok(memory)
@@ -165,7 +180,13 @@ impl Memory {
     /// # Errors
     /// Where something else is; nothing has moved then.
     pub fn place(&mut self, config: &VmConfig, places: Places) -> Result<(), ConfigError> {
-        let regions = regions(config, &places, self.size, self.rom)?;
+        let regions = regions(
+            config,
+            &places,
+            (self.base, self.size),
+            self.rom,
+            &self.assigned,
+        )?;
         let (start, width) = (Ipa(0), 1 << WIDTH);
         let old = (core::mem::replace(&mut self.regions, regions), self.places);
         self.places = places;
@@ -199,6 +220,7 @@ impl Memory {
             let (first, end) = (u64::from(pages.first), u64::from(pages.last) + 1);
             let (pa, attrs) = match region.map(|region| (region.owner, region.read, region.write)) {
                 Some((GICC_OWNER, ..)) => (Some(machine::wiring().gicv.start), Attrs::DEVICE),
+                Some((PASSED_OWNER, ..)) => (self.assigned.find(first), Attrs::DEVICE),
                 Some((_, Answer::Memory, Answer::Memory)) => (None, Attrs::RAM),
                 Some((_, Answer::Memory, _)) => (None, Attrs::ROM),
                 _ => {
@@ -275,10 +297,14 @@ impl Memory {
         let image = if kind == "firmware" {
             image::firmware(&source)
         } else {
-            image::kernel(&source)
+            image::kernel(&source, Ipa(self.base.into()))
         };
         let mut image = image.map_err(bad)?;
-        let lent = image.lift(module.range.start, self.size);
+        // What is lent is not where a device would look for it.
+        let lent = match config.direct_map {
+            true => 0,
+            false => image.lift(module.range.start, self.size),
+        };
         let initrd = config
             .ramdisk
             .as_ref()
@@ -339,6 +365,7 @@ impl Memory {
     /// describes what there is.
     fn tree(&self, config: &VmConfig, initrd: Option<Range>) -> Result<Vec<u8>, ConfigError> {
         let guest = Guest {
+            ram: self.base,
             memory: self.size,
             cpus: config.cpus,
             cpu: machine::cpu_compatible(),
@@ -346,14 +373,17 @@ impl Memory {
             initrd,
             seed: None,
             flash: true,
-            rtc: true,
+            rtc: !self.assigned.is_at(self.places.rtc.into()),
             virtio: 0,
             places: self.places,
             regions: &config.regions,
             serves: &config.serves,
         };
         match &config.device_tree {
-            Some(module) => adopt(&guest, module),
+            Some(module) => with_tree(module, |tree| match tree.find("/passthrough") {
+                Some(_) => guest.tree_with(Some(tree)),
+                None => guest.adopt(tree),
+            }),
             None => Ok(guest.tree()),
         }
     }
@@ -467,8 +497,19 @@ impl Memory {
     }
 }
 
-/// The user's own tree of `module`, with what QEMU would set in it.
-fn adopt(guest: &Guest<'_>, module: &Module) -> Result<Vec<u8>, ConfigError> {
+/// The board's devices that the VM is given.
+fn assigned(config: &VmConfig) -> Result<Assigned, ConfigError> {
+    match &config.device_tree {
+        Some(module) => with_tree(module, |tree| Assigned::take(config, tree, &module.node))?,
+        None => Ok(Assigned::default()),
+    }
+}
+
+/// Does `what` with the tree that is `module`.
+fn with_tree<R>(
+    module: &Module,
+    what: impl FnOnce(&fdt::Tree<'_, '_>) -> R,
+) -> Result<R, ConfigError> {
     let bad =
         |found: &str| VmConfig::bad_module("device tree", module, found, "give a flattened tree");
     let source = mem::module(module.range);
@@ -484,7 +525,7 @@ fn adopt(guest: &Guest<'_>, module: &Module) -> Result<Vec<u8>, ConfigError> {
     source.read(0, &mut bytes);
     let mut copy = Vec::new();
     let checked = fdt::check(&bytes, &mut copy).map_err(|why| bad(&format!("damaged: {why}")))?;
-    Ok(guest.adopt(&fdt::Tree::of(&checked)))
+    Ok(what(&fdt::Tree::of(&checked)))
 }
 
 fn outside(at: NotRam) -> ImageError {
@@ -495,7 +536,7 @@ fn outside(at: NotRam) -> ImageError {
 }
 
 /// Owners of regions that every VM has; the described ones' follow from [`DESCRIBED`] on.
-const OWNERS: [&str; 8] = [
+const OWNERS: [&str; 9] = [
     "the RAM",
     "the firmware",
     "the flash",
@@ -504,12 +545,20 @@ const OWNERS: [&str; 8] = [
     "the UART",
     "the clock",
     "the rings",
+    "a device of the board's",
 ];
 const GICC_OWNER: u32 = 4;
-const DESCRIBED: u32 = 8;
+const PASSED_OWNER: u32 = 8;
+const DESCRIBED: u32 = 9;
 
-/// All regions of a VM, its RAM of `size` bytes and `rom` bytes of firmware included.
-fn regions(config: &VmConfig, places: &Places, size: u64, rom: u64) -> Result<Map, ConfigError> {
+/// All regions of a VM, its RAM of `size` bytes from `base` on and `rom` bytes of firmware included.
+fn regions(
+    config: &VmConfig,
+    places: &Places,
+    (base, size): (u32, u64),
+    rom: u64,
+    assigned: &Assigned,
+) -> Result<Map, ConfigError> {
     let count: usize = config
         .regions
         .iter()
@@ -535,7 +584,7 @@ fn regions(config: &VmConfig, places: &Places, size: u64, rom: u64) -> Result<Ma
     let both = [Answer::Memory; 2];
     let device = |device: Device| [Answer::Device(device as u32); 2];
     let own = [
-        (RAM, size, both),
+        (base, size, both),
         (0, rom, [Answer::Memory, Answer::Zero]),
         (
             rom as u32,
@@ -545,11 +594,23 @@ fn regions(config: &VmConfig, places: &Places, size: u64, rom: u64) -> Result<Ma
         (places.gicd, PAGE, device(Device::Gicd)),
         (places.gicc, 2 * PAGE, both),
         (places.uart, PAGE, device(Device::Uart)),
-        (places.rtc, PAGE, device(Device::Rtc)),
+        // A real clock takes its place.
+        (
+            places.rtc,
+            if assigned.is_at(places.rtc.into()) {
+                0
+            } else {
+                PAGE
+            },
+            device(Device::Rtc),
+        ),
         (RINGS, config.serves.len() as u64 * PAGE, both),
     ];
     for (owner, (base, size, answers)) in (0..).zip(own) {
         add(base.into(), size, owner, answers)?;
+    }
+    for (start, size) in assigned.places() {
+        add(start, size, PASSED_OWNER, both)?;
     }
     for (number, described) in (0..).zip(&config.regions) {
         let answers = [described.read, described.write].map(|answer| match answer {
@@ -568,7 +629,7 @@ fn regions(config: &VmConfig, places: &Places, size: u64, rom: u64) -> Result<Ma
 #[cold]
 fn overlap(config: &VmConfig, a: Region, b: Region) -> ConfigError {
     let name = |region: Region| match region.owner.checked_sub(DESCRIBED) {
-        None => OWNERS[region.owner as usize & 7],
+        None => OWNERS.get(region.owner as usize).copied().unwrap_or(""),
         Some(number) => config
             .regions
             .get(number as usize)

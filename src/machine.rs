@@ -122,11 +122,46 @@ pub fn list_registers() -> Option<ListRegisters> {
     gic::gic().map(Gic::list_registers)
 }
 
-/// Makes the private interrupt `id` of this CPU active, or inactive.
-pub fn set_private_active(id: u32, on: bool) {
+/// Makes interrupt `id`, of this CPU where it is private, active or inactive.
+pub fn set_active(id: u32, on: bool) {
     if let Some(gic) = gic::gic() {
-        gic.set_private_active(id, on);
+        gic.set_active(id, on);
     }
+}
+
+/// Lets the shared interrupt `id` through to CPU number `cpu`.
+pub fn wire(id: u32, edge: bool, cpu: usize) {
+    if let Some(gic) = gic::gic() {
+        gic.trigger(id, edge);
+        gic.target(id, cpu);
+        gic.enable(id, true);
+    }
+}
+
+/// Sends the shared interrupt `id`, which is active on this CPU, to CPU number `cpu` instead.
+pub fn forward(id: u32, edge: bool, cpu: usize) {
+    if let Some(gic) = gic::gic() {
+        gic.target(id, cpu);
+        if edge {
+            gic.set_pending(id, true);
+        }
+        gic.deactivate(id);
+    }
+}
+
+/// Keeps the shared interrupt `id` back, and forgets it where it has come.
+pub fn silence(id: u32) {
+    if let Some(gic) = gic::gic() {
+        gic.enable(id, false);
+        gic.set_pending(id, false);
+        gic.set_active(id, false);
+    }
+}
+
+/// This CPU's number.
+#[must_use]
+pub fn cpu_number() -> usize {
+    crate::arch::context::number().unwrap_or(0)
 }
 
 /// Forgets this CPU's branch predictions, where that mitigates Spectre (BPIALL; on a Cortex-A15

@@ -199,7 +199,9 @@ impl Ram {
         let end = 1 << (32 - PAGE_SHIFT);
         let count = u32::try_from(size >> PAGE_SHIFT).map_err(drop)?;
         let run = |order| frames().take_run(count, order, end);
-        let first = run(27 - PAGE_SHIFT).or_else(|| run(21 - PAGE_SHIFT)).ok_or(())?;
+        let first = run(27 - PAGE_SHIFT)
+            .or_else(|| run(21 - PAGE_SHIFT))
+            .ok_or(())?;
         let base = u64::from(first) << PAGE_SHIFT;
         let mut at = base;
         while at < base + size {

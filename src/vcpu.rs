@@ -497,7 +497,7 @@ impl Vcpu {
     #[inline(always)]
     fn release(&self, state: &mut Shared) {
         while let Some(id) = state.gic.next_release(self.index) {
-            machine::deactivate(id.into());
+            machine::set_active(id.into(), false);
         }
     }
 
@@ -520,6 +520,12 @@ impl Vcpu {
     pub fn virtual_timer_fired(&self) {
         machine::set_deadline_if_none(machine::wiring().frequency / SOON);
         self.with_gic(|gic, vcpu, lrs| gic.raise(vcpu, interrupt::VIRTUAL_TIMER, lrs));
+    }
+
+    /// A device of its VM has interrupted, by `intid`. What is said above holds for it too.
+    pub fn device_fired(&self, intid: u32) {
+        machine::set_deadline_if_none(machine::wiring().frequency / SOON);
+        self.with_gic(|gic, vcpu, _| gic.set_level(vcpu, intid, true));
     }
 
     /// Sees to the virtual timer as above, after the Hyp timer has been set for other things.
@@ -574,7 +580,7 @@ impl Vcpu {
         };
         let mut state = self.vm.lock();
         each_bit(state.gic.held(self.index), |id| {
-            machine::set_private_active(id, true);
+            machine::set_active(id, true);
         });
         let kick = state.gic.load(self.index, &mut lrs);
         self.release(&mut state);
@@ -591,7 +597,7 @@ impl Vcpu {
         let kick = state.gic.put(self.index, &mut lrs);
         self.release(&mut state);
         each_bit(state.gic.held(self.index), |id| {
-            machine::set_private_active(id, false);
+            machine::set_active(id, false);
         });
         drop(state);
         self.vm.kick(kick, self.index);

@@ -8,7 +8,7 @@
 //! CPU that takes the last one out does what was asked for.
 
 use crate::bus::{Unplaced, interrupt};
-use crate::fdt::{ConfigError, VmConfig};
+use crate::fdt::{ConfigError, VmConfig, Wire};
 use crate::line::Line;
 use crate::loader::{Memory, Start};
 use crate::machine::{self, Context, console};
@@ -219,6 +219,8 @@ pub struct Vm {
     pub config: VmConfig,
     /// What writes its lines.
     pub writer: console::Writer,
+    /// Interrupts of the board's devices that it has.
+    wires: Vec<Wire>,
     /// Its vCPUs as other CPUs see them.
     pub links: Vec<Link>,
     /// Whether it makes other VMs' accesses: it will begin, or has not left.
@@ -264,7 +266,8 @@ impl Vm {
         let start = memory.load(&config)?;
         let mut starts = vec![Start::default(); homes.len()];
         starts[0] = start;
-        let gic = interrupt_controller(homes.len());
+        let wires: Vec<Wire> = memory.assigned.wires().collect();
+        let gic = interrupt_controller(homes.len(), &wires);
         let state = State {
             memory,
             uart: Pl011::new(),
@@ -301,6 +304,7 @@ impl Vm {
             id,
             config,
             writer,
+            wires,
             links,
             serves: AtomicBool::new(true),
             alarm: AtomicU32::new(NO_ALARM),
@@ -410,9 +414,19 @@ impl Vm {
     /// Starts the first vCPU.
     pub fn start(&self) {
         self.state().begun = true;
+        for wire in &self.wires {
+            machine::wire(wire.physical.id, wire.physical.edge, self.home(wire.virt));
+        }
         if let Some(link) = self.links.first() {
             link.request(request::START);
         }
+    }
+
+    /// The CPU on which the guest wants the shared interrupt `intid`.
+    #[must_use]
+    pub fn home(&self, intid: u32) -> usize {
+        let target = self.state().gic.target(intid).unwrap_or(0);
+        self.links.get(target).map_or(0, Link::cpu)
     }
 
     /// Starts vCPU `index`, which is off, at `start`.
@@ -564,6 +578,9 @@ impl Vm {
             state.stop.take().unwrap_or(Stop::Off)
         };
         self.stop_serving();
+        for wire in &self.wires {
+            machine::silence(wire.physical.id);
+        }
         if stop == Stop::Reset {
             return self.restart();
         }
@@ -595,7 +612,7 @@ impl Vm {
             state.uart = Pl011::new();
             state.forget_input();
             state.rtc = Pl031::new(0);
-            state.gic = interrupt_controller(self.links.len());
+            state.gic = interrupt_controller(self.links.len(), &self.wires);
             state
                 .memory
                 .load(&self.config)
@@ -624,13 +641,29 @@ impl Vm {
 }
 
 /// A VM's interrupt controller at reset, for `vcpus` vCPUs.
-fn interrupt_controller(vcpus: usize) -> Vgic {
+fn interrupt_controller(vcpus: usize, wires: &[Wire]) -> Vgic {
     let mut gic = Vgic::new(vcpus, interrupt::SHARED);
     gic.link(
         interrupt::VIRTUAL_TIMER,
         machine::wiring().virtual_timer as u16,
     );
+    for wire in wires {
+        gic.link(wire.virt, wire.physical.id as u16);
+    }
     gic
+}
+
+/// The VM that has the device of the board's interrupt `id`, and how that is wired.
+#[must_use]
+pub fn wired(id: u32) -> Option<(Arc<Vm>, Wire)> {
+    all().into_iter().find_map(|vm| {
+        let wire = vm
+            .wires
+            .iter()
+            .copied()
+            .find(|wire| wire.physical.id == id)?;
+        Some((vm, wire))
+    })
 }
 
 /// Tells VMs that have been built of each other's regions.

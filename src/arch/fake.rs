@@ -68,6 +68,8 @@ struct Machine {
     named: bool,
     typed: VecDeque<u8>,
     due: Option<u64>,
+    /// Shared interrupts that are let through: whether by an edge, and to which CPU.
+    wired: BTreeMap<u32, (bool, usize)>,
 }
 
 /// The GIC's virtual interface control registers.
@@ -123,6 +125,7 @@ thread_local! {
         named: false,
         typed: VecDeque::new(),
         due: None,
+        wired: BTreeMap::new(),
     });
 }
 
@@ -758,7 +761,7 @@ pub fn end(acknowledged: u32) {
 
 /// Deactivates what [`acknowledge`] gave.
 pub fn deactivate(acknowledged: u32) {
-    set_private_active(acknowledged, false);
+    set_active(acknowledged, false);
 }
 
 /// Deactivates a virtual interrupt of the guest that is live, as by its GICC_DIR.
@@ -774,12 +777,47 @@ pub fn deactivate_virtual(value: u32) {
     });
 }
 
-/// Makes the private interrupt `id` of this CPU active, or inactive.
-pub fn set_private_active(id: u32, on: bool) {
-    cpu(|cpu| match on {
-        true => cpu.active.insert(id),
-        false => cpu.active.remove(&id),
+/// Makes interrupt `id`, of this CPU where it is private, active or inactive.
+pub fn set_active(id: u32, on: bool) {
+    machine(|machine| {
+        let here = machine.here;
+        for (n, cpu) in machine.cpus.iter_mut().enumerate() {
+            if n == here && on {
+                cpu.active.insert(id);
+            } else if n == here || id >= 32 {
+                cpu.active.remove(&id);
+            }
+        }
     });
+}
+
+/// Lets the shared interrupt `id` through to CPU number `cpu`.
+pub fn wire(id: u32, edge: bool, cpu: usize) {
+    machine(|machine| machine.wired.insert(id, (edge, cpu)));
+}
+
+/// Sends the shared interrupt `id`, which is active on this CPU, to CPU number `cpu` instead.
+pub fn forward(id: u32, edge: bool, to: usize) {
+    wire(id, edge, to);
+    cpu(|cpu| cpu.active.remove(&id));
+    test::interrupt(to, id);
+}
+
+/// Keeps the shared interrupt `id` back, and forgets it where it has come.
+pub fn silence(id: u32) {
+    machine(|machine| {
+        machine.wired.remove(&id);
+        for cpu in &mut machine.cpus {
+            cpu.active.remove(&id);
+            cpu.pending.retain(|&pending| pending != id);
+        }
+    });
+}
+
+/// This CPU's number.
+#[must_use]
+pub fn cpu_number() -> usize {
+    machine(|machine| machine.here)
 }
 
 /// This CPU's list registers.
@@ -1229,6 +1267,18 @@ pub mod test {
                 pending.push_back(id);
             }
         });
+    }
+
+    /// Shared interrupts that are let through: whether by an edge, and to which CPU.
+    #[must_use]
+    pub fn wired() -> Vec<(u32, bool, usize)> {
+        machine(|machine| {
+            machine
+                .wired
+                .iter()
+                .map(|(&id, &(edge, cpu))| (id, edge, cpu))
+                .collect()
+        })
     }
 
     /// Interrupts that are active at CPU number `cpu`.

@@ -12,6 +12,7 @@ mod board;
 mod check;
 mod error;
 mod guest;
+mod passed;
 mod region;
 mod tree;
 mod vms;
@@ -20,6 +21,7 @@ pub use board::{Board, Conduit, Cpu, CpuStart, Gic, Interrupt, Psci, Timer, Uart
 pub use check::{Checked, FdtError, MAX_DEPTH, MAX_NODES, MAX_SIZE, check};
 pub use error::ConfigError;
 pub use guest::Guest;
+pub use passed::{Passed, Spare, Wire, passed};
 pub use region::{RegionConfig, Served};
 pub use tree::{Id, Range, Tree};
 pub use vms::{MAX_VCPUS, Module, Taken, VmConfig, vms};

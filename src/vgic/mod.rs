@@ -295,6 +295,14 @@ impl Vgic {
         }
     }
 
+    /// The first vCPU that the shared interrupt `intid` is for, if one is.
+    #[must_use]
+    pub fn target(&self, intid: u32) -> Option<usize> {
+        let bank = self.banks.get(self.bank_of(0, intid)?)?;
+        let first = bank.targets[intid as usize & 31].trailing_zeros() as usize;
+        (first < MAX_VCPUS).then_some(first)
+    }
+
     /// Sets the input line of interrupt `intid` (16 to 1019), of `vcpu` where it is a private one.
     /// For a linked interrupt see the module's description.
     pub fn set_level(&mut self, vcpu: usize, intid: u32, level: bool) -> Kick {
