@@ -2,8 +2,9 @@
 
 use crate::addr::{BLOCK, Ipa, PAGE, Pa};
 use crate::assign::Assigned;
+use crate::bus::interrupt::{self, RINGS as RINGS_INTERRUPT};
 use crate::bus::{Device, FLASH, Places, RAM, RINGS};
-use crate::fdt::{self, ConfigError, Guest, Module, Range, VmConfig};
+use crate::fdt::{self, ConfigError, Guest, Module, Range, VmConfig, Wire};
 use crate::image::{self, Image, ImageError, Source};
 use crate::machine::{self, Pool};
 use crate::mem::{self, ModuleMemory, NotRam, Ram};
@@ -101,7 +102,13 @@ impl Memory {
         let mut base = RAM;
         if config.direct_map {
             let free = ram.add_direct(size);
-            base = free.map_err(|()| config.no_memory(size, left))?.0 as u32;
+            let shown = format!(
+                "for {} KiB, of which not as many are free in one piece",
+                size / 1024
+            );
+            let fix = "give it less memory";
+            let error = || ConfigError::new(&config.node, "direct-map", shown, fix);
+            base = free.map_err(|()| error())?.0 as u32;
         }
         let mut wanted = 0;
         let mut add = |ipa: u64, size: u64| {
@@ -499,10 +506,37 @@ impl Memory {
 
 /// The board's devices that the VM is given.
 fn assigned(config: &VmConfig) -> Result<Assigned, ConfigError> {
-    match &config.device_tree {
-        Some(module) => with_tree(module, |tree| Assigned::take(config, tree, &module.node))?,
-        None => Ok(Assigned::default()),
+    let Some(module) = &config.device_tree else {
+        return Ok(Assigned::default());
+    };
+    let given = with_tree(module, |tree| Assigned::take(config, tree, &module.node))??;
+    let rings = RINGS_INTERRUPT..RINGS_INTERRUPT + config.serves.len() as u32;
+    for (nth, wire) in given.wires().enumerate() {
+        let is_own = match wire.virt {
+            interrupt::UART => true,
+            interrupt::RTC => !given.is_at(config.places.rtc.into()),
+            virt => {
+                rings.contains(&virt)
+                    || config
+                        .regions
+                        .iter()
+                        .any(|region| region.interrupt == Some(virt))
+            }
+        };
+        let clashes = |other: Wire| other.virt == wire.virt && other.physical != wire.physical;
+        if is_own || given.wires().take(nth).any(clashes) {
+            return Err(ConfigError::new(
+                &module.node,
+                "interrupts",
+                format!(
+                    "shared interrupt {}, which another device of the VM has",
+                    wire.virt - 32
+                ),
+                "give it another number",
+            ));
+        }
     }
+    Ok(given)
 }
 
 /// Does `what` with the tree that is `module`.
