@@ -3,6 +3,7 @@
 use crate::machine;
 use crate::vcpu::Vcpu;
 use crate::vm;
+use core::sync::atomic::{Ordering, fence};
 
 /// What an interrupt leaves to do for the CPU that took it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,7 +36,11 @@ pub fn take(loaded: Option<&mut Vcpu>) -> Interrupt {
         return Interrupt::None;
     }
     let left = match id {
-        machine::KICK => Interrupt::Kick,
+        machine::KICK => {
+            // What was written before the kick is seen after it.
+            fence(Ordering::Acquire);
+            Interrupt::Kick
+        }
         _ if id == wiring.hyp_timer => {
             machine::clear_deadline();
             Interrupt::Deadline

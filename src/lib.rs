@@ -63,7 +63,9 @@
 //! # Locks
 //!
 //! Each VM has one, for all that its vCPUs share ([`vm::State`]). Whoever holds it may take the
-//! console's and that of the free frames, in this order, and no other VM's. The list of VMs and
+//! console's and that of the free frames, in this order, and no other VM's: where a VM makes an access
+//! for another one ([`forward`]), each one's lock is taken by itself, and what goes from one to the
+//! other is left in a [`vm::Link`] with a kick. The lock of that is taken with nothing else held. The list of VMs and
 //! the pool of VMIDs are locked with nothing else held. Loading a VMID that is still valid takes no
 //! lock ([`vmid`]). Nothing is printed to a UART for longer than a few bytes under a lock
 //! ([`tty`]).
@@ -76,9 +78,15 @@
 //! instruction ([`walk`]) and decodes it ([`decode`]) if it has to. With the VM's lock taken,
 //! [`stage2`] is asked what is at the address. An entry that is invalid to the hardware holds the device's
 //! slot in its other bits, so one walk finds RAM, a device or nothing, whatever the number of devices. The
+//! Where a page is not one device's, the slot leads to its [`region`]. The
 //! [`vcpu::Vcpu`] asks the device, a change of its line goes to [`vgic`], the register is set, the
 //! program counter moves on, and `enter` returns to the guest. Where nothing is, the guest gets the
 //! external abort of a real bus ([`inject`]).
+//!
+//! **A load from another VM's device.** The region says which VM: the request goes into that one's [`ring`],
+//! with an interrupt, and the vCPU is stalled: its CPU runs others, or waits. The other VM answers by a
+//! hypercall; that is left in the vCPU's link, its CPU is kicked, and goes on with the access where it
+//! stopped, before the guest runs. So it does when the time is over, with an abort.
 //!
 //! **An interrupt.** It takes the CPU out of the guest: [`exit::run`] ends with
 //! [`exit::Next::Interrupt`], and [`irq::take`] acknowledges it and drops its priority. The virtual
@@ -157,4 +165,5 @@ pub mod inject;
 pub mod exit;
 pub mod irq;
 pub mod monitor;
+pub mod balance;
 pub mod run;

@@ -142,14 +142,6 @@ impl Memory {
                 done = end;
             }
         }
-        let no_tables = |why: stage2::Error| {
-            ConfigError::new(
-                &config.node,
-                "memory",
-                format!("{why}"),
-                "give it less or rounder memory, or regions closer together",
-            )
-        };
         // The root, the devices' tables, up to two at the edges of each piece, those of regions, and of
         // what is lent by the page.
         let kernel = config.kernel.as_ref().map_or(0, |kernel| kernel.range.size);
@@ -164,10 +156,10 @@ impl Memory {
         let pages = 8 + 2 * ram.extents().len() as u32 + blocks;
         let tables = stage2::Error::OutOfTables { needed: pages };
         if !mem::reserve_heap((pages.next_power_of_two() * PAGE as u32) as usize) {
-            return Err(no_tables(tables));
+            return Err(no_tables(config, tables));
         }
-        let pool = Pool::new(pages.next_power_of_two()).ok_or_else(|| no_tables(tables))?;
-        let space = Stage2::new(pool, WIDTH).map_err(no_tables)?;
+        let pool = Pool::new(pages.next_power_of_two()).ok_or_else(|| no_tables(config, tables))?;
+        let space = Stage2::new(pool, WIDTH).map_err(|why| no_tables(config, why))?;
         let mut memory = Self {
             space,
             ram,
@@ -178,7 +170,7 @@ impl Memory {
             places,
             assigned,
         };
-        memory.map().map_err(no_tables)?;
+        memory.map().map_err(|why| no_tables(config, why))?;
         Ok(memory)
     }
 
@@ -187,33 +179,27 @@ impl Memory {
     /// # Errors
     /// Where something else is; nothing has moved then.
     pub fn place(&mut self, config: &VmConfig, places: Places) -> Result<(), ConfigError> {
-        let regions = regions(
+        let old = self.places;
+        self.arrange(config, places).inspect_err(|_| {
+            // What was there before fits again.
+            let _ = self.arrange(config, old);
+        })
+    }
+
+    /// Maps everything anew, with devices at `places`.
+    fn arrange(&mut self, config: &VmConfig, places: Places) -> Result<(), ConfigError> {
+        self.regions = regions(
             config,
             &places,
             (self.base, self.size),
             self.rom,
             &self.assigned,
         )?;
-        let (start, width) = (Ipa(0), 1 << WIDTH);
-        let old = (core::mem::replace(&mut self.regions, regions), self.places);
         self.places = places;
         self.ram.take_back();
-        let changed = self.space.unmap(start, width).and_then(|_| self.map());
-        if let Err(why) = changed {
-            (self.regions, self.places) = old;
-            // What was there before fits again.
-            let _ = self
-                .space
-                .unmap(start, width)
-                .and_then(|_| self.map().map(|()| Flush::None));
-            return Err(ConfigError::new(
-                &config.node,
-                "a device's address",
-                format!("{why}"),
-                "choose another",
-            ));
-        }
-        Ok(())
+        let unmapped = self.space.unmap(Ipa(0), 1 << WIDTH);
+        let mapped = unmapped.and_then(|_| self.map());
+        mapped.map_err(|why| no_tables(config, why))
     }
 
     /// Stage 2, of which nothing is mapped, for all that there is.
@@ -572,18 +558,26 @@ fn outside(at: NotRam) -> ImageError {
 /// Owners of regions that every VM has; the described ones' follow from [`DESCRIBED`] on.
 const OWNERS: [&str; 9] = [
     "the RAM",
-    "the firmware",
     "the flash",
     "the distributor",
     "the CPU interface",
     "the UART",
     "the clock",
     "the rings",
+    "the firmware",
     "a device of the board's",
 ];
-const GICC_OWNER: u32 = 4;
+const GICC_OWNER: u32 = 3;
+const ROM_OWNER: u32 = 7;
 const PASSED_OWNER: u32 = 8;
 const DESCRIBED: u32 = 9;
+
+/// The error for a VM whose memory can't be mapped.
+#[cold]
+fn no_tables(config: &VmConfig, why: stage2::Error) -> ConfigError {
+    let fix = "give it less or rounder memory, or regions closer together";
+    ConfigError::new(&config.node, "memory", format!("{why}"), fix)
+}
 
 /// All regions of a VM, its RAM of `size` bytes from `base` on and `rom` bytes of firmware included.
 fn regions(
@@ -608,25 +602,16 @@ fn regions(
         ));
     }
     let mut map = Map::default();
-    let mut add = |base: u64, size: u64, owner: u32, answers: [Answer; 2]| {
-        let Some(region) = Region::new(base, size, owner, answers) else {
-            return Ok(());
-        };
-        map.add(region)
-            .map_err(|other| overlap(config, region, other))
-    };
-    let both = [Answer::Memory; 2];
-    let device = |device: Device| [Answer::Device(device as u32); 2];
+    let device = |device: Device| Answer::Device(device as u32);
     let own = [
-        (base, size, both),
-        (0, rom, [Answer::Memory, Answer::Zero]),
+        (base, size, Answer::Memory),
         (
             rom as u32,
             u64::from(FLASH).saturating_sub(rom),
             device(Device::Flash),
         ),
         (places.gicd, PAGE, device(Device::Gicd)),
-        (places.gicc, 2 * PAGE, both),
+        (places.gicc, 2 * PAGE, Answer::Memory),
         (places.uart, PAGE, device(Device::Uart)),
         // A real clock takes its place.
         (
@@ -638,13 +623,20 @@ fn regions(
             },
             device(Device::Rtc),
         ),
-        (RINGS, config.serves.len() as u64 * PAGE, both),
+        (RINGS, config.serves.len() as u64 * PAGE, Answer::Memory),
     ];
-    for (owner, (base, size, answers)) in (0..).zip(own) {
-        add(base.into(), size, owner, answers)?;
+    for (owner, (base, size, answer)) in (0..).zip(own) {
+        add(&mut map, config, owner, (base.into(), size), [answer; 2])?;
     }
-    for (start, size) in assigned.places() {
-        add(start, size, PASSED_OWNER, both)?;
+    add(
+        &mut map,
+        config,
+        ROM_OWNER,
+        (0, rom),
+        [Answer::Memory, Answer::Zero],
+    )?;
+    for place in assigned.places() {
+        add(&mut map, config, PASSED_OWNER, place, [Answer::Memory; 2])?;
     }
     for (number, described) in (0..).zip(&config.regions) {
         let answers = [described.read, described.write].map(|answer| match answer {
@@ -652,11 +644,34 @@ fn regions(
             answer => answer,
         });
         for range in &described.ranges {
-            add(range.start.0, range.size, DESCRIBED + number, answers)?;
+            add(
+                &mut map,
+                config,
+                DESCRIBED + number,
+                (range.start.0, range.size),
+                answers,
+            )?;
         }
     }
     map.list();
     Ok(map)
+}
+
+/// Adds a region, if it is not empty.
+#[inline(never)]
+fn add(
+    map: &mut Map,
+    config: &VmConfig,
+    owner: u32,
+    (base, size): (u64, u64),
+    answers: [Answer; 2],
+) -> Result<(), ConfigError> {
+    match Region::new(base, size, owner, answers) {
+        Some(region) => map
+            .add(region)
+            .map_err(|other| overlap(config, region, other)),
+        None => Ok(()),
+    }
 }
 
 /// The error for two regions that overlap.

@@ -13,7 +13,7 @@ pub use crate::arch::context::{
 };
 pub use crate::arch::counter::{clear_deadline, now, set_deadline, set_deadline_if_none};
 pub use crate::arch::tables::Pool;
-pub use crate::arch::tlb::flush_all_vmids;
+pub use crate::arch::tlb::{flush_all_vmids, flush_own_vmid};
 pub use crate::arch::{vfp, window};
 pub use crate::console;
 pub use crate::driver::gic::{KICK, ListRegisters, SPURIOUS};

@@ -114,19 +114,23 @@ impl Map {
     /// # Errors
     /// One that it overlaps.
     pub fn add(&mut self, region: Region) -> Result<(), Region> {
+        let regions = &mut self.regions;
+        let mut at = regions.len();
         // Mostly they come in order.
-        let before = self
-            .regions
-            .iter()
-            .rposition(|before| before.last < region.first);
-        let at = before.map_or(0, |before| before + 1);
-        match self.regions.get(at) {
-            Some(&next) if next.first <= region.last => Err(next),
-            _ => {
-                self.regions.insert(at, region);
-                Ok(())
+        while let Some(&before) = at.checked_sub(1).and_then(|before| regions.get(before)) {
+            if before.first <= region.last && region.first <= before.last {
+                return Err(before);
             }
+            if before.last < region.first {
+                break;
+            }
+            at -= 1;
         }
+        regions.push(region);
+        for last in (at + 1..regions.len()).rev() {
+            regions.swap(last - 1, last);
+        }
+        Ok(())
     }
 
     /// Finds the pages that several regions share.

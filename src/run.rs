@@ -4,24 +4,23 @@
 //! and a kick. Interrupts are masked in Hyp, so a kick that comes between the last look and the
 //! entry brings the guest right out again, and one that comes before WFI ends it: nothing is lost.
 
+use crate::balance;
 use crate::exit::{self, Next};
-use crate::fdt::VmConfig;
+use crate::fdt::{ConfigError, VmConfig};
 use crate::irq::{self, Interrupt};
 use crate::loader::Start;
 use crate::machine::{self, Live, vfp};
 use crate::mem;
 use crate::monitor;
 use crate::regs::{mode, psr};
+use crate::sched;
 use crate::vcpu::{State, Vcpu};
-use crate::vm::{self, MAX_CPUS, Vm, request};
+use crate::vm::{self, MAX_CPUS, Vm, news, request};
 use crate::vtimer::Timer;
 use alloc::boxed::Box;
+use alloc::format;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, Ordering};
 use spin::Mutex;
-
-/// A vCPU that others are ready beside runs this long, in 1/256 s: near 8 ms.
-const SLICE: u64 = 2;
 
 /// Heap that building a VM may take, bytes: its tables above all.
 const VM_HEAP: usize = 128 << 10;
@@ -33,15 +32,12 @@ const VM_HEAP: usize = 128 << 10;
 )]
 static INBOX: [Mutex<Vec<Box<Vcpu>>>; MAX_CPUS] = [const { Mutex::new(Vec::new()) }; MAX_CPUS];
 
-/// Which of them are not empty: a bit for each CPU.
-static MAIL: AtomicU32 = AtomicU32::new(0);
-
 /// Gives `vcpu` to the CPU that its VM says it lives on.
 pub fn adopt(vcpu: Box<Vcpu>) {
     let home = vcpu.vm.links.get(vcpu.index).map_or(0, |link| link.cpu());
     if let Some(inbox) = INBOX.get(home) {
         inbox.lock().push(vcpu);
-        MAIL.fetch_or(1 << home, Ordering::Release);
+        news::announce(home, news::ARRIVAL);
     }
     machine::kick(home);
 }
@@ -50,12 +46,10 @@ pub fn adopt(vcpu: Box<Vcpu>) {
 /// are then. What can't be built is logged.
 pub fn build(configs: Vec<VmConfig>, cpus: usize) -> usize {
     let cpus = cpus.clamp(1, MAX_CPUS);
-    let mut home = 0;
+    balance::set_cpus(cpus);
+    let mut tenants = [0; MAX_CPUS];
     let mut built = Vec::new();
     for config in configs {
-        let homes: Vec<usize> = (home..home + config.cpus as usize)
-            .map(|n| n % cpus)
-            .collect();
         if !mem::reserve_heap(VM_HEAP) {
             log::error!(
                 "{}: no memory left for what the hypervisor keeps of it",
@@ -63,9 +57,10 @@ pub fn build(configs: Vec<VmConfig>, cpus: usize) -> usize {
             );
             continue;
         }
-        match Vm::build(config, &homes) {
+        let mut taken = tenants;
+        match homes(&config, cpus, &mut taken).and_then(|homes| Vm::build(config, &homes)) {
             Ok(vm) => {
-                home += homes.len();
+                tenants = taken;
                 built.push(vm);
             }
             Err(why) => log::error!("{why}"),
@@ -85,6 +80,30 @@ pub fn build(configs: Vec<VmConfig>, cpus: usize) -> usize {
     built.len()
 }
 
+/// Where the vCPUs of a VM live at first: each on the CPU that has the fewest `tenants`.
+fn homes(
+    config: &VmConfig,
+    cpus: usize,
+    tenants: &mut [u32; MAX_CPUS],
+) -> Result<Vec<usize>, ConfigError> {
+    let mask = balance::present(config.policy.cpus);
+    let place = |_| {
+        let allowed = (0..cpus).filter(|cpu| mask & 1 << cpu != 0);
+        let home = allowed.min_by_key(|&cpu| tenants[cpu])?;
+        tenants[home] += 1;
+        Some(home)
+    };
+    let homes: Option<Vec<usize>> = (0..config.cpus).map(place).collect();
+    homes.ok_or_else(|| {
+        ConfigError::new(
+            &config.node,
+            "armillary,cpus",
+            "of CPUs that are not there",
+            format!("name some of CPU 0 to {}", cpus - 1),
+        )
+    })
+}
+
 /// One physical CPU.
 pub struct Cpu {
     index: usize,
@@ -101,7 +120,14 @@ pub struct Cpu {
     next: usize,
     /// When the vCPU that runs gives way to the others that are ready, ticks.
     slice_end: Option<u64>,
-    slice_ticks: u64,
+    /// When its VM has used up its time, ticks.
+    spent: Option<u64>,
+    /// When the CPU may hand on a vCPU to have shares even, ticks.
+    even: u64,
+    /// Between two such times, ticks.
+    even_out: u64,
+    /// Whether a vCPU is to be forgotten.
+    dropping: bool,
 }
 
 impl Cpu {
@@ -115,7 +141,10 @@ impl Cpu {
             vfp: None,
             next: 0,
             slice_end: None,
-            slice_ticks: (u64::from(frequency) * SLICE) >> 8,
+            spent: None,
+            even: 0,
+            even_out: u64::from(frequency / balance::EVEN_OUT),
+            dropping: false,
         }
     }
 
@@ -129,21 +158,148 @@ impl Cpu {
     /// Does what has been asked for, then runs one vCPU for a turn or waits for an interrupt.
     pub fn step(&mut self) {
         self.take_requests();
+        if self.dropping {
+            self.forget_dropped();
+        }
+        if balance::several() {
+            self.hand_on();
+        }
         match self.pick() {
             Some(index) => {
-                self.vcpus[index].clock(true);
-                self.turn(index);
-                self.vcpus[index].clock(false);
+                self.vcpus[index].start_clock();
+                self.bounded_turn(index);
+                self.vcpus[index].stop_clock();
             }
             None => self.idle(),
         }
     }
 
+    /// A turn that lasts no longer than the VM's time, and is charged to it.
+    #[inline(always)]
+    fn bounded_turn(&mut self, index: usize) {
+        if !self.vcpus[index].bounded {
+            return self.turn(index);
+        }
+        let since = machine::now();
+        let vm = self.vcpus[index].vm.clone();
+        if let Some(grant @ 1..) = vm.grant(since) {
+            self.spent = Some(since + grant);
+            self.turn(index);
+            self.spent = None;
+            vm.charge(since, machine::now());
+        }
+    }
+
+    /// Hands vCPUs to CPUs that should rather run them, or have fewer.
+    fn hand_on(&mut self) {
+        let now = machine::now();
+        while let Some((index, cpu)) = self.spare(None) {
+            self.give(index, cpu);
+        }
+        let ready = (0..self.vcpus.len()).filter(|&index| self.may_run(index));
+        let ready = ready.count() as u32;
+        if ready > 1 && now >= self.even {
+            self.even = now + self.even_out;
+            let last = self.next.wrapping_sub(1);
+            let order = (self.next..self.vcpus.len()).chain(0..self.next.min(self.vcpus.len()));
+            let movable = order
+                .filter(|&index| index != last && self.may_run(index))
+                .find_map(|index| {
+                    let mask = self.vcpus[index].vm.config.policy.cpus;
+                    Some((index, balance::emptier(self.index, mask, ready)?))
+                });
+            if let Some((index, cpu)) = movable {
+                self.give(index, cpu);
+            }
+        }
+    }
+
+    /// A vCPU that is ready, other than `running`, and the CPU that should rather run it.
+    fn spare(&self, running: Option<usize>) -> Option<(usize, usize)> {
+        let ready = (0..self.vcpus.len()).filter(|&index| self.may_run(index));
+        let mask = |index: usize| self.vcpus[index].vm.config.policy.cpus;
+        let movable = |index| balance::present(mask(index)) & !(1 << self.index) != 0;
+        // One stays: the best, and rather one that has to.
+        let worth = |&index: &usize| {
+            let priority = self.vcpus[index].priority;
+            (priority, !movable(index), self.loaded == Some(index))
+        };
+        let kept = running.or_else(|| ready.clone().max_by_key(worth))?;
+        let mut others = ready.filter(|&index| index != kept && movable(index));
+        balance::spares(self.index, others.clone().next().is_some());
+        others.find_map(|index| {
+            let cpu = balance::better(self.index, mask(index), self.vcpus[index].priority)?;
+            Some((index, cpu))
+        })
+    }
+
+    /// Hands vCPU `index` to CPU number `cpu`.
+    fn give(&mut self, index: usize, cpu: usize) {
+        if self.vfp == Some(index) {
+            vfp::take(&mut self.vcpus[index].context.vfp);
+        }
+        let vcpu = self.remove(index);
+        balance::gets(cpu, vcpu.priority);
+        vcpu.link().mailbox.leave_for(cpu);
+        adopt(vcpu);
+        self.count_tenants();
+    }
+
+    /// Takes vCPU `index` from this CPU, with nothing of it left in the hardware.
+    fn remove(&mut self, index: usize) -> Box<Vcpu> {
+        self.forget(index);
+        let vcpu = self.vcpus.swap_remove(index);
+        // The last one has taken its place.
+        let moved = |place: Option<usize>| match place {
+            Some(place) if place == self.vcpus.len() => Some(index),
+            place => place,
+        };
+        (self.loaded, self.vfp) = (moved(self.loaded), moved(self.vfp));
+        vcpu
+    }
+
+    #[cold]
+    fn forget_dropped(&mut self) {
+        self.dropping = false;
+        while let Some(index) = self.vcpus.iter().position(|vcpu| vcpu.dropped) {
+            drop(self.remove(index));
+        }
+        self.count_tenants();
+    }
+
+    /// Lets the other CPUs know whether vCPUs that are on could come to them.
+    fn count_tenants(&self) {
+        let own = 1 << self.index;
+        let mut on = self.vcpus.iter().filter(|vcpu| vcpu.state != State::Off);
+        let several = on.clone().count() > 1;
+        let movable = on.any(|vcpu| balance::present(vcpu.vm.config.policy.cpus) & !own != 0);
+        balance::crowds(self.index, several && movable);
+    }
+
+    /// Whether vCPU `index` is ready, and its VM runs.
+    #[inline(always)]
+    fn may_run(&self, index: usize) -> bool {
+        let vcpu = &self.vcpus[index];
+        vcpu.state == State::Ready && vcpu.vm.runs()
+    }
+
     /// Does what has been asked for; whether that was more than to bring list registers up to date.
+    #[inline(always)]
     fn take_requests(&mut self) -> bool {
-        let mut more = self.take_mail();
+        match news::take(self.index) {
+            0 => false,
+            news => self.take_news(news),
+        }
+    }
+
+    #[inline(never)]
+    fn take_news(&mut self, news: u32) -> bool {
+        let mut more = news & (news::ARRIVAL | news::OFFER) != 0;
+        if news & news::ARRIVAL != 0 {
+            self.adopt();
+        }
         for index in 0..self.vcpus.len() {
-            let requests = self.vcpus[index].link().take();
+            let requests = self.vcpus[index].link().mailbox.take();
             if requests != 0 {
                 more |= self.serve(index, requests);
             }
@@ -151,22 +307,13 @@ impl Cpu {
         more
     }
 
-    #[inline(always)]
-    fn take_mail(&mut self) -> bool {
-        let own = 1 << self.index;
-        let any = MAIL.load(Ordering::Relaxed) & own != 0;
-        if any {
-            self.open_mail(own);
-        }
-        any
-    }
-
+    /// Takes in the vCPUs that have come.
     #[cold]
-    fn open_mail(&mut self, own: u32) {
-        MAIL.fetch_and(!own, Ordering::Acquire);
+    fn adopt(&mut self) {
         if let Some(inbox) = INBOX.get(self.index) {
             self.vcpus.append(&mut inbox.lock());
         }
+        self.count_tenants();
     }
 
     fn serve(&mut self, index: usize, requests: u32) -> bool {
@@ -197,9 +344,14 @@ impl Cpu {
         } else if starting {
             self.start(index);
         }
+        if requests & request::DROP != 0 {
+            self.vcpus[index].dropped = true;
+            self.dropping = true;
+        }
+        self.count_tenants();
         let vcpu = &mut self.vcpus[index];
         if requests & request::PAUSE != 0 && vcpu.state == State::Ready {
-            vcpu.state = State::Waiting(Some(machine::now() + self.slice_ticks));
+            vcpu.state = State::Waiting(Some(machine::now() + vcpu.vm.slice));
         }
         if requests & request::ANSWER != 0 && matches!(vcpu.state, State::Stalled(_)) {
             vcpu.state = State::Ready;
@@ -210,14 +362,18 @@ impl Cpu {
         }
     }
 
-    /// The next vCPU that is ready, round robin.
+    /// The next vCPU of the highest priority that is ready, round robin.
     fn pick(&mut self) -> Option<usize> {
         let count = self.vcpus.len();
-        let ready = |index: &usize| self.vcpus[*index].state == State::Ready;
-        let index = (self.next..count)
-            .chain(0..self.next.min(count))
-            .find(ready)?;
+        let mut ready = 0;
+        let order = (self.next..count).chain(0..self.next.min(count));
+        let order = order.filter(|&index| self.may_run(index)).map(|index| {
+            ready += 1;
+            (index, self.vcpus[index].priority)
+        });
+        let (index, priority) = sched::first(order)?;
         self.next = index + 1;
+        balance::runs(self.index, priority, ready);
         Some(index)
     }
 
@@ -227,6 +383,7 @@ impl Cpu {
         if self.wake_due() {
             return;
         }
+        balance::idles(self.index);
         self.set_deadline();
         machine::wait();
         let loaded = self.loaded.map(|index| &mut *self.vcpus[index]);
@@ -257,6 +414,10 @@ impl Cpu {
             {
                 vcpu.vm.ring();
             }
+            if vcpu.bounded && !vcpu.vm.runs() {
+                vcpu.vm.replenish(machine::now());
+                any |= vcpu.vm.runs();
+            }
             if let State::Waiting(Some(deadline)) | State::Stalled(deadline) = vcpu.state
                 && deadline <= machine::now()
             {
@@ -280,9 +441,13 @@ impl Cpu {
             }
         };
         at(self.slice_end);
+        at(self.spent);
         for (index, vcpu) in self.vcpus.iter().enumerate() {
             if vcpu.index == 0 {
                 at(vcpu.vm.alarm_ticks());
+            }
+            if vcpu.bounded {
+                at(vcpu.vm.again());
             }
             if self.loaded == Some(index) {
                 at(vcpu.timer.due());
@@ -299,30 +464,45 @@ impl Cpu {
         }
     }
 
-    /// What the vCPU that runs may do depends on whether it has its CPU to itself.
-    fn share(&mut self, index: usize) {
-        let (mut alone, mut crowded) = (true, false);
-        for (other, vcpu) in self.vcpus.iter().enumerate() {
-            if other != index {
-                alone &= matches!(vcpu.state, State::Off);
-                crowded |= matches!(vcpu.state, State::Ready);
+    /// What the vCPU that runs may do depends on whether it has its CPU to itself. Whether it goes on:
+    /// not where one of a higher priority is ready, or one that should be elsewhere.
+    fn share(&mut self, index: usize) -> bool {
+        let (mut alone, mut crowded) = (balance::is_alone(self.index), false);
+        let priority = self.vcpus[index].priority;
+        for other in 0..self.vcpus.len() {
+            if other == index {
+                continue;
             }
+            let vcpu = &self.vcpus[other];
+            alone &= matches!(vcpu.state, State::Off);
+            if self.may_run(other) {
+                if vcpu.priority > priority {
+                    return false;
+                }
+                crowded |= vcpu.priority == priority;
+            }
+        }
+        if !alone && balance::several() && self.spare(Some(index)).is_some() {
+            return false;
         }
         if !crowded {
             self.slice_end = None;
         } else if self.slice_end.is_none() {
-            self.slice_end = Some(machine::now() + self.slice_ticks);
+            self.slice_end = Some(machine::now() + self.vcpus[index].vm.slice);
         }
         Live::trap_wfi(!alone);
         self.set_deadline();
         self.vcpus[index].watch_virtual_timer();
+        true
     }
 
     /// Runs vCPU `index` until something other than itself has to be done.
     fn turn(&mut self, index: usize) {
         self.load(index);
         self.slice_end = None;
-        self.share(index);
+        if !self.share(index) {
+            return;
+        }
         loop {
             let vcpu = &mut *self.vcpus[index];
             let next = if vcpu.pending.is_some() {
@@ -380,14 +560,11 @@ impl Cpu {
                 self.vcpus[index].look_at_timers();
             }
         }
-        if self.vcpus[index].state != State::Ready || self.loaded != Some(index) {
+        if !self.may_run(index) || self.loaded != Some(index) || self.dropping {
             return false;
         }
-        let over = self.slice_end.is_some_and(|end| machine::now() >= end);
-        if !over {
-            self.share(index);
-        }
-        !over
+        let over = |end: Option<u64>| end.is_some_and(|end| machine::now() >= end);
+        !over(self.slice_end) && !over(self.spent) && self.share(index)
     }
 
     /// Makes vCPU `index` the one that is live.
@@ -402,6 +579,9 @@ impl Cpu {
             vcpu.vm.vttbr(self.index),
             self.vfp == Some(index),
         );
+        if vcpu.vm.takes_turns(self.index, vcpu.index) {
+            machine::flush_own_vmid();
+        }
         vcpu.load_interrupts();
         vm::note_loaded(self.index, &vcpu.vm, vcpu.index);
         self.loaded = Some(index);

@@ -70,6 +70,9 @@ pub const NAMES: [&str; REASONS] = [
     "", "HVC", "SMC", "CP15", "VFP", "data", "fetch", "wait", "IRQ", "other",
 ];
 
+/// No time, ticks.
+const NEVER: u64 = u64::MAX;
+
 /// An access under way.
 #[derive(Clone, Copy, Debug)]
 pub enum Pending {
@@ -106,6 +109,12 @@ pub struct Vcpu {
     pub context: Context,
     /// What it is doing.
     pub state: State,
+    /// Whether it is to be forgotten.
+    pub dropped: bool,
+    /// Its VM's priority.
+    pub priority: u8,
+    /// Whether what its VM may take is bounded.
+    pub bounded: bool,
     /// Its physical timer, which is emulated.
     pub timer: Timer,
     /// Loads and stores that could not be performed, UNPREDICTABLE ones among them.
@@ -113,10 +122,12 @@ pub struct Vcpu {
     /// The access that it is in while another VM makes it.
     pub pending: Option<Pending>,
     banks: LiveBanks,
+    /// Whether the virtual timer has fired, and is not known to have been deactivated since.
+    watched: bool,
     exits: [u64; REASONS],
-    /// How long it has had a CPU, and since when it has it now, ticks.
+    /// How long it has had a CPU, and since when it has it now, ticks; [`NEVER`]: it has none.
     ran: u64,
-    since: Option<u64>,
+    since: u64,
 }
 
 impl Vcpu {
@@ -125,18 +136,24 @@ impl Vcpu {
     pub fn new(vm: Arc<Vm>, index: usize) -> Self {
         let context = vm.context(index);
         let (timer, exits) = (Timer::default(), [0; REASONS]);
+        let policy = &vm.config.policy;
+        let (priority, bounded) = (policy.priority, policy.budget_us.is_some());
         Self {
             vm,
             index,
             context,
             state: State::Off,
+            dropped: false,
+            priority,
+            bounded,
             timer,
             refused: 0,
             pending: None,
             banks: LiveBanks,
+            watched: false,
             exits,
             ran: 0,
-            since: None,
+            since: NEVER,
         }
     }
 
@@ -154,16 +171,25 @@ impl Vcpu {
         *count = count.wrapping_add(1);
     }
 
-    /// It gets a CPU, or loses it.
-    pub fn clock(&mut self, on: bool) {
-        let now = machine::now();
-        let since = core::mem::replace(&mut self.since, on.then_some(now));
-        self.ran += since.map_or(0, |since| now - since);
+    /// It gets a CPU.
+    #[inline(always)]
+    pub fn start_clock(&mut self) {
+        self.since = machine::now();
+    }
+
+    /// It loses its CPU.
+    #[inline(always)]
+    pub fn stop_clock(&mut self) {
+        self.ran += machine::now() - self.since;
+        self.since = NEVER;
     }
 
     /// Lets other CPUs see what it has done.
     pub fn publish(&mut self) {
-        self.clock(self.since.is_some());
+        if self.since != NEVER {
+            self.stop_clock();
+            self.start_clock();
+        }
         *self.link().figures.lock() = Figures {
             doing: match self.state {
                 State::Off => "off",
@@ -311,9 +337,9 @@ impl Vcpu {
             link.request(request::SYNC);
         }
         for link in of_others() {
-            while link.is_requested(request::SYNC) {
+            while link.mailbox.is_asked(request::SYNC) {
                 // Another vCPU of the VM may be waiting for this one in the same way.
-                if self.link().take_one(request::SYNC) {
+                if self.link().mailbox.take_some(request::SYNC) {
                     self.sync();
                 }
                 core::hint::spin_loop();
@@ -517,7 +543,8 @@ impl Vcpu {
     /// QEMU deactivates it then without looking at the timer's line again (7.2, gic_complete_irq):
     /// where that has risen meanwhile, nothing is seen of it until the next change of any line. The
     /// Hyp timer makes one soon, and again while the interrupt is active. Hardware has no need.
-    pub fn virtual_timer_fired(&self) {
+    pub fn virtual_timer_fired(&mut self) {
+        self.watched = true;
         machine::set_deadline_if_none(machine::wiring().frequency / SOON);
         self.with_gic(|gic, vcpu, lrs| gic.raise(vcpu, interrupt::VIRTUAL_TIMER, lrs));
     }
@@ -529,13 +556,18 @@ impl Vcpu {
     }
 
     /// Sees to the virtual timer as above, after the Hyp timer has been set for other things.
-    pub fn watch_virtual_timer(&self) {
-        if self
-            .vm
-            .lock()
-            .gic
-            .outstanding(self.index, interrupt::VIRTUAL_TIMER)
-        {
+    #[inline(always)]
+    pub fn watch_virtual_timer(&mut self) {
+        if self.watched {
+            self.watch_on();
+        }
+    }
+
+    #[inline(never)]
+    fn watch_on(&mut self) {
+        const ID: u32 = interrupt::VIRTUAL_TIMER;
+        self.watched = self.vm.lock().gic.outstanding(self.index, ID);
+        if self.watched {
             machine::set_deadline_if_none(machine::wiring().frequency / SOON);
         }
     }

@@ -2,21 +2,23 @@
 //!
 //! **Locks.** One lock for each VM guards all that its vCPUs share ([`State`]). It is taken here
 //! alone, by [`Vm::lock`]; whoever holds it may take those of the console and of the free frames, in
-//! that order, and no other VM's.
+//! that order, and no other VM's. A [`Link`]'s are taken with nothing else held.
 //!
 //! **Life.** A VM stops when its vCPUs have all left their guests: [`Vm::stop`] asks them to, and the
 //! CPU that takes the last one out does what was asked for.
 
 use crate::bus::{Unplaced, interrupt};
-use crate::fdt::{ConfigError, VmConfig, Wire};
+use crate::fdt::{ConfigError, OnCrash, VmConfig, Wire};
 use crate::line::Line;
 use crate::loader::{Memory, Start};
 use crate::machine::{self, Context, console};
+use crate::mailbox::Mailbox;
 use crate::mem;
 use crate::pl011::Pl011;
 use crate::pl031::Pl031;
 use crate::psci::{CpuPower, Power};
 use crate::ring;
+use crate::sched::Reservation;
 use crate::tty::{FULL, Ring};
 use crate::vgic::{Kick, Vgic};
 use crate::vmid::{self, Vmid, Vmids};
@@ -25,7 +27,7 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::num::NonZeroU32;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use spin::{Mutex, MutexGuard};
 
 /// What one CPU asks of the CPU that a vCPU lives on, as bits of [`Link`].
@@ -44,15 +46,19 @@ pub mod request {
     pub const REPORT: u32 = 32;
     /// Look when the real-time clock's alarm is due.
     pub const ALARM: u32 = 64;
+    /// Look whether it may still run.
+    pub const LOOK: u32 = 128;
+    /// Forget the vCPU.
+    pub const DROP: u32 = 256;
     /// The device model has answered.
-    pub const ANSWER: u32 = 128;
+    pub const ANSWER: u32 = 512;
 }
 
 /// A vCPU as other CPUs see it.
 #[derive(Debug)]
 pub struct Link {
-    cpu: usize,
-    requests: AtomicU32,
+    /// What is asked of the CPU that it lives on.
+    pub mailbox: Mailbox,
     /// What the vCPU last published.
     pub figures: Mutex<Figures>,
     /// The access that the vCPU waits with. No other lock is taken while it is.
@@ -131,37 +137,47 @@ impl Link {
     /// The CPU that the vCPU lives on.
     #[must_use]
     pub fn cpu(&self) -> usize {
-        self.cpu
+        self.mailbox.home()
     }
 
     /// Asks for what the bits of `requests` say, at once.
     pub fn request(&self, requests: u32) {
-        self.requests.fetch_or(requests, Ordering::Release);
-        machine::kick(self.cpu);
+        let home = self.mailbox.ask(requests);
+        news::announce(home, news::REQUEST);
+        machine::kick(home);
     }
+}
 
-    /// Whether something of `requests` has been asked for and not yet taken.
-    #[must_use]
-    pub fn is_requested(&self, requests: u32) -> bool {
-        self.requests.load(Ordering::Acquire) & requests != 0
-    }
+/// What may be new for each CPU, as bits of [`news`].
+static NEWS: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
 
-    /// Takes `request` alone; whether it had been asked for.
-    #[must_use]
-    pub fn take_one(&self, request: u32) -> bool {
-        self.is_requested(request)
-            && self.requests.fetch_and(!request, Ordering::AcqRel) & request != 0
-    }
+/// What may be new for a CPU.
+pub mod news {
+    use super::{AtomicU32, NEWS, Ordering};
 
-    /// Takes what has been asked for.
-    #[must_use]
-    #[inline(always)]
-    pub fn take(&self) -> u32 {
-        // The load alone costs no exclusive access, and mostly finds nothing.
-        match self.requests.load(Ordering::Relaxed) {
-            0 => 0,
-            _ => self.requests.swap(0, Ordering::Acquire),
+    /// A request to one of its vCPUs.
+    pub const REQUEST: u32 = 1;
+    /// A vCPU.
+    pub const ARRIVAL: u32 = 2;
+    /// A CPU that could take a vCPU, or one that needs somebody to.
+    pub const OFFER: u32 = 4;
+
+    /// Says what is new for CPU number `cpu`, after it has been put where it is found.
+    pub fn announce(cpu: usize, what: u32) {
+        if let Some(news) = NEWS.get(cpu) {
+            news.fetch_or(what, Ordering::Release);
         }
+    }
+
+    /// Takes what is new for CPU number `cpu`, which asks.
+    #[inline(always)]
+    #[must_use]
+    pub fn take(cpu: usize) -> u32 {
+        let take = |news: &AtomicU32| match news.load(Ordering::Relaxed) {
+            0 => 0,
+            _ => news.swap(0, Ordering::Acquire),
+        };
+        NEWS.get(cpu).map_or(0, take)
     }
 }
 
@@ -225,12 +241,42 @@ pub struct Vm {
     pub links: Vec<Link>,
     /// Whether it makes other VMs' accesses: it will begin, or has not left.
     serves: AtomicBool,
+    /// How long a vCPU runs while others of its priority are ready, ticks.
+    pub slice: u64,
+    /// What its vCPUs may take, if that is bounded.
+    reservation: Option<Mutex<Reservation>>,
+    /// Whether it is up, or on its way there.
+    up: AtomicBool,
+    /// Why none of them runs, as bits of [`halt`].
+    halted: AtomicU32,
+    /// When it last began anew by itself, and how often around then.
+    restarts: Mutex<(u64, u32)>,
+    /// For each CPU the vCPU that was last loaded there, plus one.
+    last_loaded: [AtomicU8; MAX_CPUS],
     /// When the real-time clock's alarm is due, in seconds of the counter; [`NO_ALARM`]: never.
     alarm: AtomicU32,
     vmid: Vmid,
     /// VTTBR without a VMID.
     root: u64,
     state: Mutex<State>,
+}
+
+/// Why a VM does not run though it is up.
+pub mod halt {
+    /// It is paused.
+    pub const PAUSED: u32 = 1;
+    /// It has used up its time.
+    pub const SPENT: u32 = 2;
+    /// It is to be destroyed, and never starts again.
+    pub const DOOMED: u32 = 4;
+}
+
+/// Times that a VM may begin anew by itself in a minute.
+const RESTARTS: u32 = 5;
+
+/// So many microseconds in ticks of the counter.
+fn ticks(us: u32) -> u64 {
+    u64::from(us) * u64::from(machine::wiring().frequency) / 1_000_000
 }
 
 static VMIDS: Vmids<MAX_CPUS> = Vmids::new();
@@ -290,23 +336,32 @@ impl Vm {
         let links = homes
             .iter()
             .map(|&cpu| Link {
-                cpu,
-                requests: AtomicU32::new(0),
+                mailbox: Mailbox::new(cpu),
                 figures: Mutex::default(),
                 awaited: Mutex::default(),
             })
             .collect();
+        let reservation = config.policy.budget_us.map(|budget| {
+            let period = ticks(config.policy.period_us);
+            Mutex::new(Reservation::new(ticks(budget), period))
+        });
         let prefix = alloc::format!("\x1b[3{}m{}:\x1b[0m ", 1 + id % 6, config.name);
         let writer = console::open(prefix);
         let vmid = Vmid::new(NonZeroU32::MIN.saturating_add(id));
         let root = state.memory.space.vttbr(0);
         let vm = Arc::new(Self {
             id,
-            config,
             writer,
             wires,
             links,
             serves: AtomicBool::new(true),
+            slice: ticks(config.policy.slice_us),
+            config,
+            reservation,
+            up: AtomicBool::new(true),
+            halted: AtomicU32::new(0),
+            restarts: Mutex::default(),
+            last_loaded: Default::default(),
             alarm: AtomicU32::new(NO_ALARM),
             vmid,
             root,
@@ -363,6 +418,19 @@ impl Vm {
         vttbr
     }
 
+    /// Whether CPU number `cpu`, which loads vCPU `index`, had another one of this VM last. Its TLB then
+    /// holds translations that look like this one's: on a machine of its own each has its own tables, and
+    /// may use the same ASIDs for them. What a vCPU invalidates is broadcast, so what it left elsewhere
+    /// does no harm.
+    pub fn takes_turns(&self, cpu: usize, index: usize) -> bool {
+        let own = index as u8 + 1;
+        self.links.len() > 1
+            && self
+                .last_loaded
+                .get(cpu)
+                .is_some_and(|last| last.swap(own, Ordering::Relaxed) != own)
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -395,20 +463,7 @@ impl Vm {
     /// Starts a VM that is held; whether it is one. What has been placed anew its device tree says.
     #[must_use]
     pub fn release(&self) -> bool {
-        let mut state = self.state();
-        if !self.config.hold || state.begun {
-            return false;
-        }
-        match state.memory.load(&self.config) {
-            Ok(start) => state.starts[0] = start,
-            Err(why) => {
-                log::error!("{why}");
-                return false;
-            }
-        }
-        drop(state);
-        self.start();
-        true
+        self.config.hold && !self.state().begun && self.begin("started")
     }
 
     /// Starts the first vCPU.
@@ -447,6 +502,80 @@ impl Vm {
             if state.power.cpu(index) != CpuPower::Off {
                 link.request(request::STOP);
             }
+        }
+    }
+
+    /// Whether its vCPUs may run.
+    #[inline(always)]
+    #[must_use]
+    pub fn runs(&self) -> bool {
+        self.halted.load(Ordering::Relaxed) == 0
+    }
+
+    /// Lets none of its vCPUs run until [`resume`](Self::resume). Time passes for it.
+    pub fn pause(&self) {
+        self.halt(halt::PAUSED);
+    }
+
+    /// Lets them go on.
+    pub fn resume(&self) {
+        self.unhalt(halt::PAUSED);
+    }
+
+    /// Whether it is paused.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.halted.load(Ordering::Relaxed) & halt::PAUSED != 0
+    }
+
+    fn halt(&self, why: u32) {
+        self.halted.fetch_or(why, Ordering::Relaxed);
+        self.ask_all(request::LOOK);
+    }
+
+    fn unhalt(&self, why: u32) {
+        self.halted.fetch_and(!why, Ordering::Relaxed);
+        self.ask_all(request::LOOK);
+    }
+
+    fn ask_all(&self, requests: u32) {
+        for link in &self.links {
+            link.request(requests);
+        }
+    }
+
+    /// How long a vCPU of it may run from `now` on, ticks; `None` where nothing bounds it. Where that is
+    /// nothing, none of them runs before [`again`](Self::again).
+    #[must_use]
+    pub fn grant(&self, now: u64) -> Option<u64> {
+        let left = self.reservation.as_ref()?.lock().left(now);
+        if left == 0 {
+            self.halt(halt::SPENT);
+        }
+        // All its vCPUs may be running.
+        Some(left.div_ceil(self.links.len() as u64))
+    }
+
+    /// Charges what a vCPU of it has run.
+    pub fn charge(&self, since: u64, now: u64) {
+        if let Some(reservation) = &self.reservation {
+            reservation.lock().charge(since, now);
+        }
+    }
+
+    /// When it may run again after it has used up its time, ticks.
+    #[must_use]
+    pub fn again(&self) -> Option<u64> {
+        if self.halted.load(Ordering::Relaxed) & halt::SPENT == 0 {
+            return None;
+        }
+        self.reservation.as_ref()?.lock().again()
+    }
+
+    /// Lets it run again if that time has come.
+    pub fn replenish(&self, now: u64) {
+        if self.again().is_some_and(|again| again <= now) {
+            self.unhalt(halt::SPENT);
         }
     }
 
@@ -581,14 +710,20 @@ impl Vm {
         for wire in &self.wires {
             machine::silence(wire.physical.id);
         }
-        if stop == Stop::Reset {
-            return self.restart();
+        let again = match stop {
+            Stop::Off => false,
+            Stop::Reset => true,
+            Stop::Crash => self.config.policy.on_crash == OnCrash::Restart && self.may_restart(),
+        };
+        self.scrub();
+        if again && !self.is_doomed() && self.begin("reset") {
+            return;
         }
-        {
-            let mut state = self.state();
-            state.memory.ram.scrub();
-            state.forget_input();
-        }
+        self.end();
+    }
+
+    /// It is off.
+    fn end(&self) {
         log::info!(
             "{}: off ({} KiB free)",
             self.name(),
@@ -603,14 +738,71 @@ impl Vm {
         if FOCUS.load(Ordering::Relaxed) == self.id {
             focus_next();
         }
+        self.up.store(false, Ordering::SeqCst);
+        if self.is_doomed() {
+            self.ask_all(request::DROP);
+        }
     }
 
-    fn restart(&self) {
+    /// Starts it after it has been off; whether it was, and could be loaded.
+    pub fn start_again(&self) -> bool {
+        let is = |was, is| {
+            let result = self
+                .up
+                .compare_exchange(was, is, Ordering::SeqCst, Ordering::SeqCst);
+            result.is_ok()
+        };
+        if self.is_doomed() || !is(false, true) {
+            return false;
+        }
+        console::set_named(UP.fetch_add(1, Ordering::AcqRel) > 0);
+        let begun = self.begin("started");
+        if !begun {
+            self.end();
+        }
+        begun
+    }
+
+    /// Ends it for good: its vCPUs are forgotten, and what it had is free once they are.
+    pub fn destroy(&self) {
+        self.halted.fetch_or(halt::DOOMED, Ordering::SeqCst);
+        if self.up.load(Ordering::SeqCst) {
+            self.stop(Stop::Off);
+        } else {
+            self.ask_all(request::DROP);
+        }
+    }
+
+    fn is_doomed(&self) -> bool {
+        self.halted.load(Ordering::SeqCst) & halt::DOOMED != 0
+    }
+
+    /// Whether it has not begun anew too often in the last minute.
+    fn may_restart(&self) -> bool {
+        let now = machine::now();
+        let minute = u64::from(machine::wiring().frequency) * 60;
+        let (since, count) = &mut *self.restarts.lock();
+        if now - *since > minute {
+            (*since, *count) = (now, 0);
+        }
+        *count += 1;
+        if *count > RESTARTS {
+            log::info!("{}: crashed {RESTARTS} times in a minute", self.name());
+        }
+        *count <= RESTARTS
+    }
+
+    fn scrub(&self) {
+        let mut state = self.state();
+        state.memory.ram.scrub();
+        state.forget_input();
+    }
+
+    /// Loads it into memory that is scrubbed, and starts its first vCPU; whether it could be loaded.
+    fn begin(&self, how: &str) -> bool {
         let loaded = {
             let mut state = self.state();
-            state.memory.ram.scrub();
             state.uart = Pl011::new();
-            state.forget_input();
             state.rtc = Pl031::new(0);
             state.gic = interrupt_controller(self.links.len(), &self.wires);
             state
@@ -618,18 +810,19 @@ impl Vm {
                 .load(&self.config)
                 .map(|start| state.starts[0] = start)
         };
-        match loaded {
-            Ok(()) => {
-                self.serves.store(true, Ordering::Release);
-                log::info!(
-                    "{}: reset ({} KiB free)",
-                    self.name(),
-                    mem::free_bytes() / 1024
-                );
-                self.start();
-            }
-            Err(why) => log::error!("{why}"),
+        if let Err(why) = loaded {
+            log::error!("{why}");
+            return false;
         }
+        self.serves.store(true, Ordering::Release);
+        log::info!(
+            "{}: {how} ({} KiB free)",
+            self.name(),
+            mem::free_bytes() / 1024
+        );
+        self.halted.fetch_and(!halt::PAUSED, Ordering::Relaxed);
+        self.start();
+        true
     }
 
     /// Writes a byte to the VM's console; `false` where the vCPU had better pause.

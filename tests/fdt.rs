@@ -4,9 +4,10 @@ mod fdt_dts;
 
 use armillary::addr::Pa;
 use armillary::fdt::{
-    Board, Conduit, ConfigError, CpuStart, Interrupt, Range, Taken, Tree, UartKind, VmConfig,
-    check, vms,
+    Board, Conduit, ConfigError, CpuStart, Interrupt, Range, Served, Taken, Tree, UartKind,
+    VmConfig, check, vms,
 };
+use armillary::region::Answer;
 use fdt_dts::{HOST, compile};
 
 /// A board with as little as there can be.
@@ -449,7 +450,12 @@ fn each_wrong_description_gets_its_own_message_and_the_other_vm_starts() {
         ("cpus = <2>", "cpus = <0>", "/chosen/domU1: cpus is 0; give 1 to 8 vCPUs in one cell".into()),
         ("cpus = <2>", "cpus = <9>", "/chosen/domU1: cpus is 9; give 1 to 8 vCPUs in one cell".into()),
         ("cpus = <2>", "cpus", "/chosen/domU1: cpus is not one cell; give 1 to 8 vCPUs in one cell".into()),
-        ("vpl011;", "armillary,colour = <1>;", "/chosen/domU1: a property is armillary,colour, which is unknown; use one of armillary,control, armillary,device-addr, armillary,hold, armillary,name, armillary,unassigned".into()),
+        ("vpl011;", "armillary,priority = <256>;", "/chosen/domU1: armillary,priority is 256; give 0 to 255 in one cell".into()),
+        ("vpl011;", "armillary,budget-us = <3000>; armillary,period-us = <1000>;", "/chosen/domU1: armillary,budget-us is 3000, more than the VM's vCPUs can use in a period of 1000 us; give less, or a longer armillary,period-us".into()),
+        ("vpl011;", "armillary,cpus = <0 9>;", "/chosen/domU1: armillary,cpus is 9, which no CPU has; give the numbers of CPUs, 0 to 7, a cell each".into()),
+        ("vpl011;", "armillary,cpus;", "/chosen/domU1: armillary,cpus is empty; give the numbers of CPUs, 0 to 7, a cell each".into()),
+        ("vpl011;", "armillary,on-crash = \"again\";", "/chosen/domU1: armillary,on-crash is again; give \"stop\", \"restart\" or \"dump\"".into()),
+        ("vpl011;", "armillary,colour = <1>;", "/chosen/domU1: a property is armillary,colour, which is unknown; use one of armillary,control, armillary,device-addr, armillary,hold, armillary,name, armillary,unassigned, armillary,priority, armillary,slice-us, armillary,budget-us, armillary,period-us, armillary,cpus, armillary,on-crash".into()),
         ("vpl011;", "armillary,name;", "/chosen/domU1: armillary,name is not a name; give 1 to 31 characters".into()),
         ("armillary,name = \"boot\"", "armillary,name = \"domU1\"", "/chosen/domU2: the name is domU1, the name of /chosen/domU1 too; give each VM a name of its own".into()),
         (kernel, "compatible = \"multiboot,xsm\", \"multiboot,module\"", format!("/chosen/domU1/module@50000000: compatible is multiboot,xsm, multiboot,module, which names no kind of module; {modules}")),
@@ -488,7 +494,7 @@ fn the_vm_under_chosen_can_say_more() {
         bad.first().map(ToString::to_string).map_or(Ok(good), Err)
     };
     let good =
-        vm("armillary,cpus = <4>; armillary,memory = <0x10000>; armillary,name = \"a\";").unwrap();
+        vm("armillary,vcpus = <4>; armillary,memory = <0x10000>; armillary,name = \"a\";").unwrap();
     assert_eq!(
         (good[0].name.as_str(), good[0].cpus, good[0].memory),
         ("a", 4, Some(64 << 20))
@@ -497,7 +503,7 @@ fn the_vm_under_chosen_can_say_more() {
     assert_eq!(
         vm("armillary,ram = <1>;").unwrap_err(),
         "/chosen: a property is armillary,ram, which is unknown; use one of armillary,control, armillary,device-addr, armillary,hold, armillary,name, armillary,unassigned, \
-         armillary,bootargs, armillary,cpus, armillary,memory"
+         armillary,priority, armillary,slice-us, armillary,budget-us, armillary,period-us, armillary,cpus, armillary,on-crash, armillary,bootargs, armillary,memory, armillary,vcpus"
     );
 }
 
@@ -515,4 +521,193 @@ fn what_only_the_loader_finds_is_said_in_the_same_way() {
         VmConfig::bad_module("the kernel", kernel, &error.found, error.fix).to_string(),
         "/chosen/domU1/module@50000000: the kernel is a script; give a 32-bit little-endian Arm kernel"
     );
+}
+
+/// A UART that the other VM emulates.
+const UART: &str = r#"vpl011; uart@9100000 {
+    compatible = "armillary,region", "arm,pl011", "arm,primecell"; reg = <0x9100000 0x1000>; interrupts = <0 8 4>;
+    armillary,backend = "boot"; armillary,timeout-us = <500>; armillary,posted; clock-names = "uartclk"; };"#;
+
+#[test]
+fn a_region_is_read_and_its_backend_gets_a_ring() {
+    let (good, bad) = two("vpl011;", UART);
+    assert_eq!(bad, []);
+    let region = &good[0].regions[0];
+    assert_eq!(region.ranges, [range(0x0910_0000, 0x1000)]);
+    assert_eq!([region.read, region.write], [Answer::Forward(0); 2]);
+    assert_eq!(
+        (
+            region.timeout_us,
+            region.posted,
+            region.interrupt,
+            region.ring
+        ),
+        (500, true, Some(40), Some(0))
+    );
+    let served = Served {
+        region: "domU1/uart@9100000".into(),
+        size: 0x1000,
+    };
+    assert_eq!(good[1].serves, [served]);
+    // The guest's tree has it without what is not the guest's.
+    let kept: Vec<&str> = region
+        .properties
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .collect();
+    assert_eq!(kept, ["compatible", "reg", "interrupts", "clock-names"]);
+    assert_eq!(region.properties[0].1, b"arm,pl011\0arm,primecell\0");
+    assert_eq!(
+        region.properties[1].1[4..],
+        [9, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0x10, 0]
+    );
+}
+
+#[test]
+fn a_region_answers_as_its_properties_say() {
+    let answers = |properties: &str| {
+        let node = format!(
+            "vpl011; r {{ compatible = \"armillary,region\"; reg = <0x10 4 0x20 4>; {properties} }};"
+        );
+        let (good, bad) = two("vpl011;", &node);
+        assert_eq!(bad, [], "{properties}");
+        let region = &good[0].regions[0];
+        assert!(region.properties.is_empty() && region.ranges.len() == 2);
+        [region.read, region.write]
+    };
+    let image = "armillary,image = <0 0x5a000000 0 0x100>;";
+    assert_eq!(answers(""), [Answer::Zero; 2]);
+    assert_eq!(answers(image), [Answer::Memory, Answer::Zero]);
+    assert_eq!(
+        answers(&format!("{image} armillary,write = \"abort\";")),
+        [Answer::Memory, Answer::Abort]
+    );
+    assert_eq!(
+        answers("armillary,read = \"abort\";"),
+        [Answer::Abort, Answer::Zero]
+    );
+}
+
+#[test]
+fn a_region_that_is_described_wrongly_is_refused() {
+    let one_range = "0x9100000 0x1000";
+    for (from, to, part) in [
+        (
+            "timeout-us = <500>",
+            "timeout-us = <0>",
+            "uart@9100000: a property is armillary,timeout-us, unknown or of a value",
+        ),
+        (
+            "armillary,posted",
+            "armillary,post",
+            "uart@9100000: a property is armillary,post, unknown or of a value",
+        ),
+        (
+            "<0 8 4>",
+            "<1 8 4>",
+            "uart@9100000: a property is interrupts, unknown",
+        ),
+        (
+            "<0 8 4>",
+            "<0 1 4>",
+            "uart@9100000: a property is interrupts, unknown",
+        ),
+        (
+            "<0 8 4>",
+            "<0 256 4>",
+            "uart@9100000: a property is interrupts, unknown",
+        ),
+        (
+            "armillary,posted",
+            "armillary,write = \"memory\"",
+            "uart@9100000: a property is armillary,write, unknown",
+        ),
+        (
+            "armillary,backend = \"boot\"",
+            "armillary,read = \"forward\"",
+            "uart@9100000: armillary,backend is not what armillary,read",
+        ),
+        (
+            one_range,
+            "0x9100000 0x1000 0x9200000 0x1000",
+            "uart@9100000: reg is not one range",
+        ),
+        (
+            one_range,
+            "0x9100000 0",
+            "uart@9100000: reg is empty or beyond 4 GiB",
+        ),
+        (
+            one_range,
+            "0xfffff000 0x1001",
+            "uart@9100000: reg is empty or beyond 4 GiB",
+        ),
+        (
+            "armillary,posted",
+            "armillary,read = \"memory\"",
+            "uart@9100000: armillary,image is not what armillary,read says",
+        ),
+        (
+            "armillary,posted",
+            "armillary,image = <0 0 0 0x100>",
+            "uart@9100000: reg is 0x0..0x100, which is not all RAM",
+        ),
+    ] {
+        let (good, bad) = two("vpl011;", &UART.replace(from, to));
+        let [bad] = bad.as_slice() else {
+            panic!("{to} is not refused once: {bad:?}");
+        };
+        assert!(bad.to_string().contains(part), "{bad}");
+        assert_eq!(good.len(), 1, "the other VM starts");
+    }
+}
+
+#[test]
+fn places_and_policies_are_read_or_refused() {
+    let (good, bad) = two(
+        "vpl011;",
+        "armillary,unassigned = \"zero\"; armillary,hold; armillary,device-addr = <1 0 0xd000000 0x10000 0 0xe000000>;",
+    );
+    assert_eq!(bad, []);
+    assert!(good[0].unassigned_zero && good[0].hold && !good[1].hold);
+    assert_eq!(
+        (good[0].places.gicc, good[0].places.uart),
+        (0x0d00_0000, 0x0e00_0000)
+    );
+    for (property, part) in [
+        (
+            "armillary,unassigned = \"maybe\"",
+            "armillary,unassigned is maybe; give \"abort\" or \"zero\"",
+        ),
+        (
+            "armillary,device-addr = <0 0>",
+            "armillary,device-addr is of another length than its cells",
+        ),
+        (
+            "armillary,device-addr = <0x90000 0 0>",
+            "0x90000 0x0, which is of a device that there is not",
+        ),
+        (
+            "armillary,device-addr = <2 0 0>",
+            "0x2 0x0, which is of an address that the device has not",
+        ),
+        (
+            "armillary,device-addr = <0 1 0>",
+            "0x0 0x100000000, which is outside of the guest's addresses",
+        ),
+        (
+            "armillary,device-addr = <0 0 0x10>",
+            "0x0 0x10, which is not where a page begins",
+        ),
+        (
+            "armillary,device-addr = <0 0 0 0 0 0>",
+            "0x0 0x0, which is given twice",
+        ),
+    ] {
+        let (_, bad) = two("vpl011;", &format!("{property};"));
+        assert!(
+            bad.len() == 1 && bad[0].to_string().contains(part),
+            "{property}: {bad:?}"
+        );
+    }
 }

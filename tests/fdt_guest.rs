@@ -3,7 +3,8 @@
 mod fdt_dts;
 
 use armillary::addr::Pa;
-use armillary::fdt::{Guest, Range, Tree, check};
+use armillary::bus::Places;
+use armillary::fdt::{Guest, Range, RegionConfig, Served, Tree, check};
 use dtoolkit::model::{DeviceTree, DeviceTreeNode};
 use dtoolkit::{Node, Property};
 
@@ -211,4 +212,64 @@ fn a_tree_of_the_users_own_keeps_its_words_and_cell_sizes() {
     assert_eq!(chosen.property("bootargs").unwrap().value(), b"own\0");
     assert!(chosen.property("linux,initrd-start").is_none());
     assert!(tree("").root.child("chosen").is_some());
+}
+
+#[test]
+fn it_says_where_devices_are_and_what_the_description_adds() {
+    let mut places = Places::QEMU;
+    for (id, address) in [
+        (0, 0x0d00_0000),
+        (1, 0x0d01_0000),
+        (1 << 16, 0x0e00_0000),
+        (2 << 16, 0x0e01_0000),
+    ] {
+        places.set(id, address).unwrap();
+    }
+    let region = RegionConfig {
+        name: "uart@9100000".into(),
+        properties: vec![("compatible".into(), b"arm,pl011\0".to_vec())],
+        ..RegionConfig::default()
+    };
+    let silent = RegionConfig {
+        name: "rom@9200000".into(),
+        ..RegionConfig::default()
+    };
+    let served = Served {
+        region: "other/uart@1".into(),
+        size: 0x1000,
+    };
+    let dtb = Guest {
+        places,
+        regions: &[region, silent],
+        serves: &[served.clone(), served],
+        ..GUEST
+    }
+    .tree();
+    let mut copy = Vec::new();
+    let checked = check(&dtb, &mut copy).unwrap();
+    let tree = Tree::of(&checked);
+    let reg = |path| tree.reg(tree.find(path).unwrap()).unwrap();
+    assert_eq!(reg("/intc")[0].start, Pa(0x0d00_0000));
+    assert_eq!(
+        (reg("/intc")[1].start, reg("/intc")[1].size),
+        (Pa(0x0d01_0000), 0x2000)
+    );
+    assert_eq!(reg("/pl011@e000000")[0].start, Pa(0x0e00_0000));
+    assert_eq!(reg("/pl031@e010000")[0].start, Pa(0x0e01_0000));
+    let chosen = tree.find("/chosen").unwrap();
+    assert_eq!(
+        tree.property(chosen, "stdout-path"),
+        Some(&b"/pl011@e000000\0"[..])
+    );
+    assert!(tree.find("/uart@9100000").is_some() && tree.find("/rom@9200000").is_none());
+    let ring = tree.find("/device-model@b001000").unwrap();
+    assert_eq!(reg("/device-model@b001000")[0].start, Pa(0x0b00_1000));
+    assert_eq!(
+        tree.property(ring, "armillary,ring"),
+        Some(&[0, 0, 0, 1][..])
+    );
+    assert_eq!(
+        tree.property(ring, "armillary,region"),
+        Some(&b"other/uart@1\0"[..])
+    );
 }

@@ -434,6 +434,12 @@ const CASES: &[Case] = &[
         ..GUESTS
     },
     Case {
+        name: "guests::tables_of_two_vcpus_on_one_cpu",
+        vms: &["kernel=guest:tables,memory=64M,cpus=2"],
+        icount: false,
+        ..GUESTS
+    },
+    Case {
         name: "guests::console_of_one_vcpu",
         vms: &["kernel=guest:console,memory=64M"],
         ..GUESTS

@@ -731,6 +731,11 @@ pub fn flush_all_vmids() {
     note(Event::FlushAll);
 }
 
+/// Forgets this CPU's translations of the VMID that is loaded.
+pub fn flush_own_vmid() {
+    note(Event::FlushOwnVmid);
+}
+
 /// Forgets every CPU's instructions.
 pub fn forget_instructions() {
     note(Event::ForgetInstructions);
@@ -1094,6 +1099,7 @@ pub mod test {
         Kick(usize),
         Wait,
         FlushAll,
+        FlushOwnVmid,
         FlushVmid(u64),
         ForgetInstructions,
         ForgetBranches,

@@ -51,6 +51,15 @@ pub fn flush_vmid(vttbr: u64) {
     isb();
 }
 
+/// Forgets this CPU's translations of the VMID that is loaded.
+pub fn flush_own_vmid() {
+    dsb();
+    // SAFETY: as above.
+    unsafe { sysreg::TLBIALL::write(0) };
+    dsb();
+    isb();
+}
+
 /// Forgets every guest's translations and instructions, on all CPUs: VMIDs begin anew.
 pub fn flush_all_vmids() {
     dsb();

@@ -79,7 +79,7 @@ fn call(vcpu: &mut Vcpu) -> Next {
 
 #[inline(never)]
 fn other(vcpu: &mut Vcpu) -> Next {
-    let [function, a, b, c] = [0, 1, 2, 3].map(|n| vcpu.context.regs().r[n]);
+    let [function, a, b, c, ..] = vcpu.context.regs().r;
     let results = match function {
         own::FEATURES => [FEATURES, a, b, c],
         own::YIELD => {

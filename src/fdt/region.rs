@@ -57,89 +57,86 @@ pub struct Served {
     pub size: u32,
 }
 
+/// The properties that a region may have of Armillary's, and one more.
+const NAMES: [&str; 7] = [
+    "armillary,backend",
+    "armillary,image",
+    "armillary,posted",
+    "armillary,read",
+    "armillary,timeout-us",
+    "armillary,write",
+    "interrupts",
+];
+
 /// Reads the node of a region.
 pub(super) fn read(tree: &Tree<'_, '_>, id: Id) -> Result<RegionConfig, ConfigError> {
     let mut region = RegionConfig {
         node: tree.path(id),
         name: tree.name(id).into(),
         ranges: tree.reg_off_bus(id)?,
-        timeout_us: TIMEOUT_US,
         ..RegionConfig::default()
     };
-    let (mut read, mut write) = (None, None);
+    let [backend, image, posted, read, timeout, write, interrupt] =
+        NAMES.map(|name| tree.property(id, name));
+    region.posted = posted.is_some();
+    region.backend = backend.and_then(string).map(Into::into);
+    region.image = image.and_then(|value| module(&region.node, value));
+    region.timeout_us = timeout.map_or(Some(TIMEOUT_US), cell).unwrap_or(0);
+    region.interrupt = interrupt.and_then(interrupt_number);
+    let forwarded = match backend {
+        Some(_) => Answer::Forward(0),
+        None => Answer::Zero,
+    };
+    let loaded = match image {
+        Some(_) => Answer::Memory,
+        None => forwarded,
+    };
+    let read = read.map_or(Some(loaded), answer);
+    let write = write.map_or(Some(forwarded), answer);
+    region.read = read.unwrap_or_default();
+    region.write = write.unwrap_or_default();
+    let good = [
+        region.backend.is_some() || backend.is_none(),
+        region.image.is_some() || image.is_none(),
+        true,
+        read.is_some(),
+        region.timeout_us.wrapping_sub(1) < 60_000_000,
+        !matches!(write, None | Some(Answer::Memory)),
+        region.interrupt.is_some() || interrupt.is_none(),
+    ];
     let mut has_driver = false;
     for property in tree.properties(id) {
-        let value = property.value;
-        let good = match property.name {
-            "armillary,posted" => {
-                region.posted = true;
-                true
-            }
-            "armillary,backend" => {
-                region.backend = string(value).map(Into::into);
-                region.backend.is_some()
-            }
-            "armillary,timeout-us" => {
-                region.timeout_us = cell(value).unwrap_or(0);
-                (1..=60_000_000).contains(&region.timeout_us)
-            }
-            "armillary,read" => {
-                read = string(value).and_then(answer);
-                read.is_some()
-            }
-            "armillary,write" => {
-                write = string(value).and_then(answer);
-                !matches!(write, None | Some(Answer::Memory))
-            }
-            "armillary,image" => {
-                region.image = image(&region.node, value);
-                region.image.is_some()
-            }
-            "interrupts" => {
-                region.interrupt = interrupt_number(value);
-                region.interrupt.is_some()
-            }
-            name => !name.starts_with("armillary,"),
-        };
-        let mut kept = Vec::new();
-        match property.name {
+        let name = property.name;
+        let known = NAMES.iter().position(|&known| known == name);
+        if !known.map_or(!name.starts_with("armillary,"), |known| good[known]) {
+            let shown = format!("{name}, unknown or of a value that can't be");
+            return Err(ConfigError::new(
+                &region.node,
+                "a property",
+                shown,
+                "see the README's table of them",
+            ));
+        }
+        let value = match name {
             // It is Armillary's up to here.
-            "compatible" => {
-                kept.extend_from_slice(value.strip_prefix(b"armillary,region\0").unwrap_or(value))
+            "compatible" => property
+                .value
+                .strip_prefix(b"armillary,region\0")
+                .unwrap_or(property.value),
+            "reg" => &[],
+            _ if name.starts_with("armillary,") => continue,
+            _ => property.value,
+        };
+        let mut value = Vec::from(value);
+        has_driver |= name == "compatible" && !value.is_empty();
+        if name == "reg" {
+            for range in &region.ranges {
+                value.extend_from_slice(&range.start.0.to_be_bytes());
+                value.extend_from_slice(&range.size.to_be_bytes());
             }
-            "reg" => {
-                for range in &region.ranges {
-                    kept.extend_from_slice(&range.start.0.to_be_bytes());
-                    kept.extend_from_slice(&range.size.to_be_bytes());
-                }
-            }
-            _ => kept.extend_from_slice(value),
         }
-        if !property.name.starts_with("armillary,") {
-            has_driver |= property.name == "compatible" && !kept.is_empty();
-            region.properties.push((property.name.into(), kept));
-        }
-        if !good {
-            let shown = format!("{}, unknown or of a value that can't be", property.name);
-            let fix = "use armillary,backend = \"VM\", armillary,image = <address size>, armillary,posted, \
-                       armillary,read = \"memory\", \"zero\", \"abort\" or \"forward\", armillary,timeout-us = <1 to \
-                       60000000>, armillary,write = \"zero\", \"abort\" or \"forward\", interrupts = <0 3 4>: 3 to 255, \
-                       4 or 1";
-            return Err(ConfigError::new(&region.node, "a property", shown, fix));
-        }
+        region.properties.push((name.into(), value));
     }
-    let store = if region.backend.is_some() {
-        Answer::Forward(0)
-    } else {
-        Answer::Zero
-    };
-    let load = if region.image.is_some() {
-        Answer::Memory
-    } else {
-        store
-    };
-    region.read = read.unwrap_or(load);
-    region.write = write.unwrap_or(store);
     if !has_driver {
         region.properties.clear();
     }
@@ -148,7 +145,7 @@ pub(super) fn read(tree: &Tree<'_, '_>, id: Id) -> Result<RegionConfig, ConfigEr
 }
 
 /// The module whose address and size are of two cells each.
-fn image(node: &str, mut value: &[u8]) -> Option<Module> {
+fn module(node: &str, mut value: &[u8]) -> Option<Module> {
     let start = Pa(number(&mut value, 2)?);
     let size = number(&mut value, 2).filter(|&size| size != 0)?;
     Some(Module {
@@ -158,8 +155,8 @@ fn image(node: &str, mut value: &[u8]) -> Option<Module> {
     })
 }
 
-fn answer(word: &str) -> Option<Answer> {
-    Some(match word {
+fn answer(value: &[u8]) -> Option<Answer> {
+    Some(match string(value)? {
         "memory" => Answer::Memory,
         "zero" => Answer::Zero,
         "abort" => Answer::Abort,

@@ -2,7 +2,7 @@
 //!
 //! (a) What QEMU's `-device guest-loader` writes: modules under `/chosen`, one VM called "guest". Its memory is
 //! for the loader to choose and it has one vCPU, as QEMU gives a machine that says no more; `armillary,memory`
-//! (KiB) and `armillary,cpus` in `/chosen` say otherwise.
+//! (KiB) and `armillary,vcpus` in `/chosen` say otherwise.
 //!
 //! (b) Xen's dom0less nodes under `/chosen`, compatible with "xen,domain": as many VMs as there are nodes.
 //!
@@ -13,6 +13,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use super::policy::{self, Policy};
 use super::region::{self, RegionConfig, Served};
 use super::tree::{cell, number, string, whole};
 use super::{Board, ConfigError, Id, Range, Tree};
@@ -48,6 +49,8 @@ pub struct VmConfig {
     pub vpl011: bool,
     /// Whether it may manage the other VMs (`armillary,control`).
     pub control: bool,
+    /// When and where it runs.
+    pub policy: Policy,
     /// Its kernel: this or `firmware` is there.
     pub kernel: Option<Module>,
     /// What runs from address 0 instead of a kernel.
@@ -164,7 +167,7 @@ fn direct_vm(tree: &Tree<'_, '_>, chosen: Id) -> Result<VmConfig, ConfigError> {
     for property in tree.properties(chosen) {
         match property.name {
             "armillary,bootargs" => {}
-            "armillary,cpus" => vm.cpus = cpus(&vm.node, "armillary,cpus", property.value)?,
+            "armillary,vcpus" => vm.cpus = cpus(&vm.node, "armillary,vcpus", property.value)?,
             "armillary,memory" => {
                 vm.memory = Some(memory(&vm.node, "armillary,memory", property.value)?);
             }
@@ -172,7 +175,7 @@ fn direct_vm(tree: &Tree<'_, '_>, chosen: Id) -> Result<VmConfig, ConfigError> {
                 &mut vm,
                 name,
                 property.value,
-                ", armillary,bootargs, armillary,cpus, armillary,memory",
+                ", armillary,bootargs, armillary,memory, armillary,vcpus",
             )?,
         }
     }
@@ -218,23 +221,25 @@ fn own_property(
     value: &[u8],
     more: &str,
 ) -> Result<(), ConfigError> {
+    if vm.policy.read(&vm.node, name, value)? {
+        return Ok(());
+    }
     match name {
         "armillary,control" => vm.control = true,
         "armillary,hold" => vm.hold = true,
-        "armillary,unassigned" => {
-            vm.unassigned_zero = match string(value) {
-                Some("zero") => true,
-                Some("abort") => false,
-                other => {
-                    return Err(ConfigError::new(
-                        &vm.node,
-                        "armillary,unassigned",
-                        other.unwrap_or("not a word"),
-                        "give \"abort\" or \"zero\"",
-                    ));
-                }
+        "armillary,unassigned" => match string(value).unwrap_or_default() {
+            "zero" => vm.unassigned_zero = true,
+            "abort" => {}
+            other => {
+                let fix = "give \"abort\" or \"zero\"";
+                return Err(ConfigError::new(
+                    &vm.node,
+                    "armillary,unassigned",
+                    other,
+                    fix,
+                ));
             }
-        }
+        },
         "armillary,device-addr" => device_addresses(vm, value)?,
         "armillary,name" => {
             let given = string(value).filter(|name| !name.is_empty() && name.len() < 32);
@@ -252,7 +257,8 @@ fn own_property(
         _ if name.starts_with("armillary,") => {
             let fix = format!(
                 "use one of armillary,control, armillary,device-addr, armillary,hold, armillary,name, \
-                 armillary,unassigned{more}"
+                 armillary,unassigned, {}{more}",
+                policy::NAMES
             );
             return Err(ConfigError::new(
                 &vm.node,
@@ -410,6 +416,7 @@ fn shown_strings(tree: &Tree<'_, '_>, id: Id) -> String {
 
 /// Sees to it that the VM has something to run, and one thing only.
 fn complete(vm: VmConfig) -> Result<VmConfig, ConfigError> {
+    vm.policy.check(&vm.node, vm.cpus)?;
     let fix = "give one module compatible with multiboot,kernel or armillary,firmware";
     match (&vm.kernel, &vm.firmware) {
         (None, None) => Err(ConfigError::new(vm.node, "the kernel", "absent", fix)),

@@ -15,7 +15,7 @@ pub(crate) const MIB: u64 = 1 << 20;
 pub(crate) const RAM: Pa = Pa(0x8000_0000);
 /// Counter ticks per second, and in a slice.
 pub(crate) const FREQUENCY: u32 = 1 << 20;
-pub(crate) const SLICE: u64 = FREQUENCY as u64 * 2 / 256;
+pub(crate) const SLICE: u64 = 62_500;
 /// Where the boot loader has put the kernel.
 const KERNEL: Range = Range {
     start: Pa(0x7000_0000),

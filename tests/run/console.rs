@@ -152,13 +152,17 @@ pub(crate) fn vcpus_are_shown_with_what_they_have_done() {
     for _ in 0..3 {
         board.run(|guest| hvc(guest, 0x8600_0001));
     }
-    test::advance(HZ / 2);
-    typed(&mut board, b"\x01i");
+    test::type_in(b"\x01i");
+    board.run_if(|guest| {
+        test::advance(HZ / 2);
+        test::interrupt(0, CONSOLE);
+        hvc(guest, 0x8600_0001)
+    });
     board.soon();
     let lines = log_lines();
     assert_eq!(lines[0], "[INFO] *0 guest: 4 MiB");
     assert!(lines[1].contains("vCPU 0 on CPU 0: runs, 0.5"), "{lines:?}");
-    assert!(lines[1].contains(" HVC 3"), "{lines:?}");
+    assert!(lines[1].contains(" HVC 4"), "{lines:?}");
     assert_eq!(lines.len(), 2);
 }
 

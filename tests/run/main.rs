@@ -109,6 +109,8 @@ const TESTS: &[Test] = tests! {
         vfp_moves_at_the_first_use_after_a_switch
         a_vcpu_without_vfp_moves_none
         registers_come_back_after_another_vcpu_ran
+        vms_that_take_turns_keep_their_translations
+        vcpus_that_take_turns_find_no_translations_of_each_other
         vcpus_of_one_vm_on_two_cpus_stop_together;
     console:
         what_is_typed_goes_to_one_vm_until_another_is_selected

@@ -285,6 +285,33 @@ pub(crate) fn registers_come_back_after_another_vcpu_ran() {
     assert_eq!(seen, [0x1111_1111, 0x2222_2222]);
 }
 
+/// How often four turns load a vCPU, and forget the translations of its VM.
+fn loads_and_flushes(board: &mut Board) -> (usize, usize) {
+    test::events();
+    for _ in 0..4 {
+        test::push(|guest| hvc(guest, YIELD));
+    }
+    while test::steps_left() > 0 {
+        board.step(0);
+    }
+    let events = test::events();
+    let loads = count(&events, |event| matches!(event, Event::Load { .. }));
+    (loads, count(&events, |event| *event == Event::FlushOwnVmid))
+}
+
+pub(crate) fn vms_that_take_turns_keep_their_translations() {
+    assert_eq!(loads_and_flushes(&mut two()), (4, 0));
+}
+
+pub(crate) fn vcpus_that_take_turns_find_no_translations_of_each_other() {
+    power_on(64 * MIB);
+    let mut board = Board::of(1);
+    let vm = board.add(config("guest", 4 * MIB), &[0, 0]);
+    vm.start_vcpu(1, Start::default());
+    board.settle();
+    assert_eq!(loads_and_flushes(&mut board), (4, 4));
+}
+
 pub(crate) fn vcpus_of_one_vm_on_two_cpus_stop_together() {
     power_on(64 * MIB);
     let mut board = Board::of(2);
