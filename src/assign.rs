@@ -28,6 +28,9 @@ impl Assigned {
         let mut spares = SPARES.lock();
         let given = Self(fdt::passed(tree, module, &spares, config.direct_map)?);
         given.set_owner(&mut spares, Some(&config.node));
+        for wire in given.wires() {
+            machine::trigger(wire.physical.id, wire.physical.edge);
+        }
         Ok(given)
     }
 

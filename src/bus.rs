@@ -29,7 +29,7 @@ impl Device {
     pub const UART: u32 = Self::Uart as u32;
 
     /// The device of a slot, its number. A slot that none has would be flash.
-    #[inline(never)]
+    #[inline]
     #[must_use]
     pub const fn of_slot(slot: u32) -> Self {
         const RTC: u32 = Device::Rtc as u32;

@@ -1,6 +1,6 @@
 //! Accesses that another VM makes: the hypervisor's part between a VM and its device model.
 //!
-//! A vCPU puts its request into the model's [`ring`], then waits, and its CPU is free for others: the
+//! A vCPU puts its request into the model's [ring](crate::ring), then waits, and its CPU is free for others: the
 //! model may live there. The model's answer is a hypercall, which leaves it in the vCPU's
 //! [`Link`](crate::vm::Link) and kicks its CPU. Each VM's lock is taken by itself. Answers are told by
 //! the request's tag, so that one that comes late, again or for nobody changes nothing; a vCPU
@@ -112,12 +112,13 @@ pub fn answer(model: &Vm, ring: u32, tag: u32, value: Option<u32>) -> bool {
 /// `model` sets the line of its device of ring `ring`; whether that has one.
 #[must_use]
 pub fn set_line(model: &Vm, ring: u32, level: bool) -> bool {
-    let found = model.state().clients.get(ring as usize).cloned();
-    let Some((Some(client), interrupt @ Some(_))) =
-        found.map(|found| (found.vm.upgrade(), found.interrupt))
-    else {
-        return false;
+    let (client, interrupt) = match model.state().clients.get(ring as usize) {
+        Some(client) => (client.vm.upgrade(), client.interrupt),
+        None => (None, None),
     };
-    client.set_line(interrupt, level);
-    true
+    if let (Some(client), true) = (client, interrupt.is_some()) {
+        client.set_line(interrupt, level);
+        return true;
+    }
+    false
 }

@@ -258,11 +258,12 @@ impl Memory {
         for number in 0..rings as u64 {
             let at = Ipa(u64::from(RINGS) + number * PAGE);
             self.ram.clear(at, PAGE)?;
-            let mut words = self.ram.words(at)?;
-            for (nth, word) in (0..).zip(ring::HEADER) {
-                words.store(4 * nth, word);
+            {
+                let mut words = self.ram.words(at)?;
+                for (nth, word) in (0..).zip(ring::HEADER) {
+                    words.store(4 * nth, word);
+                }
             }
-            drop(words);
             self.ram.clean(at, PAGE);
         }
         Ok(())
@@ -333,22 +334,26 @@ impl Memory {
 
     /// What regions hold, and the rings.
     fn load_regions(&mut self, config: &VmConfig) -> Result<(), ImageError> {
-        let described = config.regions.iter();
-        let with_image = described.filter_map(|region| Some((region, region.image.as_ref()?)));
-        // Several may share a page.
-        for range in with_image.clone().flat_map(|(region, _)| &region.ranges) {
-            let start = Ipa(range.start.0).align_down(PAGE);
-            let size = (range.end().0 - start.0).next_multiple_of(PAGE);
-            self.ram.clear(start, size).map_err(outside)?;
-            self.ram.clean(start, size);
-        }
-        for (region, module) in with_image {
-            let source = mem::module(module.range);
-            let mut offset = 0;
-            for range in &region.ranges {
-                let size = range.size.min(source.size().saturating_sub(offset));
-                self.put_module(Ipa(range.start.0), &source, offset, size)?;
-                offset += size;
+        // Several may share a page, so that all are cleared before the first is filled.
+        for filling in [false, true] {
+            for region in &config.regions {
+                let Some(module) = &region.image else {
+                    continue;
+                };
+                let source = mem::module(module.range);
+                let mut offset = 0;
+                for range in &region.ranges {
+                    if filling {
+                        let size = range.size.min(source.size().saturating_sub(offset));
+                        self.put_module(Ipa(range.start.0), &source, offset, size)?;
+                        offset += size;
+                    } else {
+                        let start = Ipa(range.start.0).align_down(PAGE);
+                        let size = (range.end().0 - start.0).next_multiple_of(PAGE);
+                        self.ram.clear(start, size).map_err(outside)?;
+                        self.ram.clean(start, size);
+                    }
+                }
             }
         }
         self.begin_rings(config.serves.len()).map_err(outside)
@@ -602,31 +607,35 @@ fn regions(
         ));
     }
     let mut map = Map::default();
-    let device = |device: Device| Answer::Device(device as u32);
-    let own = [
-        (base, size, Answer::Memory),
-        (
-            rom as u32,
-            u64::from(FLASH).saturating_sub(rom),
-            device(Device::Flash),
-        ),
-        (places.gicd, PAGE, device(Device::Gicd)),
-        (places.gicc, 2 * PAGE, Answer::Memory),
-        (places.uart, PAGE, device(Device::Uart)),
-        // A real clock takes its place.
-        (
-            places.rtc,
-            if assigned.is_at(places.rtc.into()) {
-                0
-            } else {
-                PAGE
-            },
-            device(Device::Rtc),
-        ),
-        (RINGS, config.serves.len() as u64 * PAGE, Answer::Memory),
+    let bases = [
+        base,
+        rom as u32,
+        places.gicd,
+        places.gicc,
+        places.uart,
+        places.rtc,
+        RINGS,
     ];
-    for (owner, (base, size, answer)) in (0..).zip(own) {
-        add(&mut map, config, owner, (base.into(), size), [answer; 2])?;
+    let flash = FLASH.saturating_sub(rom as u32);
+    let rings = config.serves.len() as u32 * PAGE as u32;
+    // A real clock takes the place of the emulated one.
+    let rtc = 0x1000 * u32::from(!assigned.is_at(places.rtc.into()));
+    let sizes = [size as u32, flash, 0x1000, 0x2000, 0x1000, rtc, rings];
+    for (owner, (base, size)) in (0..).zip(bases.into_iter().zip(sizes)) {
+        let answer = match owner {
+            1 => Answer::Device(Device::Flash as u32),
+            2 => Answer::Device(Device::GICD),
+            4 => Answer::Device(Device::UART),
+            5 => Answer::Device(Device::Rtc as u32),
+            _ => Answer::Memory,
+        };
+        add(
+            &mut map,
+            config,
+            owner,
+            (base.into(), size.into()),
+            [answer; 2],
+        )?;
     }
     add(
         &mut map,

@@ -129,10 +129,16 @@ pub fn set_active(id: u32, on: bool) {
     }
 }
 
-/// Lets the shared interrupt `id` through to CPU number `cpu`.
-pub fn wire(id: u32, edge: bool, cpu: usize) {
+/// Makes the shared interrupt `id` edge-triggered, or level; one at a time.
+pub fn trigger(id: u32, edge: bool) {
     if let Some(gic) = gic::gic() {
         gic.trigger(id, edge);
+    }
+}
+
+/// Lets the shared interrupt `id` through to CPU number `cpu`.
+pub fn wire(id: u32, cpu: usize) {
+    if let Some(gic) = gic::gic() {
         gic.target(id, cpu);
         gic.enable(id, true);
     }
@@ -147,6 +153,12 @@ pub fn forward(id: u32, edge: bool, cpu: usize) {
         }
         gic.deactivate(id);
     }
+}
+
+/// Whether interrupt `id` is pending, active or not.
+#[must_use]
+pub fn is_pending(id: u32) -> bool {
+    gic::gic().is_some_and(|gic| gic.is_pending(id))
 }
 
 /// Keeps the shared interrupt `id` back, and forgets it where it has come.

@@ -6,7 +6,7 @@
 use crate::machine::{self, console};
 use crate::tty::{Key, Keys};
 use crate::vcpu::NAMES;
-use crate::vm::{self, Stop, Unassigned, Vm, request};
+use crate::vm::{self, Stop, Vm, request};
 use core::sync::atomic::{AtomicUsize, Ordering};
 use spin::Mutex;
 
@@ -111,13 +111,11 @@ fn show() {
     let focused = vm::focused().map(|vm| vm.id);
     for (number, vm) in vm::all().iter().enumerate() {
         let mark = if focused == Some(vm.id) { "*" } else { " " };
-        let (memory, unassigned) = {
-            let state = vm.state();
-            (state.memory.size() >> 20, state.unassigned)
-        };
+        let memory = vm.state().memory.size() >> 20;
         log::info!("{mark}{number} {}: {memory} MiB", vm.name());
-        let Unassigned { count, first } = unassigned;
-        for address in first.iter().take(count as usize) {
+        let count = vm.unassigned.count.load(Ordering::Relaxed);
+        for first in vm.unassigned.first.iter().take(count as usize) {
+            let address = first.load(Ordering::Relaxed);
             log::info!("    {address:#010x} is nothing, one of {count} such accesses");
         }
         for index in 0..vm.links.len() {
@@ -146,6 +144,12 @@ impl core::fmt::Display for Line<'_> {
                 write!(f, " {name} {count}")?;
             }
         }
-        f.write_str(if none { " none" } else { "" })
+        if none {
+            f.write_str(" none")?;
+        }
+        match figures.refused {
+            (count, Some(last)) => write!(f, "; not performed {count}, last {last}"),
+            _ => Ok(()),
+        }
     }
 }

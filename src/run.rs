@@ -241,6 +241,7 @@ impl Cpu {
         let vcpu = self.remove(index);
         balance::gets(cpu, vcpu.priority);
         vcpu.link().mailbox.leave_for(cpu);
+        vcpu.vm.rewire();
         adopt(vcpu);
         self.count_tenants();
     }

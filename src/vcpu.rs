@@ -1,7 +1,7 @@
 //! A vCPU, as the CPU that runs it has it: its registers, and what it does to its VM's devices.
 
 use crate::bus::{Device, interrupt};
-use crate::decode::Transfer;
+use crate::decode::{Instruction, Transfer};
 use crate::line::Line;
 use crate::machine::{self, Context, ListRegisters, Live, LiveBanks};
 use crate::pl031::Pl031;
@@ -117,8 +117,8 @@ pub struct Vcpu {
     pub bounded: bool,
     /// Its physical timer, which is emulated.
     pub timer: Timer,
-    /// Loads and stores that could not be performed, UNPREDICTABLE ones among them.
-    pub refused: u32,
+    /// Loads and stores that could not be performed, UNPREDICTABLE ones among them, and the last one.
+    pub refused: (u32, Option<Instruction>),
     /// The access that it is in while another VM makes it.
     pub pending: Option<Pending>,
     banks: LiveBanks,
@@ -147,7 +147,7 @@ impl Vcpu {
             priority,
             bounded,
             timer,
-            refused: 0,
+            refused: (0, None),
             pending: None,
             banks: LiveBanks,
             watched: false,
@@ -171,10 +171,12 @@ impl Vcpu {
         *count = count.wrapping_add(1);
     }
 
-    /// It gets a CPU.
+    /// It gets a CPU, or still has it.
     #[inline(always)]
     pub fn start_clock(&mut self) {
-        self.since = machine::now();
+        if self.since == NEVER {
+            self.since = machine::now();
+        }
     }
 
     /// It loses its CPU.
@@ -199,6 +201,7 @@ impl Vcpu {
             },
             exits: self.exits,
             ran: self.ran,
+            refused: self.refused,
         };
     }
 
@@ -316,9 +319,10 @@ impl Vcpu {
             state = self.vm.lock();
         }
         self.sample_timer(&mut state.gic);
+        let kick = self.vm.sample_lines(&mut state.gic);
         let value = state.gic.read(self.index, offset, width, &mut lrs);
-        if state.gic.needs_flush(self.index) {
-            self.settle(&mut state, Kick(0));
+        if state.gic.needs_flush(self.index) || kick != Kick(0) {
+            self.settle(&mut state, kick);
         }
         value
     }
@@ -550,7 +554,8 @@ impl Vcpu {
     }
 
     /// A device of its VM has interrupted, by `intid`. What is said above holds for it too.
-    pub fn device_fired(&self, intid: u32) {
+    pub fn device_fired(&mut self, intid: u32) {
+        self.watched = true;
         machine::set_deadline_if_none(machine::wiring().frequency / SOON);
         self.with_gic(|gic, vcpu, _| gic.set_level(vcpu, intid, true));
     }
@@ -566,7 +571,10 @@ impl Vcpu {
     #[inline(never)]
     fn watch_on(&mut self) {
         const ID: u32 = interrupt::VIRTUAL_TIMER;
-        self.watched = self.vm.lock().gic.outstanding(self.index, ID);
+        let state = self.vm.lock();
+        let watched = state.gic.outstanding(self.index, ID) || self.vm.has_line_out(&state.gic);
+        drop(state);
+        self.watched = watched;
         if self.watched {
             machine::set_deadline_if_none(machine::wiring().frequency / SOON);
         }
@@ -582,9 +590,10 @@ impl Vcpu {
     /// whether the virtual timer's interrupt has been deactivated.
     pub fn look_at_timers(&mut self) {
         let level = self.timer.sample(machine::now());
+        let watched = self.watched;
         self.with_gic(|gic, vcpu, lrs| {
             let mut kick = Kick(0);
-            if gic.outstanding(vcpu, interrupt::VIRTUAL_TIMER) {
+            if watched {
                 kick = gic.sync(vcpu, lrs);
             }
             kick |= gic.set_level(vcpu, interrupt::PHYSICAL_TIMER, level);
@@ -598,8 +607,10 @@ impl Vcpu {
         let mut pending = true;
         self.with_gic(|gic, vcpu, lrs| {
             self.sample_timer(gic);
-            let (signalled, kick) = gic.pending_loaded(vcpu, lrs);
+            let mut kick = self.vm.sample_lines(gic);
+            let (signalled, others) = gic.pending_loaded(vcpu, lrs);
             pending = signalled;
+            kick |= others;
             kick
         });
         pending

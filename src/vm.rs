@@ -8,7 +8,8 @@
 //! CPU that takes the last one out does what was asked for.
 
 use crate::bus::{Unplaced, interrupt};
-use crate::fdt::{ConfigError, OnCrash, VmConfig, Wire};
+use crate::decode::Instruction;
+use crate::fdt::{ConfigError, Interrupt, OnCrash, VmConfig, Wire};
 use crate::line::Line;
 use crate::loader::{Memory, Start};
 use crate::machine::{self, Context, console};
@@ -65,7 +66,7 @@ pub struct Link {
     pub awaited: Mutex<Awaited>,
 }
 
-/// An access that another VM is to make, as [`ring`](crate::ring) has it.
+/// An access that another VM is to make, as [`ring`] has it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Awaited {
     /// The tag of its request; another one each time.
@@ -77,22 +78,22 @@ pub struct Awaited {
 }
 
 /// Addresses where nothing is that a guest has tried.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Unassigned {
     /// How often.
-    pub count: u32,
+    pub count: AtomicU32,
     /// The first of them.
-    pub first: [u32; 8],
+    pub first: [AtomicU32; 8],
 }
 
 impl Unassigned {
     /// Counts an access to `address`.
-    #[inline(never)]
-    pub fn note(&mut self, address: u32) {
-        if let Some(first) = self.first.get_mut(self.count as usize) {
-            *first = address;
+    #[inline(always)]
+    pub fn note(&self, address: u32) {
+        let before = self.count.fetch_add(1, Ordering::Relaxed);
+        if let Some(first) = self.first.get(before as usize) {
+            first.store(address, Ordering::Relaxed);
         }
-        self.count = self.count.saturating_add(1);
     }
 }
 
@@ -131,6 +132,8 @@ pub struct Figures {
     pub exits: [u64; REASONS],
     /// For how long it has had a CPU, ticks.
     pub ran: u64,
+    /// Loads and stores that could not be performed, and the last one.
+    pub refused: (u32, Option<Instruction>),
 }
 
 impl Link {
@@ -217,8 +220,6 @@ pub struct State {
     pub backends: Vec<Backend>,
     /// The regions that it is the device model for, by ring.
     pub clients: Vec<Client>,
-    /// What it has tried where nothing is.
-    pub unassigned: Unassigned,
     /// Whether it has been started.
     pub begun: bool,
     /// Which vCPUs are on.
@@ -239,6 +240,8 @@ pub struct Vm {
     wires: Vec<Wire>,
     /// Its vCPUs as other CPUs see them.
     pub links: Vec<Link>,
+    /// What it has tried where nothing is.
+    pub unassigned: Unassigned,
     /// Whether it makes other VMs' accesses: it will begin, or has not left.
     serves: AtomicBool,
     /// How long a vCPU runs while others of its priority are ready, ticks.
@@ -326,7 +329,6 @@ impl Vm {
             rtc: Pl031::new(0),
             backends: Vec::new(),
             clients: Vec::new(),
-            unassigned: Unassigned::default(),
             begun: false,
             power: Power::new(homes.len()),
             starts,
@@ -354,6 +356,7 @@ impl Vm {
             writer,
             wires,
             links,
+            unassigned: Unassigned::default(),
             serves: AtomicBool::new(true),
             slice: ticks(config.policy.slice_us),
             config,
@@ -469,12 +472,52 @@ impl Vm {
     /// Starts the first vCPU.
     pub fn start(&self) {
         self.state().begun = true;
-        for wire in &self.wires {
-            machine::wire(wire.physical.id, wire.physical.edge, self.home(wire.virt));
-        }
+        self.rewire();
         if let Some(link) = self.links.first() {
             link.request(request::START);
         }
+    }
+
+    /// Lets its devices interrupt the CPUs on which the guest wants them.
+    ///
+    /// QEMU before 9.1 has an active shared interrupt remembered by the CPU that took it, where it stays so if
+    /// the guest has moved before it deactivates it.
+    pub fn rewire(&self) {
+        for wire in &self.wires {
+            let home = self.home(wire.virt);
+            if !self.state().gic.is_out(wire.virt) {
+                machine::set_active(wire.physical.id, false);
+            }
+            machine::wire(wire.physical.id, home);
+        }
+    }
+
+    /// Whether an interrupt of the board's devices has not been deactivated as far as is known.
+    #[must_use]
+    pub fn has_line_out(&self, gic: &Vgic) -> bool {
+        self.wires.iter().any(|wire| gic.is_out(wire.virt))
+    }
+
+    /// Takes interrupts of the board's devices back where the guest has quietened the device without
+    /// acknowledging them.
+    #[inline(always)]
+    pub fn sample_lines(&self, gic: &mut Vgic) -> Kick {
+        if self.wires.is_empty() {
+            return Kick(0);
+        }
+        self.sample(gic)
+    }
+
+    #[inline(never)]
+    fn sample(&self, gic: &mut Vgic) -> Kick {
+        let mut kick = Kick(0);
+        for wire in &self.wires {
+            let Interrupt { id, edge } = wire.physical;
+            if !edge && gic.is_out(wire.virt) && !machine::is_pending(id) {
+                kick |= gic.set_level(0, wire.virt, false);
+            }
+        }
+        kick
     }
 
     /// The CPU on which the guest wants the shared interrupt `intid`.

@@ -681,7 +681,7 @@ fn places_and_policies_are_read_or_refused() {
         ),
         (
             "armillary,device-addr = <0 0>",
-            "armillary,device-addr is of another length than its cells",
+            "armillary,device-addr is 0x0 0x0, which is cut short",
         ),
         (
             "armillary,device-addr = <0x90000 0 0>",

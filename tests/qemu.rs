@@ -15,6 +15,7 @@ use dtoolkit::{Node, Property};
 use libtest_mimic::{Arguments, Failed, Trial};
 use regex::Regex;
 use xtask::board::{self, Board};
+use xtask::build::Profile;
 use xtask::console::{self, Ending, Input, Outcome, Session};
 use xtask::debian;
 use xtask::image::{self, Images};
@@ -59,6 +60,8 @@ struct Case {
     /// More of QEMU's options; `{guests}` is where the guests are.
     more: &'static [&'static str],
     seconds: u64,
+    /// Whether the hypervisor is built with overflow checks and assertions.
+    checked: bool,
     /// Left out of an ordinary run.
     soak: bool,
 }
@@ -81,6 +84,7 @@ const PLAIN: Case = Case {
     check: None,
     more: &[],
     seconds: 60,
+    checked: false,
     soak: false,
 };
 
@@ -100,6 +104,19 @@ const LINUX: Case = Case {
     seconds: 240,
     ..PLAIN
 };
+
+/// Whatever a storm in one VM does, the other's memory and devices keep what was written, until a key is typed at the storm's end.
+const STORM: Case = Case {
+    vms: &["kernel=guest:storm,memory=64M,cpus=2,name=storm", CANARY],
+    typed: &[("storm: SUMMARY", "\x011 ")],
+    smp: 2,
+    icount: false,
+    checked: true,
+    seconds: 300,
+    ..GUESTS
+};
+
+const CANARY: &str = "kernel=guest:canary,memory=32M,append=seed=2 stride=64 key,name=canary";
 
 /// Commands for `run=` that may use `clock NAME`, which prints the second that begins by the real-time clock, and the time by
 /// Linux's.
@@ -326,6 +343,16 @@ const CASES: &[Case] = &[
         ..GUESTS
     },
     Case {
+        name: "native::translate",
+        native: Some("translate"),
+        ..GUESTS
+    },
+    Case {
+        name: "guests::translate",
+        vms: &["kernel=guest:translate,memory=64M"],
+        ..GUESTS
+    },
+    Case {
         name: "guests::faults",
         vms: &["kernel=guest:faults,memory=64M"],
         ..GUESTS
@@ -403,6 +430,20 @@ const CASES: &[Case] = &[
         ..GUESTS
     },
     Case {
+        name: "guests::storm_beside_a_canary",
+        ..STORM
+    },
+    Case {
+        name: "guests::storm_of_ten_million_beside_a_canary",
+        vms: &[
+            "kernel=guest:storm,memory=64M,cpus=2,append=seed=2 thousands=10000,name=storm",
+            CANARY,
+        ],
+        seconds: 3600,
+        soak: true,
+        ..STORM
+    },
+    Case {
         name: "guests::canary_lives_more_often_than_there_are_vmids",
         vms: &["kernel=guest:canary,memory=4M,append=resets stride=4096"],
         expect: Expect::Stops(&["(?s:(boot.*?){300})"]),
@@ -451,6 +492,7 @@ const CASES: &[Case] = &[
             "kernel=guest:hostile,memory=32M,append=step=4099,name=bad",
             "kernel=guest:canary,memory=48M,append=seed=2,name=good",
         ],
+        checked: true,
         ..GUESTS
     },
     Case {
@@ -857,7 +899,7 @@ fn main() -> ExitCode {
 }
 
 fn figures() -> Result<(), Failed> {
-    let (qemu, images) = built()?;
+    let (qemu, images) = built(Profile::Release)?;
     let figures = bench::measure(qemu.clone(), images.clone())?;
     match bench::over_budget(&figures, &Board::named(board::DEFAULT)?)?.as_slice() {
         [] => Ok(()),
@@ -898,19 +940,25 @@ fn guests_of_tests() -> Vec<Case> {
 }
 
 /// What every case needs: QEMU and the images, with the guests built.
-fn built() -> Result<&'static (PathBuf, Images), Failed> {
-    static BUILT: OnceLock<Result<(PathBuf, Images), String>> = OnceLock::new();
+fn built(profile: Profile) -> Result<&'static (PathBuf, Images), Failed> {
+    type Built = OnceLock<Result<(PathBuf, Images), String>>;
+    static RELEASE: Built = OnceLock::new();
+    static CHECKED: Built = OnceLock::new();
+    let built = match profile {
+        Profile::Release => &RELEASE,
+        Profile::Checked => &CHECKED,
+    };
     let build = || -> anyhow::Result<(PathBuf, Images)> {
         let asked = std::env::var_os(test::QEMU_VARIABLE).map(PathBuf::from);
         let qemu = match asked {
             Some(path) => path,
             None => setup::qemu(None)?,
         };
-        let images = image::build(image::DEFAULT_LOAD, Line::IfSlow)?;
+        let images = image::build(profile, image::DEFAULT_LOAD, Line::IfSlow)?;
         build::guests(Line::IfSlow)?;
         Ok((qemu, images))
     };
-    let result = BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}")));
+    let result = built.get_or_init(|| build().map_err(|error| format!("{error:#}")));
     result.as_ref().map_err(|error| error.into())
 }
 
@@ -949,7 +997,7 @@ impl Case {
     }
 
     fn machine(&self, place: &Path) -> Result<Machine, Failed> {
-        let (qemu, images) = built()?;
+        let (qemu, images) = built(Profile::checked(self.checked))?;
         let mut images = images.clone();
         if let Load::Uimage(address) = self.load {
             images.uimage = place.join("armillary.uimage");

@@ -529,6 +529,20 @@ fn a_page_a_block_and_a_gib_take_the_tables_they_need() {
     let device = Ipa(3 * GIB + 0x0100_0000);
     assert_eq!(stage2.set_slot(device, 16 << 20, 9), Ok(Flush::None));
     assert_eq!(in_use(&stage2), 5);
+    // Where a walk of each ends; above the addresses of 32 bits at once.
+    for (ipa, level) in [
+        (GIB, 1),
+        (2 * GIB, 1),
+        (0, 2),
+        (device.0, 2),
+        (3 * GIB + 0x0200_0000, 2),
+        (MIB2, 3),
+        (MIB2 + PAGE, 3),
+        (4 * GIB, 1),
+        (1 << 39, 1),
+    ] {
+        assert_eq!(stage2.level(Ipa(ipa)), level, "{ipa:#x}");
+    }
 }
 
 #[test]

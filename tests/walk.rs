@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use armillary::addr::Ipa;
-use armillary::stage2::Memory as Stage2Memory;
+use armillary::addr::{Ipa, Pa};
+use armillary::stage2::{Attrs, Leaf, Memory as Stage2Memory, Perms};
 use armillary::syndrome::FaultStatus;
 use armillary::walk::{
     Access, Attributes, Fault, Format, Kind, Memory, Refused, Rights, Shareability, Stage, Stage1,
@@ -909,6 +909,63 @@ fn par_and_fault_status_of_a_fault() {
     for (stage, bits) in [(Stage::Two(Ipa(0)), 0b10), (Stage::Walk(Ipa(0)), 0b11)] {
         let fault = Fault { stage, ..fault };
         assert_eq!(fault.par(Format::Long) >> 8 & 3, bits);
+    }
+}
+
+#[test]
+fn stage_2_takes_away_and_is_told_as_the_one_who_did() {
+    let ipa = Ipa(0x1_2345_6789);
+    let one = Translation {
+        ipa,
+        size: SECTION,
+        attributes: Attributes {
+            mair: 0xff,
+            shareability: Shareability::None,
+        },
+        permissions: Default::default(),
+        domain: 5,
+    };
+    let ram = |perms, memory, size| Leaf::Ram {
+        pa: Pa(0x8765_4789),
+        size,
+        attrs: Attrs { perms, memory },
+    };
+    let kinds = [Kind::Read, Kind::Write, Kind::Execute];
+    for (perms, allowed) in [
+        (Perms::RWX, [true, true, true]),
+        (Perms::RW, [true, true, false]),
+        (Perms::RX, [true, false, true]),
+        (Perms::R, [true, false, false]),
+    ] {
+        for (kind, allowed) in kinds.into_iter().zip(allowed) {
+            let found = one.through(ram(perms, Stage2Memory::Normal, SMALL), 3, kind);
+            let fault = Fault {
+                status: FaultStatus::Permission { level: 3 },
+                domain: 5,
+                stage: Stage::Two(ipa),
+            };
+            match found {
+                Ok(both) => {
+                    assert!(allowed);
+                    // The smaller of both sizes; the address is the guest's.
+                    assert_eq!((both.ipa, both.size, both.domain), (ipa, SMALL, 5));
+                    assert_eq!(both.attributes.mair, 0xff);
+                    assert_eq!(both.par(Format::Long) >> 7 & 3, 0b11);
+                }
+                Err(found) => assert_eq!((found, allowed), (fault, false)),
+            }
+        }
+    }
+    let device = ram(Perms::RW, Stage2Memory::Device, 1 << 30);
+    let both = one.through(device, 1, Kind::Write).unwrap();
+    assert_eq!((both.size, both.attributes.mair), (SECTION, 0x04));
+    for (leaf, level) in [(Leaf::Nothing, 1), (Leaf::Slot(7), 2)] {
+        for kind in kinds {
+            let fault = one.through(leaf, level, kind).unwrap_err();
+            assert_eq!(fault.status, FaultStatus::Translation { level });
+            let expected = 1 << 11 | 1 << 9 | (4 | u64::from(level)) << 1 | 1;
+            assert_eq!(fault.par(Format::Long), expected);
+        }
     }
 }
 

@@ -68,8 +68,11 @@ struct Machine {
     named: bool,
     typed: VecDeque<u8>,
     due: Option<u64>,
-    /// Shared interrupts that are let through: whether by an edge, and to which CPU.
-    wired: BTreeMap<u32, (bool, usize)>,
+    /// Shared interrupts that are let through, and to which CPU.
+    wired: BTreeMap<u32, usize>,
+    edges: BTreeSet<u32>,
+    /// Lines of devices that are asserted.
+    high: BTreeSet<u32>,
 }
 
 /// The GIC's virtual interface control registers.
@@ -126,6 +129,8 @@ thread_local! {
         typed: VecDeque::new(),
         due: None,
         wired: BTreeMap::new(),
+        edges: BTreeSet::new(),
+        high: BTreeSet::new(),
     });
 }
 
@@ -796,16 +801,30 @@ pub fn set_active(id: u32, on: bool) {
     });
 }
 
+/// Makes the shared interrupt `id` edge-triggered, or level.
+pub fn trigger(id: u32, edge: bool) {
+    machine(|machine| match edge {
+        true => machine.edges.insert(id),
+        false => machine.edges.remove(&id),
+    });
+}
+
 /// Lets the shared interrupt `id` through to CPU number `cpu`.
-pub fn wire(id: u32, edge: bool, cpu: usize) {
-    machine(|machine| machine.wired.insert(id, (edge, cpu)));
+pub fn wire(id: u32, cpu: usize) {
+    machine(|machine| machine.wired.insert(id, cpu));
 }
 
 /// Sends the shared interrupt `id`, which is active on this CPU, to CPU number `cpu` instead.
-pub fn forward(id: u32, edge: bool, to: usize) {
-    wire(id, edge, to);
+pub fn forward(id: u32, _edge: bool, to: usize) {
+    wire(id, to);
     cpu(|cpu| cpu.active.remove(&id));
     test::interrupt(to, id);
+}
+
+/// Whether interrupt `id` is pending, active or not.
+#[must_use]
+pub fn is_pending(id: u32) -> bool {
+    machine(|machine| machine.high.contains(&id))
 }
 
 /// Keeps the shared interrupt `id` back, and forgets it where it has come.
@@ -1275,6 +1294,14 @@ pub mod test {
         });
     }
 
+    /// Asserts the line of the shared interrupt `id`, or deasserts it.
+    pub fn set_line(id: u32, level: bool) {
+        machine(|machine| match level {
+            true => machine.high.insert(id),
+            false => machine.high.remove(&id),
+        });
+    }
+
     /// Shared interrupts that are let through: whether by an edge, and to which CPU.
     #[must_use]
     pub fn wired() -> Vec<(u32, bool, usize)> {
@@ -1282,7 +1309,7 @@ pub mod test {
             machine
                 .wired
                 .iter()
-                .map(|(&id, &(edge, cpu))| (id, edge, cpu))
+                .map(|(&id, &cpu)| (id, machine.edges.contains(&id), cpu))
                 .collect()
         })
     }

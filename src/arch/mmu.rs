@@ -77,6 +77,7 @@ impl Table {
     }
 
     /// Writes an entry in one piece (B3.6.1: a doubleword store is single-copy atomic here).
+    #[inline(always)]
     fn set(&self, index: usize, value: u64) {
         let (low, high) = (value as u32, (value >> 32) as u32);
         // SAFETY: the address is that of an entry; the walker is coherent on every core with the
@@ -279,6 +280,7 @@ pub fn close_window(window: Window) {
     tlb::flush_hyp_page(index * STEP);
 }
 
+#[inline(always)]
 fn window_index(window: Window) -> usize {
     let cpu = sysreg::HTPIDR::read() as usize % MAX_CPUS;
     WINDOWS + 2 * cpu + window as usize

@@ -234,6 +234,13 @@ impl Gic {
         }
     }
 
+    /// Whether interrupt `id` is pending.
+    #[must_use]
+    pub fn is_pending(&self, id: u32) -> bool {
+        let register = self.distributor.ispendr.get(id as usize / 32);
+        register.is_some_and(|register| register.get() >> (id % 32) & 1 != 0)
+    }
+
     /// Lets interrupt `id` through, or not.
     pub fn enable(&self, id: u32, on: bool) {
         let register = if on {

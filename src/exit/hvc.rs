@@ -1,6 +1,7 @@
 //! Hypercalls: PSCI, the SMC Calling Convention, and Armillary's own (ARM DEN 0022, DEN 0028).
 
 use super::Next;
+use super::mmio::memory;
 use crate::addr::Ipa;
 use crate::forward;
 use crate::inject;
@@ -21,6 +22,9 @@ mod own {
     pub(super) const YIELD: u32 = 0x8600_0002;
     /// r1 = reason, 0 for all; r0 = 0, r1 and r2 = exits of this vCPU, low and high.
     pub(super) const EXITS: u32 = 0x8600_0003;
+    /// r1 = virtual address, r2 = operation, as opc2 of `MCR p15, 0, r1, c7, c8`; r0 = 0, r1 and r2 =
+    /// what PAR would be, low and high.
+    pub(super) const TRANSLATE: u32 = 0x8600_0004;
     /// r1 = ring, r2 = tag, r3 = what was loaded: answers a request. r0 = 0.
     pub(super) const ANSWER: u32 = 0x8600_0010;
     /// r1 = ring, r2 = tag: answers a request by an external abort. r0 = 0.
@@ -37,7 +41,7 @@ mod own {
     pub(super) const REVISION: u32 = 0x8600_ff03;
 }
 /// What [`own::FEATURES`] answers.
-const FEATURES: u32 = 0x1f_000f;
+const FEATURES: u32 = 0x1f_001f;
 /// 8f1f5b30-6f2d-4c8e-9a57-a2d1c0de1a12, in the byte order of DEN 0028, 6.2.
 const UID: [u32; 4] = [0x305b_1f8f, 0x8e4c_2d6f, 0xd1a2_579a, 0x121a_dec0];
 /// What a call with a wrong argument answers.
@@ -90,6 +94,11 @@ fn other(vcpu: &mut Vcpu) -> Next {
             Some(count) => [0, count as u32, (count >> 32) as u32, c],
             None => [INVALID_PARAMETER, a, b, c],
         },
+        own::TRANSLATE if b < 8 => {
+            let par = memory::par(&vcpu.vm.lock().memory, a, b);
+            [0, par as u32, (par >> 32) as u32, c]
+        }
+        own::TRANSLATE => [INVALID_PARAMETER, a, b, c],
         own::ANSWER => [done(forward::answer(&vcpu.vm, a, b, Some(c))), a, b, c],
         own::REFUSE => [done(forward::answer(&vcpu.vm, a, b, None)), a, b, c],
         own::SET_LINE => [done(forward::set_line(&vcpu.vm, a, b & 1 != 0)), a, b, c],

@@ -72,14 +72,14 @@ const NAMES: [&str; 7] = [
 pub(super) fn read(tree: &Tree<'_, '_>, id: Id) -> Result<RegionConfig, ConfigError> {
     let mut region = RegionConfig {
         node: tree.path(id),
-        name: tree.name(id).into(),
+        name: owned(tree.name(id)),
         ranges: tree.reg_off_bus(id)?,
         ..RegionConfig::default()
     };
     let [backend, image, posted, read, timeout, write, interrupt] =
         NAMES.map(|name| tree.property(id, name));
     region.posted = posted.is_some();
-    region.backend = backend.and_then(string).map(Into::into);
+    region.backend = backend.and_then(string).map(owned);
     region.image = image.and_then(|value| module(&region.node, value));
     region.timeout_us = timeout.map_or(Some(TIMEOUT_US), cell).unwrap_or(0);
     region.interrupt = interrupt.and_then(interrupt_number);
@@ -135,7 +135,7 @@ pub(super) fn read(tree: &Tree<'_, '_>, id: Id) -> Result<RegionConfig, ConfigEr
                 value.extend_from_slice(&range.size.to_be_bytes());
             }
         }
-        region.properties.push((name.into(), value));
+        region.properties.push((owned(name), value));
     }
     if !has_driver {
         region.properties.clear();
@@ -144,12 +144,17 @@ pub(super) fn read(tree: &Tree<'_, '_>, id: Id) -> Result<RegionConfig, ConfigEr
     Ok(region)
 }
 
+#[inline(never)]
+fn owned(text: &str) -> String {
+    text.into()
+}
+
 /// The module whose address and size are of two cells each.
 fn module(node: &str, mut value: &[u8]) -> Option<Module> {
     let start = Pa(number(&mut value, 2)?);
     let size = number(&mut value, 2).filter(|&size| size != 0)?;
     Some(Module {
-        node: node.into(),
+        node: owned(node),
         range: Range { start, size },
         shared: false,
     })

@@ -18,7 +18,7 @@ use super::region::{self, RegionConfig, Served};
 use super::tree::{cell, number, string, whole};
 use super::{Board, ConfigError, Id, Range, Tree};
 use crate::addr::PAGE;
-use crate::bus::Places;
+use crate::bus::{Places, Unplaced};
 
 /// Most vCPUs that a VM may have: a GICv2 serves no more.
 pub const MAX_VCPUS: u32 = 8;
@@ -274,19 +274,24 @@ fn own_property(
 
 /// Places devices: an identifier of one cell and an address of two for each.
 fn device_addresses(vm: &mut VmConfig, mut value: &[u8]) -> Result<(), ConfigError> {
-    let error = |shown: String| {
-        let fix = "give for each device its number (bits 31:16) and its address's (15:0) in one cell and the \
-                   address, of a whole page, in two";
-        ConfigError::new(&vm.node, "armillary,device-addr", shown, fix)
-    };
     while !value.is_empty() {
         let id = number(&mut value, 1);
-        let (Some(id), Some(address)) = (id, number(&mut value, 2)) else {
-            return Err(error("of another length than its cells".into()));
-        };
-        vm.places
-            .set(id as u32, address)
-            .map_err(|why| error(format!("{id:#x} {address:#x}, which is {}", why.text())))?;
+        let (id, address) = (id.unwrap_or(0), number(&mut value, 2));
+        let placed = address.map(|address| vm.places.set(id as u32, address));
+        if placed != Some(Ok(())) {
+            let why = placed
+                .and_then(Result::err)
+                .map_or("cut short", Unplaced::text);
+            let shown = format!("{id:#x} {:#x}, which is {why}", address.unwrap_or(0));
+            let fix = "give for each device its number (bits 31:16) and its address's (15:0) in one cell and the \
+                       address, of a whole page, in two";
+            return Err(ConfigError::new(
+                &vm.node,
+                "armillary,device-addr",
+                shown,
+                fix,
+            ));
+        }
     }
     Ok(())
 }

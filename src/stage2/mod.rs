@@ -29,7 +29,7 @@ mod entry;
 
 use change::Change;
 pub use entry::{Attrs, Memory, Perms};
-use entry::{ENTRIES, LAST_LEVEL, NOTHING};
+use entry::{ENTRIES, NOTHING};
 
 /// Slots are below this.
 pub const SLOTS: u32 = 1 << 20;
@@ -281,6 +281,12 @@ impl<T: Tables> Stage2<T> {
         entry::leaf(level, entry, ipa)
     }
 
+    /// The level, 1 to 3, at which the hardware's walk of `ipa` ends: that of a fault's status.
+    #[must_use]
+    pub fn level(&self, ipa: Ipa) -> u8 {
+        self.find(ipa).0 as u8
+    }
+
     /// The slot of the device on page number `page` (the address / 4096), or what is there instead: as
     /// [`lookup`](Self::lookup), but without a walk for the page that was asked for last, as it
     /// mostly was.
@@ -308,13 +314,13 @@ impl<T: Tables> Stage2<T> {
         leaf
     }
 
-    /// The entry that decides about `ipa`, and its level.
+    /// The entry that decides about `ipa`, and its level; outside of the tables a walk ends at once.
     #[inline]
     fn find(&self, ipa: Ipa) -> (u32, u64) {
         // Constant shifts, so that a 32-bit core needs no 64-bit shift.
         let low = ipa.0 as u32;
         if (ipa.0 >> 32) as u32 >= self.limit_high {
-            return (LAST_LEVEL, NOTHING);
+            return (1, NOTHING);
         }
         let entry = self.tables.read(self.root, (ipa.0 >> 30) as u32);
         let Some(table) = entry::next(entry) else {

@@ -344,6 +344,13 @@ impl Vgic {
         bank.linked & (bank.listed | bank.held) & bit(intid) != 0
     }
 
+    /// Whether the linked shared interrupt `intid` has not been deactivated as far as is known.
+    #[must_use]
+    pub fn is_out(&self, intid: u32) -> bool {
+        let k = self.bank_of(0, intid).unwrap_or(0);
+        self.outstanding(k, intid)
+    }
+
     /// An edge on interrupt `intid` (16 to 1019), of `vcpu` where it is a private one. A
     /// level-sensitive interrupt does not keep it.
     pub fn pulse(&mut self, vcpu: usize, intid: u32) -> Kick {

@@ -11,7 +11,7 @@
 //! there, the Fast Context Switch Extension and hardware management of the access flag are not.
 
 use crate::addr::Ipa;
-use crate::stage2;
+use crate::stage2::{self, Leaf};
 use crate::syndrome::FaultStatus;
 
 mod long;
@@ -150,8 +150,9 @@ impl Rights {
     }
 }
 
-/// What is allowed at both privilege levels.
+/// What is allowed at both privilege levels. In words, or else every copy is a call.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[repr(align(4))]
 pub struct Permissions {
     /// At PL1.
     pub privileged: Rights,
@@ -380,6 +381,39 @@ impl Fault {
 }
 
 impl Translation {
+    /// The same after stage 2, which has `leaf` at its address, found at `level`, for an access of
+    /// `kind`: the stronger of both memory types.
+    ///
+    /// # Errors
+    /// Stage 2's fault. What it does not map for the hardware, a device that is emulated among that,
+    /// is a translation fault.
+    pub fn through(self, leaf: Leaf, level: u8, kind: Kind) -> Result<Self, Fault> {
+        let status = match leaf {
+            Leaf::Ram { size, attrs, .. } => {
+                let stage2::Perms { read, write, exec } = attrs.perms;
+                let rights = Rights {
+                    read,
+                    write,
+                    execute: read && exec,
+                };
+                if rights.allow(kind) {
+                    return Ok(Self {
+                        size: self.size.min(size),
+                        attributes: self.attributes.combined(attrs.memory),
+                        ..self
+                    });
+                }
+                FaultStatus::Permission { level }
+            }
+            Leaf::Slot(_) | Leaf::Nothing => FaultStatus::Translation { level },
+        };
+        Err(Fault {
+            status,
+            domain: self.domain,
+            stage: Stage::Two(self.ipa),
+        })
+    }
+
     /// PAR for a translation operation that succeeded (B4.1); bits 31:0 in the short format.
     /// NS, which is UNKNOWN to a Non-secure reader, is set.
     #[must_use]

@@ -67,6 +67,7 @@ pub(super) fn translate(
 }
 
 /// The entry that maps `va` (B3.5).
+#[inline(always)]
 fn walk(regs: &Stage1, memory: &mut impl Memory, va: u32) -> Result<Entry, Fault> {
     let table = root(regs, va).ok_or(Fault::new(FaultStatus::Translation { level: 1 }, 0))?;
     let first = read(regs, memory, table, 1, 0)?;
@@ -111,6 +112,7 @@ fn read(
 }
 
 /// A section or supersection.
+#[inline(always)]
 const fn section(entry: u32) -> Entry {
     let supersection = bit(entry, 18);
     let (domain, base, size) = if supersection {

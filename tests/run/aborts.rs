@@ -282,7 +282,7 @@ pub(crate) fn a_data_abort_says_what_it_was_in_both_formats() {
         (access(2, 1), 0x008, 0x210),
         (access(2, 1) | WRITE, 0x808, 0xa10),
         (0b10_0001, 0x001, 0x221),
-        (1 << 8 | 0b00_0111 | WRITE, 0x808, 0xa10),
+        (1 << 8 | 0b00_0111 | WRITE, 0x2808, 0x2a10),
     ];
     for (iss, short, long) in cases {
         for (ttbcr, expected) in [(0, short), (TTBCR_EAE, long)] {

@@ -3,6 +3,7 @@
 
 use crate::board::{Board, WRITE, access, data_abort, log_lines, memory};
 use armillary::addr::Ipa;
+use armillary::machine::Exit;
 use armillary::machine::test::{self, Guest};
 use armillary::regs::{Banked, mode, psr};
 
@@ -16,6 +17,8 @@ const TABLE: u32 = 0x4020_0000;
 /// Translation fault at level 3, no syndrome.
 const PLAIN: u32 = 0b00_0111;
 const NOWHERE: u32 = 0x2000_0000;
+/// The console's interrupt.
+const CONSOLE: u32 = 33;
 const STATUS_EXTERNAL: u32 = 0x008;
 
 fn write(board: &Board, ipa: u32, words: &[u32]) {
@@ -259,7 +262,14 @@ pub(crate) fn what_is_unpredictable_aborts_and_is_logged_now_and_then() {
     }
     let lines = log_lines();
     assert_eq!(lines.len(), 4, "the 1st, 2nd, 4th and 8th: {lines:?}");
-    assert!(lines[0].contains("e4800004"), "{}", lines[0]);
+    assert!(lines[0].contains("A32 e4800004"), "{}", lines[0]);
+    test::type_in(b"\x01i");
+    test::interrupt(0, CONSOLE);
+    board.run_if(|_| Exit::Irq);
+    board.soon();
+    let lines = log_lines();
+    let shown = "; not performed 9, last A32 e4800004";
+    assert!(lines[1].ends_with(shown), "{lines:?}");
 }
 
 pub(crate) fn an_unaligned_access_to_device_memory_is_an_alignment_fault() {

@@ -15,6 +15,7 @@ mod life;
 mod regions;
 mod schedule;
 mod system;
+mod translate;
 
 use libtest_mimic::{Arguments, Trial};
 use std::process::{Command, ExitCode};
@@ -71,6 +72,11 @@ const TESTS: &[Test] = tests! {
         vfp_registers_are_the_guests_own
         a_load_into_pc_from_a_device_is_a_prefetch_abort
         a_core_that_names_the_wrong_register_for_thumb_stores_is_not_believed;
+    translate:
+        stage_1_is_translated_in_the_format_of_its_tables
+        both_stages_are_translated_in_the_long_format
+        a_translation_of_no_operation_is_refused
+        an_access_above_4_gib_does_not_wrap_to_a_device_below;
     regions:
         a_load_is_made_by_the_device_model_and_completed_in_its_width
         a_store_waits_for_its_answer_unless_it_is_posted

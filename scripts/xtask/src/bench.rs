@@ -90,7 +90,7 @@ impl Figure {
 pub fn bench(options: &Bench) -> anyhow::Result<u8> {
     setup::target()?;
     let qemu = setup::qemu(options.qemu.as_deref())?;
-    let images = image::build(image::DEFAULT_LOAD, Line::IfSlow)?;
+    let images = image::build(build::Profile::Release, image::DEFAULT_LOAD, Line::IfSlow)?;
     build::guests(Line::IfSlow)?;
     let figures = measure(qemu, images)?;
     let print = if options.json {

@@ -51,12 +51,43 @@ pub fn cargo_guests() -> Command {
     command
 }
 
+/// How the hypervisor is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// As it is used.
+    Release,
+    /// With overflow checks and assertions.
+    Checked,
+}
+
+impl Profile {
+    /// The one with checks, or not.
+    #[must_use]
+    pub const fn checked(checked: bool) -> Self {
+        if checked {
+            Self::Checked
+        } else {
+            Self::Release
+        }
+    }
+
+    /// Cargo's name for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Checked => "checked",
+        }
+    }
+}
+
 /// Builds the hypervisor and gives its ELF file.
-pub fn hypervisor(line: Line) -> anyhow::Result<PathBuf> {
+pub fn hypervisor(profile: Profile, line: Line) -> anyhow::Result<PathBuf> {
     let mut build = cargo();
     build.args([
         "build",
-        "--release",
+        "--profile",
+        profile.name(),
         "--package",
         "armillary",
         "--bin",
@@ -65,7 +96,8 @@ pub fn hypervisor(line: Line) -> anyhow::Result<PathBuf> {
         TARGET,
     ]);
     progress::command("build the hypervisor", line, &mut build)?;
-    Ok(target_directory().join(TARGET).join("release/armillary"))
+    let built = target_directory().join(TARGET).join(profile.name());
+    Ok(built.join("armillary"))
 }
 
 /// Builds the guests of tests/guests.

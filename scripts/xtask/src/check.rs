@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::build::{self, TARGET, cargo, cargo_guests, root};
+use crate::build::{self, Profile, TARGET, cargo, cargo_guests, root};
 use crate::failure::FAILED;
 use crate::layers;
 use crate::progress::{self, Line};
@@ -46,7 +46,7 @@ pub fn check() -> anyhow::Result<u8> {
         documented().arg("--lib").args(image),
     );
     checks.run("build, host", cargo().args(["build", "--workspace"]));
-    checks.see(build::hypervisor(Line::Always).map(drop));
+    checks.see(build::hypervisor(Profile::Release, Line::Always).map(drop));
     checks.see(build::guests(Line::Always));
     Ok(checks.status())
 }

@@ -75,6 +75,9 @@ pub struct Run {
     /// Let virtual time count instructions: every run is the same
     #[arg(long)]
     pub icount: bool,
+    /// Build the hypervisor with overflow checks and assertions
+    #[arg(long)]
+    pub checked: bool,
     /// Wait for a debugger on TCP port 1234
     #[arg(long)]
     pub gdb: bool,
@@ -183,7 +186,7 @@ mod tests {
 
     #[test]
     fn every_option_of_run_is_read() {
-        let words = "xtask run --board b --smp 2 --memory 64M --vm kernel=a --vm firmware=b --until x --timeout 1.5 --icount \
+        let words = "xtask run --board b --smp 2 --memory 64M --vm kernel=a --vm firmware=b --until x --timeout 1.5 --icount --checked \
                      --gdb --qemu q --dtb d --dry-run -- -d int";
         let Command::Run(run) = Cli::try_parse_from(words.split_whitespace())
             .unwrap()
@@ -192,7 +195,7 @@ mod tests {
             panic!("another command")
         };
         assert_eq!((run.vms.len(), run.more.len(), run.smp), (2, 2, Some(2)));
-        assert!(run.icount && run.gdb && run.dry_run);
+        assert!(run.icount && run.checked && run.gdb && run.dry_run);
         assert_eq!(run.timeout.unwrap().as_millis(), 1500);
     }
 

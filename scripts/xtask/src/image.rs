@@ -8,7 +8,7 @@ use elf::ElfBytes;
 use elf::abi::PT_LOAD;
 use elf::endian::AnyEndian;
 
-use crate::build;
+use crate::build::{self, Profile};
 use crate::pack;
 use crate::progress::Line;
 
@@ -31,12 +31,22 @@ pub struct Images {
     pub uimage: PathBuf,
 }
 
-/// Builds the hypervisor and writes its images, the U-Boot one for the address `load`.
-pub fn build(load: u32, line: Line) -> anyhow::Result<Images> {
-    let elf = build::hypervisor(line)?;
+/// Builds the hypervisor and writes its images, the U-Boot one for the address `load`; where `profile` is not that of releases,
+/// into a directory of its own.
+pub fn build(profile: Profile, load: u32, line: Line) -> anyhow::Result<Images> {
+    let elf = build::hypervisor(profile, line)?;
     let contents = fs::read(&elf).with_context(|| elf.display().to_string())?;
     let raw = packed(&contents).with_context(|| elf.display().to_string())?;
-    let at = build::output_directory();
+    if profile == Profile::Release && raw.len() > FLASH {
+        eprintln!(
+            "warning: the image takes {} bytes packed: more than the flash's {FLASH}",
+            raw.len()
+        );
+    }
+    let mut at = build::output_directory();
+    if profile != Profile::Release {
+        at.push(profile.name());
+    }
     let images = Images {
         elf: at.join("armillary.elf"),
         raw: at.join("armillary.bin"),
@@ -75,13 +85,6 @@ pub fn packed(file: &[u8]) -> anyhow::Result<Vec<u8>> {
     let mut packed = stub.to_vec();
     let raw = flatten(file)?;
     packed.extend(pack::pack(&raw)?);
-    if packed.len() > FLASH {
-        eprintln!(
-            "warning: the image takes {} bytes packed, {} unpacked: more than the flash's {FLASH}",
-            packed.len(),
-            raw.len()
-        );
-    }
     let size = u32::try_from(packed.len())?;
     let field = packed.get_mut(SIZE).context("no header in .unpack")?;
     field.copy_from_slice(&size.to_le_bytes());

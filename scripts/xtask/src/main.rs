@@ -21,7 +21,7 @@ fn main() -> ExitCode {
 
 fn images(load: u32) -> anyhow::Result<u8> {
     xtask::setup::target()?;
-    let images = image::build(load, Line::Always)?;
+    let images = image::build(build::Profile::Release, load, Line::Always)?;
     let mut out = std::io::stdout().lock();
     for path in [images.elf, images.raw, images.uimage] {
         let shown = path.strip_prefix(build::root()).unwrap_or(&path);

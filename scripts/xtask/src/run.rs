@@ -24,7 +24,11 @@ pub fn run(options: Run) -> anyhow::Result<u8> {
     setup::target()?;
     let qemu = setup::qemu(options.qemu.as_deref())?;
     let vms = provided(vms, demo)?;
-    let images = image::build(image::DEFAULT_LOAD, Line::IfSlow)?;
+    let images = image::build(
+        build::Profile::checked(options.checked),
+        image::DEFAULT_LOAD,
+        Line::IfSlow,
+    )?;
     let elf = images.elf.clone();
     if vms
         .iter()

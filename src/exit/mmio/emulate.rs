@@ -206,7 +206,7 @@ fn perform(
         };
         emulation.begun = true;
         registers(vcpu, |registers| {
-            emulation.transfer.complete(value, registers)
+            emulation.transfer.complete(value, registers);
         });
     }
     Ok(registers(vcpu, |registers| {
@@ -316,16 +316,16 @@ fn one(
 /// then.
 #[cold]
 fn refuse(vcpu: &mut Vcpu, refusal: Refusal, abort: DataAbort, far: u32) {
-    vcpu.refused = vcpu.refused.wrapping_add(1);
-    if vcpu.refused.is_power_of_two() {
+    let count = vcpu.refused.0.wrapping_add(1);
+    vcpu.refused = (count, Some(refusal.instruction));
+    if count.is_power_of_two() {
         log::info!(
-            "{}: vCPU {} at {:#010x}: {} at {far:#010x} is not performed: {:?} ({} so far)",
+            "{}: vCPU {} at {:#010x}: {} at {far:#010x} is not performed: {:?} ({count} so far)",
             vcpu.vm.name(),
             vcpu.index,
             vcpu.context.regs().pc,
             refusal.instruction,
-            refusal.reason,
-            vcpu.refused
+            refusal.reason
         );
     }
     let fault = match refusal.reason {

@@ -2,7 +2,7 @@
 
 mod dispatch;
 mod emulate;
-mod memory;
+pub(super) mod memory;
 
 use super::{Next, external_abort};
 use crate::addr::{Ipa, PAGE, PAGE_SHIFT};
@@ -16,6 +16,9 @@ use crate::syndrome::{DataAbort, FaultStatus, PrefetchAbort};
 use crate::vcpu::{Pending, Reason, Vcpu};
 use crate::walk::{self, Kind};
 use dispatch::Reply;
+
+/// DFSR.CM: a cache maintenance operation aborted (B4.1.52).
+const DFSR_CM: u32 = 1 << 13;
 
 /// The address that stage 2 stopped: the page from HPFAR, which holds bits 39:12 in 31:4, and the
 /// offset from the virtual address.
@@ -55,14 +58,20 @@ fn plain_load(vcpu: &mut Vcpu, abort: DataAbort, far: u32, page: u32) -> Next {
         return access(vcpu, abort, faulting(far));
     }
     let state = vcpu.vm.lock();
-    let found = state.memory.space.device(page);
+    let slot = match state.memory.space.device(page) {
+        Ok(slot) => slot,
+        Err(leaf) => {
+            drop(state);
+            return no_device(vcpu, abort, far, leaf);
+        }
+    };
     let address = page << PAGE_SHIFT | far & (PAGE as u32 - 1);
-    let value = match found {
-        Ok(Device::UART) => vcpu.load_uart(state, address, width),
-        Ok(Device::GICD) => vcpu.load_gicd(state, address, width),
+    let value = match slot {
+        Device::UART => vcpu.load_uart(state, address, width),
+        Device::GICD => vcpu.load_gicd(state, address, width),
         _ => {
             drop(state);
-            return rare(vcpu, abort, far, found == Err(Leaf::Nothing));
+            return access(vcpu, abort, faulting(far));
         }
     };
     let regs = vcpu.context.regs_mut();
@@ -81,14 +90,20 @@ fn plain_store(vcpu: &mut Vcpu, abort: DataAbort, far: u32, page: u32) -> Next {
     }
     let value = regs.r[abort.rt() as usize & 7];
     let state = vcpu.vm.lock();
-    let found = state.memory.space.device(page);
+    let slot = match state.memory.space.device(page) {
+        Ok(slot) => slot,
+        Err(leaf) => {
+            drop(state);
+            return no_device(vcpu, abort, far, leaf);
+        }
+    };
     let address = page << PAGE_SHIFT | far & (PAGE as u32 - 1);
-    match found {
-        Ok(Device::UART) => vcpu.store_uart(state, address, width, value),
-        Ok(Device::GICD) => vcpu.store_gicd(state, address, width, value),
+    match slot {
+        Device::UART => vcpu.store_uart(state, address, width, value),
+        Device::GICD => vcpu.store_gicd(state, address, width, value),
         _ => {
             drop(state);
-            return rare(vcpu, abort, far, found == Err(Leaf::Nothing));
+            return access(vcpu, abort, faulting(far));
         }
     }
     let regs = vcpu.context.regs_mut();
@@ -96,12 +111,12 @@ fn plain_store(vcpu: &mut Vcpu, abort: DataAbort, far: u32, page: u32) -> Next {
     Next::Resume
 }
 
-/// What no device that is used most answers.
+/// A plain load or store where no device is, but `leaf`.
 #[inline(never)]
-fn rare(vcpu: &mut Vcpu, abort: DataAbort, far: u32, nothing: bool) -> Next {
+fn no_device(vcpu: &mut Vcpu, abort: DataAbort, far: u32, leaf: Leaf) -> Next {
     let ipa = faulting(far);
-    if nothing && !vcpu.vm.config.unassigned_zero {
-        vcpu.vm.lock().unassigned.note(ipa.0 as u32);
+    if leaf == Leaf::Nothing && !vcpu.vm.config.unassigned_zero {
+        vcpu.vm.unassigned.note(ipa.0 as u32);
         return external_abort(vcpu, far, abort.write());
     }
     access(vcpu, abort, ipa)
@@ -113,17 +128,17 @@ fn access(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
     let (width, rt) = (abort.bytes(), abort.rt());
     let mislabelled =
         abort.write() && vcpu.context.regs().thumb() && machine::thumb_stores_mislabelled();
-    let mut state = vcpu.vm.lock();
+    let state = vcpu.vm.lock();
     let leaf = state.memory.space.lookup(ipa);
     if let Leaf::Ram { attrs, .. } = leaf
-        && !(abort.write() && !attrs.perms.write)
+        && (!abort.write() || attrs.perms.write)
     {
         // It is there by now.
         return Next::Resume;
     }
     if leaf == Leaf::Nothing && !vcpu.vm.config.unassigned_zero {
-        state.unassigned.note(ipa.0 as u32);
         drop(state);
+        vcpu.vm.unassigned.note(ipa.0 as u32);
         return external_abort(vcpu, Live::hdfar(), abort.write());
     }
     if ipa.0 as u32 & (width - 1) != 0 || rt == 15 || mislabelled {
@@ -239,6 +254,9 @@ pub(super) fn data_abort(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
     };
     if let Some(fault) = fault {
         inject::data_abort(&mut vcpu.context, fault, far, abort.write());
+        if abort.cm() {
+            Live::set_dfsr(Live::dfsr() | DFSR_CM);
+        }
     }
     Next::Resume
 }

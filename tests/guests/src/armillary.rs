@@ -15,6 +15,8 @@ pub const NULL: u32 = 0x8600_0001;
 pub const YIELD: u32 = 0x8600_0002;
 /// EXITS: how often this vCPU left for the hypervisor, by reason.
 pub const EXITS: u32 = 0x8600_0003;
+/// TRANSLATE: what PAR would be after an address translation operation.
+pub const TRANSLATE: u32 = 0x8600_0004;
 /// ANSWER: answers a request of a ring.
 pub const ANSWER: u32 = 0x8600_0010;
 /// REFUSE: answers it by an external abort.
@@ -78,4 +80,12 @@ pub fn exits(reason: Reason) -> u64 {
 /// Lets another vCPU run.
 pub fn yield_now() {
     hvc(YIELD, 0, 0, 0);
+}
+
+/// What PAR would be after the operation of this number, 0 to 3 ATS1CPR, PW, UR, UW, 4 to 7 ATS12NSO likewise; `None` for another, and
+/// where there is no hypervisor.
+#[must_use]
+pub fn translate(va: u32, operation: u32) -> Option<u64> {
+    let r = exception::catch(|| hvc(TRANSLATE, va, operation, 0)).ok()?;
+    (r[0] == 0).then(|| u64::from(r[2]) << 32 | u64::from(r[1]))
 }

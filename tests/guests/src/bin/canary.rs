@@ -1,13 +1,13 @@
 //! A VM's memory is its own: it holds what was written, and at the start nothing of another VM or of an earlier life.
 //!
 //! Fills all RAM outside the image with marks of this VM's seed. Command line: `seed=N`, `rounds=N`, `stride=BYTES` (the
-//! distance of marks, 4 by default), `resets`: prints `boot`, looks for marks, leaves its own and resets, for ever.
+//! distance of marks, 4 by default), `key`: goes on until a key is typed, in place of so many rounds, `resets`: prints `boot`, looks for marks, leaves its own and resets, for ever.
 #![no_std]
 #![no_main]
 
 use bare::machine::{Range, has, image, machine, number};
 use bare::report::{Outcome, Test, run};
-use bare::{armillary, check, check_eq, println, psci, skip};
+use bare::{armillary, check, check_eq, console, gic, mmio, println, psci, skip};
 use core::ptr;
 
 const TESTS: &[Test] = &[
@@ -99,10 +99,49 @@ fn no_marks() -> Outcome {
     Ok(())
 }
 
+/// Registers of devices that keep what is written, and of what size.
+fn registers() -> [(u32, u32); 4] {
+    let machine = machine();
+    [
+        (machine.uart + 0x24, 0xffff),
+        (machine.uart + 0x28, 0x3f),
+        (machine.gicd + gic::gicd::IPRIORITYR + 96, 0xf8f8_f8f8),
+        (machine.gicc + gic::gicc::PMR, 0xf8),
+    ]
+}
+
+fn mark_devices(seed: u32) {
+    for (register, mask) in registers() {
+        mmio::write(
+            register,
+            mark(register as *mut u32, seed).wrapping_mul(0x0101_0101) & mask,
+        );
+    }
+}
+
+fn devices(seed: u32, round: u32) -> Outcome {
+    for (register, mask) in registers() {
+        let expected = mark(register as *mut u32, seed).wrapping_mul(0x0101_0101) & mask;
+        let found = mmio::read(register) & mask;
+        check_eq!(found, expected, "at {register:#x} in round {round}");
+    }
+    Ok(())
+}
+
 fn marks_stay() -> Outcome {
     let seed = number("seed", 1);
     fill()?;
-    for round in 0..number("rounds", 3) {
+    mark_devices(seed);
+    for round in 0.. {
+        let over = if has("key") {
+            console::get().is_some()
+        } else {
+            round == number("rounds", 3)
+        };
+        if over {
+            break;
+        }
+        devices(seed, round)?;
         if armillary::present() {
             armillary::yield_now();
         }

@@ -163,9 +163,9 @@ fn features() -> Outcome {
     under_armillary()?;
     let mask = hvc(armillary::FEATURES)[0];
     check_eq!(
-        mask & 0xf,
-        0xf,
-        "the bits of FEATURES, NULL, YIELD and EXITS"
+        mask & 0x1f,
+        0x1f,
+        "the bits of FEATURES, NULL, YIELD, EXITS and TRANSLATE"
     );
     for n in (0..32).filter(|n| mask >> n & 1 == 0) {
         check_eq!(

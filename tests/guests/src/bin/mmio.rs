@@ -23,7 +23,11 @@ tests! {
     unprivileged_accesses => || compare_all(UNPRIVILEGED),
     conditional_accesses => || compare_all(CONDITIONAL),
     exclusive_accesses_work_or_abort => || lenient(EXCLUSIVE),
-    accesses_of_vfp_work_or_abort => || lenient(VFP),
+    swaps => || compare_all(SWAP),
+    accesses_of_vfp => || with_vfp(VFP),
+    accesses_of_structures => || with_vfp(STRUCTURES),
+    accesses_in_big_endian_order => || compare_all(BIG_ENDIAN),
+    accesses_of_user_mode_s_registers => || compare_all(USER_BANK),
     loads_into_sp_and_lr_of_each_mode => banked_targets,
 }
 
@@ -103,6 +107,31 @@ static EXCLUSIVE: &[Probe] = probes! { then "svc #1";
 static VFP: &[Probe] = probes! { then "svc #1";
     load "vldr s0, [r0]\nvmov r1, s0", load "vldr d7, [r0, #8]\nvmov r1, r2, d7", load "vldm r0!, {{d0, d1}}\nvmov r1, r2, d1",
     store "vmov s1, r1\nvstr s1, [r0]", store "vmov d3, r1, r2\nvstr d3, [r0, #-8]", store "vmov d3, r1, r2\nvstmdb r0!, {{d3}}",
+};
+
+static STRUCTURES: &[Probe] = probes! { then "svc #1";
+    load "vld1.8 {{d0}}, [r0]\nvmov r1, r2, d0", load "vld1.32 {{d0, d1}}, [r0]!\nvmov r1, r2, d1",
+    load "sub r0, r0, #16\nvld1.16 {{d0, d1, d2}}, [r0], r4\nvmov r1, r2, d2", load "vmov d0, r1, r2\nvld1.16 {{d0[2]}}, [r0]!\nvmov r1, r2, d0",
+    load "vld1.16 {{d0[]}}, [r0]\nvmov r1, r2, d0", load "vld2.8 {{d0, d1}}, [r0]!\nvmov r1, r2, d1",
+    load "sub r0, r0, #16\nvld3.8 {{d0, d2, d4}}, [r0]\nvmov r1, r2, d4", load "sub r0, r0, #16\nvld4.16 {{d0, d1, d2, d3}}, [r0]!\nvmov r1, r2, d3",
+    load "vld4.8 {{d0[], d1[], d2[], d3[]}}, [r0]\nvmov r1, r2, d3", load "vmov d1, r1, r2\nvld2.32 {{d0[1], d1[1]}}, [r0], r4\nvmov r1, r2, d1",
+    store "vmov d3, r1, r2\nvst1.8 {{d3}}, [r0]!", store "vmov d3, r1, r2\nvmov d4, r2, r3\nvst2.16 {{d3, d4}}, [r0], r4",
+    store "vmov d3, r1, r2\nvst1.32 {{d3[1]}}, [r0]!", store "vmov d0, r1, r2\nvmov d1, r2, r3\nvmov d2, r3, r1\nvst3.8 {{d0[5], d1[5], d2[5]}}, [r0]",
+};
+
+static SWAP: &[Probe] = probes! { then "svc #1";
+    store "swp r2, r1, [r0]" / "str r1, [r0]", store "swpb r2, r1, [r0]" / "strb r1, [r0]", store "swp r1, r1, [r0]" / "str r1, [r0]",
+};
+
+static BIG_ENDIAN: &[Probe] = probes! { then "svc #1";
+    load "setend be\nldr r1, [r0]\nsetend le", load "setend be\nldrsh r1, [r0], #2\nsetend le", load "setend be\nldrd r2, r3, [r0, #-8]!\nsetend le",
+    load "setend be\nldm r0, {{r1, r2, r3}}\nsetend le", store "setend be\nstr r1, [r0]\nsetend le", store "setend be\nstrh r1, [r0, #2]!\nsetend le",
+    store "setend be\nstrd r2, r3, [r0], #8\nsetend le", store "setend be\nstmdb r0!, {{r1, r2}}\nsetend le", store "setend be\nstrb r1, [r0]\nsetend le",
+};
+
+static USER_BANK: &[Probe] = probes! { then "svc #1";
+    load "ldm r0, {{sp, lr}}^\ncps #31\nmov r1, sp\nmov r2, lr\ncps #19" / "ldm r0, {{r1, r2}}",
+    store "cps #31\nmov sp, r1\nmov lr, r2\ncps #19\nstmdb r0, {{sp, lr}}^" / "stmdb r0, {{r1, r2}}",
 };
 
 /// Fills a place: byte n holds 8n, so that every bit that a priority can lack is zero.
@@ -224,8 +253,12 @@ fn compare_all(probes: &[Probe]) -> Outcome {
 
 fn lenient(probes: &[Probe]) -> Outcome {
     ready()?;
+    probes.iter().try_for_each(|probe| compare(probe, false))
+}
+
+fn with_vfp(probes: &[Probe]) -> Outcome {
     vfp::on();
-    let outcome = probes.iter().try_for_each(|probe| compare(probe, false));
+    let outcome = compare_all(probes);
     vfp::off();
     outcome
 }

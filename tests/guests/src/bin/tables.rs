@@ -60,7 +60,11 @@ fn look() -> Outcome {
 
 fn compare(n: u32) -> Outcome {
     for round in 0..2000 {
-        check_eq!(mmio::read(SHARED), 0x1111 * (n + 1), "the word of CPU {n} in round {round}");
+        check_eq!(
+            mmio::read(SHARED),
+            0x1111 * (n + 1),
+            "the word of CPU {n} in round {round}"
+        );
         if armillary::present() {
             armillary::yield_now();
         } else {
