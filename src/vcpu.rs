@@ -595,6 +595,7 @@ impl Vcpu {
             let mut kick = Kick(0);
             if watched {
                 kick = gic.sync(vcpu, lrs);
+                kick |= self.vm.sample_lines(gic);
             }
             kick |= gic.set_level(vcpu, interrupt::PHYSICAL_TIMER, level);
             kick
