@@ -3,6 +3,7 @@
 use crate::addr::Pa;
 use crate::fdt::{self, ConfigError, Passed, Range, Spare, Tree, VmConfig, Wire};
 use crate::machine;
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use spin::Mutex;
@@ -24,20 +25,22 @@ impl Assigned {
     ///
     /// # Errors
     /// What of that can't be had; nothing is given then.
+    #[cold]
+    #[inline(never)]
     pub fn take(config: &VmConfig, tree: &Tree<'_, '_>, module: &str) -> Result<Self, ConfigError> {
         let mut spares = SPARES.lock();
         let given = Self(fdt::passed(tree, module, &spares, config.direct_map)?);
-        given.set_owner(&mut spares, Some(&config.node));
+        given.set_owner(&mut spares, Some(format!("{} has", config.node)));
         for wire in given.wires() {
             machine::trigger(wire.physical.id, wire.physical.edge);
         }
         Ok(given)
     }
 
-    fn set_owner(&self, spares: &mut [Spare], owner: Option<&String>) {
+    fn set_owner(&self, spares: &mut [Spare], owner: Option<String>) {
         for spare in spares {
             if self.0.iter().any(|device| device.node == spare.node) {
-                spare.owner = owner.cloned();
+                spare.owner = owner.clone();
             }
         }
     }

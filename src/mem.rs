@@ -195,6 +195,7 @@ impl Ram {
     ///
     /// # Errors
     /// No such piece is free.
+    #[cold]
     pub fn add_direct(&mut self, size: u64) -> Result<Ipa, ()> {
         let end = 1 << (32 - PAGE_SHIFT);
         let count = u32::try_from(size >> PAGE_SHIFT).map_err(drop)?;

@@ -892,14 +892,15 @@ fn interrupt_controller(vcpus: usize, wires: &[Wire]) -> Vgic {
 /// The VM that has the device of the board's interrupt `id`, and how that is wired.
 #[must_use]
 pub fn wired(id: u32) -> Option<(Arc<Vm>, Wire)> {
-    all().into_iter().find_map(|vm| {
-        let wire = vm
-            .wires
-            .iter()
-            .copied()
-            .find(|wire| wire.physical.id == id)?;
-        Some((vm, wire))
-    })
+    for vm in VMS.lock().iter().filter_map(Weak::upgrade) {
+        for wire in &vm.wires {
+            if wire.physical.id == id {
+                let wire = *wire;
+                return Some((vm, wire));
+            }
+        }
+    }
+    None
 }
 
 /// Tells VMs that have been built of each other's regions.

@@ -94,6 +94,7 @@ impl Guest<'_> {
     }
 
     /// A node of a partial tree, without what is Xen's. Where it has no `reg`, it gets that of `xen,reg`.
+    #[cold]
     fn copy(&self, w: &mut Writer, partial: &Tree<'_, '_>, id: Id) {
         w.begin(partial.name(id));
         for property in partial.properties(id) {

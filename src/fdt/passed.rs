@@ -8,6 +8,8 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use core::fmt;
+
 use super::tree::{number, string};
 use super::{ConfigError, Id, Interrupt, Range, Tree};
 use crate::addr::{PAGE, Pa};
@@ -23,7 +25,7 @@ pub struct Spare {
     pub interrupts: Vec<Interrupt>,
     /// Why it can't be given away, after "which".
     pub conflict: Option<String>,
-    /// Path of the node of the VM that has it.
+    /// Who has it, after "which": "... has".
     pub owner: Option<String>,
 }
 
@@ -69,191 +71,228 @@ impl Spare {
 }
 
 /// The devices that `tree` has to give away; `used` is what the hypervisor has in use itself.
+#[cold]
 pub(super) fn spares(
     tree: &Tree<'_, '_>,
     used: &[(&str, Range)],
     console: Option<u32>,
 ) -> Vec<Spare> {
-    let spare = |id| {
-        let mut spare = Spare {
-            node: tree.path(id),
-            registers: tree.reg(id).unwrap_or_default(),
-            interrupts: (0..).map_while(|n| Interrupt::of(tree, id, n)).collect(),
-            ..Spare::default()
-        };
-        let in_use = used.iter().find(|(_, range)| spare.touches(range));
-        let heard = spare.interrupts.iter().any(|irq| Some(irq.id) == console);
-        // A bus may have registers of its own around those of its devices.
-        let is_kin = |other| {
-            let above = |a, b| tree.ancestors(a).any(|above| above == b);
-            other == id || above(id, other) || above(other, id)
-        };
-        let is_near = |&other: &Id| {
-            let mut reg = tree.reg(other).unwrap_or_default().into_iter();
-            !is_kin(other) && !tree.is_spare(other) && reg.any(|range| spare.touches(&range))
-        };
-        let conflict = match (in_use, heard) {
-            (Some((what, _)), _) => Some(format!("is {what}")),
-            (None, true) => Some("has the console's interrupt".into()),
-            _ => (tree.ids().find(is_near)).map(|other| {
-                format!(
-                    "shares a page with {}, which has no xen,passthrough",
-                    tree.path(other)
-                )
-            }),
-        };
-        spare.conflict = conflict;
-        spare
-    };
-    let ids = tree.ids().filter(|&id| tree.is_spare(id));
-    ids.map(spare).collect()
+    let mut spares = Vec::new();
+    for id in tree.ids() {
+        if tree.is_spare(id) {
+            let mut spare = Spare {
+                node: tree.path(id),
+                registers: tree.reg(id).unwrap_or_default(),
+                ..Spare::default()
+            };
+            while let Some(irq) = Interrupt::of(tree, id, spare.interrupts.len()) {
+                spare.interrupts.push(irq);
+            }
+            spare.conflict = conflict(tree, id, &spare, used, console);
+            spares.push(spare);
+        }
+    }
+    spares
 }
 
-/// What the VM of node `vm` is given by its partial tree, which is the module `module`. `direct`: its RAM
-/// is where it seems to be.
+/// Why the device of node `id` can't be given away.
+fn conflict(
+    tree: &Tree<'_, '_>,
+    id: Id,
+    spare: &Spare,
+    used: &[(&str, Range)],
+    console: Option<u32>,
+) -> Option<String> {
+    for (what, range) in used {
+        if spare.touches(range) {
+            return Some(format!("is {what}"));
+        }
+    }
+    if spare.interrupts.iter().any(|irq| Some(irq.id) == console) {
+        return Some("has the console's interrupt".into());
+    }
+    for other in tree.ids() {
+        // A bus may have registers of its own around those of its devices.
+        let above = |a, b| tree.ancestors(a).any(|above| above == b);
+        if tree.is_spare(other) || above(id, other) || above(other, id) {
+            continue;
+        }
+        for range in tree.reg(other).unwrap_or_default() {
+            if spare.touches(&range) {
+                let other = tree.path(other);
+                return Some(format!("shares a page with {other}, which is for no VM"));
+            }
+        }
+    }
+    None
+}
+
+/// A node of a VM's partial tree.
+struct Wanted<'t, 'b, 'a> {
+    tree: &'t Tree<'b, 'a>,
+    id: Id,
+    module: &'t str,
+}
+
+impl Wanted<'_, '_, '_> {
+    /// What is wrong with it.
+    #[cold]
+    #[inline(never)]
+    fn refuse(&self, property: &'static str, value: fmt::Arguments<'_>, fix: &str) -> ConfigError {
+        let node = format!("{} {}", self.module, self.tree.path(self.id));
+        ConfigError {
+            node,
+            property,
+            value: alloc::fmt::format(value),
+            fix: fix.into(),
+        }
+    }
+
+    fn has(&self, property: &str) -> bool {
+        self.tree.property(self.id, property).is_some()
+    }
+}
+
+const PATH: &str = "xen,path";
+const REG: &str = "xen,reg";
+const FORCE: &str = "xen,force-assign-without-iommu";
+
+/// What a VM is given by its partial tree, which is the module `module`. `direct`: its RAM is where it
+/// seems to be.
 ///
 /// # Errors
 /// What in the tree can't be had.
+#[cold]
 pub fn passed(
     tree: &Tree<'_, '_>,
     module: &str,
     spares: &[Spare],
     direct: bool,
 ) -> Result<Vec<Passed>, ConfigError> {
-    let mut all: Vec<(Passed, Id)> = Vec::new();
-    let error = |id, property, value: String, fix: &str| {
-        Err(ConfigError::new(
-            format!("{module} {}", tree.path(id)),
-            property,
-            value,
-            fix,
-        ))
-    };
+    let mut all: Vec<Passed> = Vec::new();
+    let mut ids = Vec::new();
     for id in tree.ids() {
-        if !tree
-            .ancestors(id)
-            .any(|above| tree.place(above) == ("passthrough", None))
+        let wanted = Wanted { tree, id, module };
+        let mut above = tree.ancestors(id);
+        if above.any(|above| tree.place(above) == ("passthrough", None))
+            && let Some(passed) = wanted.passed(spares, direct)?
         {
-            continue;
+            if all.iter().any(|other| other.node == passed.node) {
+                let node = &passed.node;
+                return Err(wanted.refuse(PATH, format_args!("{node} once more"), "name it once"));
+            }
+            all.push(passed);
+            ids.push(id);
         }
-        let path = tree.property(id, "xen,path").and_then(string);
-        let reg = tree.property(id, "xen,reg");
-        let Some(path) = path else {
-            if reg.is_some() {
-                return error(
-                    id,
-                    "xen,path",
-                    "absent".into(),
-                    "give the path of the board's node",
+    }
+    for (passed, id) in all.iter().zip(ids) {
+        let wanted = Wanted { tree, id, module };
+        let own = wanted.spare(&passed.node, spares)?;
+        for other in spares {
+            if own.is_tied_to(other) && !all.iter().any(|passed| passed.node == other.node) {
+                let shown = format_args!(
+                    "{}, which shares a page or an interrupt with {}",
+                    own.node, other.node
                 );
+                return Err(wanted.refuse(PATH, shown, "give both to this VM"));
             }
-            continue;
-        };
-        let refused = |why: &str, fix| error(id, "xen,path", format!("{path}, which {why}"), fix);
-        let Some(spare) = spares.iter().find(|spare| spare.node == path) else {
-            return refused(
-                "no node with xen,passthrough has",
-                "set that on the board's node, or correct the path",
-            );
-        };
-        if let Some(why) = &spare.conflict {
-            return refused(why, "leave it to the hypervisor");
         }
-        if let Some(owner) = &spare.owner {
-            return refused(&format!("{owner} has"), "give it to one VM");
-        }
-        if all.iter().any(|(other, _)| other.node == path) {
-            return refused("this VM has already", "name it once");
-        }
-        if !direct
-            && tree
-                .property(id, "xen,force-assign-without-iommu")
-                .is_none()
-        {
-            let fix = "give the VM's node direct-map, or this property to a device that reaches no memory by itself";
-            return error(id, "xen,force-assign-without-iommu", "absent".into(), fix);
-        }
-        let pages = match registers(tree, id, reg.unwrap_or_default(), spare) {
-            Ok(pages) => pages,
-            Err(why) => {
-                let fix = "give whole pages of the device: their address, their size and the guest's address, \
-                           by the cells of the node above";
-                return error(id, "xen,reg", why, fix);
-            }
-        };
-        let Some(wires) = wires(tree, id, spare) else {
-            let fix = "give shared interrupts below 256, at most as many as the board's node has";
-            return error(
-                id,
-                "interrupts",
-                format!("not for the {} of {path}", spare.interrupts.len()),
-                fix,
-            );
-        };
-        let node = path.into();
-        all.push((Passed { node, pages, wires }, id));
-    }
-    let is_given = |spare: &&Spare| all.iter().any(|(passed, _)| passed.node == spare.node);
-    for (passed, id) in &all {
-        let Some(spare) = spares.iter().find(|spare| spare.node == passed.node) else {
-            continue;
-        };
-        let mut left = spares.iter().filter(|other| !is_given(other));
-        if let Some(other) = left.find(|other| spare.is_tied_to(other)) {
-            let shown = format!(
-                "{}, which shares a page or an interrupt with {}",
-                spare.node, other.node
-            );
-            return error(*id, "xen,path", shown, "give both to this VM");
-        }
-    }
-    Ok(all.into_iter().map(|(passed, _)| passed).collect())
-}
-
-/// The pages of `xen,reg`, or what is wrong with it.
-fn registers(
-    tree: &Tree<'_, '_>,
-    id: Id,
-    mut reg: &[u8],
-    spare: &Spare,
-) -> Result<Vec<(Range, u64)>, String> {
-    let (address, size) = tree.cells(tree.parent(id));
-    let mut all = Vec::new();
-    while !reg.is_empty() {
-        let mut next = |cells| number(&mut reg, cells).ok_or("of another length than its cells");
-        let (start, size, guest) = (next(address)?, next(size)?, next(address)?);
-        let range = Range {
-            start: Pa(start),
-            size,
-        };
-        if size == 0
-            || (start | size | guest) % PAGE != 0
-            || guest.checked_add(size).is_none_or(|end| end >> 32 > 0)
-        {
-            return Err(format!("{range} at {guest:#x}, which are no pages"));
-        }
-        if !spare
-            .registers
-            .iter()
-            .any(|own| pages(own).contains(&range))
-        {
-            return Err(format!("{range}, which is not all the device's"));
-        }
-        all.push((range, guest));
     }
     Ok(all)
 }
 
-/// The device's interrupts, the nth in the VM's tree being the nth on the board; `None` where they
-/// don't fit.
-fn wires(tree: &Tree<'_, '_>, id: Id, spare: &Spare) -> Option<Vec<Wire>> {
-    let mut board = spare.interrupts.iter();
-    let value = tree.property(id, "interrupts").unwrap_or_default();
-    let wire = |cells| {
-        let (virt, &physical) = (Interrupt::read(cells)?.id, board.next()?);
-        let shared = 32..32 + crate::bus::interrupt::SHARED as u32;
-        (shared.contains(&virt) && physical.id >= 32).then_some(Wire { physical, virt })
-    };
-    (value.len() % 12 == 0).then_some(())?;
-    value.chunks(12).map(wire).collect()
+impl Wanted<'_, '_, '_> {
+    /// The device that it names, if it does.
+    fn passed(&self, spares: &[Spare], direct: bool) -> Result<Option<Passed>, ConfigError> {
+        let Some(path) = self.tree.property(self.id, PATH).and_then(string) else {
+            return match self.has(REG) {
+                true => Err(self.refuse(
+                    PATH,
+                    format_args!("absent"),
+                    "give the path of the board's node",
+                )),
+                false => Ok(None),
+            };
+        };
+        let spare = self.spare(path, spares)?;
+        let why = spare.conflict.as_ref().or(spare.owner.as_ref());
+        if let Some(why) = why {
+            let shown = format_args!("{path}, which {why}");
+            return Err(self.refuse(PATH, shown, "give the VM another device"));
+        }
+        if !direct && !self.has(FORCE) {
+            let fix = "give the VM's node direct-map, or this property to a device that reaches no memory by itself";
+            return Err(self.refuse(FORCE, format_args!("absent"), fix));
+        }
+        Ok(Some(Passed {
+            pages: self.pages(spare)?,
+            wires: self.wires(spare)?,
+            node: path.into(),
+        }))
+    }
+
+    fn spare<'s>(&self, path: &str, spares: &'s [Spare]) -> Result<&'s Spare, ConfigError> {
+        let found = spares.iter().find(|spare| spare.node == path);
+        found.ok_or_else(|| {
+            let fix = "give the path of a node of the board's, and that node xen,passthrough";
+            self.refuse(PATH, format_args!("{path}, which is for no VM"), fix)
+        })
+    }
+
+    /// The pages of `xen,reg`.
+    fn pages(&self, spare: &Spare) -> Result<Vec<(Range, u64)>, ConfigError> {
+        let (address, size) = self.tree.cells(self.tree.parent(self.id));
+        let mut reg = self.tree.property(self.id, REG).unwrap_or_default();
+        let mut all = Vec::new();
+        while !reg.is_empty() {
+            let mut next = |cells| number(&mut reg, cells).unwrap_or(1);
+            let (start, size, guest) = (Pa(next(address)), next(size), next(address));
+            let range = Range { start, size };
+            let whole = (start.0 | size | guest) % PAGE == 0 && size != 0;
+            let fits = guest.checked_add(size).is_some_and(|end| end >> 32 == 0);
+            if !whole
+                || !fits
+                || !spare
+                    .registers
+                    .iter()
+                    .any(|own| pages(own).contains(&range))
+            {
+                let fix = "give whole pages of the device's: address, size, the guest's address";
+                return Err(self.refuse(REG, format_args!("{range} for {guest:#x}"), fix));
+            }
+            all.push((range, guest));
+        }
+        Ok(all)
+    }
+
+    /// Its interrupts, the nth being the board's nth.
+    fn wires(&self, spare: &Spare) -> Result<Vec<Wire>, ConfigError> {
+        let value = self
+            .tree
+            .property(self.id, "interrupts")
+            .unwrap_or_default();
+        let mut wires = Vec::new();
+        for cells in value.chunks(12) {
+            let physical = spare.interrupts.get(wires.len()).copied();
+            match (Interrupt::read(cells), physical) {
+                (Some(Interrupt { id: virt, .. }), Some(physical))
+                    if (32..32 + SHARED).contains(&virt) && physical.id >= 32 =>
+                {
+                    wires.push(Wire { physical, virt });
+                }
+                _ => {
+                    let fix = "give shared interrupts below 256, no more than the board's node has";
+                    return Err(self.refuse(
+                        "interrupts",
+                        format_args!("wrong at {}", wires.len()),
+                        fix,
+                    ));
+                }
+            }
+        }
+        Ok(wires)
+    }
 }
+
+/// Shared interrupts that a guest has.
+const SHARED: u32 = crate::bus::interrupt::SHARED as u32;
