@@ -124,6 +124,16 @@ fn show() {
     }
 }
 
+/// Ticks of the counter, shown as seconds.
+struct Seconds(u64);
+
+impl core::fmt::Display for Seconds {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let ms = self.0 / u64::from(machine::wiring().frequency / 1000).max(1);
+        write!(f, "{}.{:03} s", ms / 1000, ms % 1000)
+    }
+}
+
 /// A vCPU's line.
 struct Line<'a>(&'a Vm, usize);
 
@@ -134,9 +144,13 @@ impl core::fmt::Display for Line<'_> {
             return Ok(());
         };
         let figures = *link.figures.lock();
-        let ms = figures.ran / u64::from(machine::wiring().frequency / 1000).max(1);
+        let guest = Seconds(figures.ran - figures.in_hyp);
+        let hyp = Seconds(figures.in_hyp);
         write!(f, "vCPU {index} on CPU {}: {}", link.cpu(), figures.doing)?;
-        write!(f, ", {}.{:03} s; exits", ms / 1000, ms % 1000)?;
+        write!(
+            f,
+            ", {guest} in the guest, about {hyp} in the hypervisor; exits"
+        )?;
         let mut none = true;
         for (name, count) in NAMES.iter().zip(figures.exits) {
             if count != 0 {

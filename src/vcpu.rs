@@ -128,7 +128,16 @@ pub struct Vcpu {
     /// How long it has had a CPU, and since when it has it now, ticks; [`NEVER`]: it has none.
     ran: u64,
     since: u64,
+    /// Whether the next exit is timed: one in [`SAMPLE`] interrupts has it so.
+    sampling: bool,
+    /// When the exit that is being timed began, ticks; [`NEVER`]: none is.
+    left: u64,
+    /// What timed exits took, ticks, and how many there were.
+    sampled: (u64, u32),
 }
+
+/// Interrupts between two exits that are timed. To time all would cost each two reads of the counter.
+const SAMPLE: u32 = 64;
 
 impl Vcpu {
     /// A vCPU that is off.
@@ -154,6 +163,9 @@ impl Vcpu {
             exits,
             ran: 0,
             since: NEVER,
+            sampling: true,
+            left: NEVER,
+            sampled: (0, 0),
         }
     }
 
@@ -169,6 +181,52 @@ impl Vcpu {
     pub fn count(&mut self, reason: Reason) {
         let count = &mut self.exits[reason as usize];
         *count = count.wrapping_add(1);
+    }
+
+    /// Counts an interrupt, and has what comes next timed now and then.
+    #[inline(always)]
+    pub fn count_interrupt(&mut self) {
+        self.count(Reason::Irq);
+        let count = self.exits[Reason::Irq as usize] as u32;
+        if count.is_multiple_of(SAMPLE) {
+            self.sampling = true;
+        }
+    }
+
+    /// Whether the exit that has just come is to be timed, which then begins.
+    #[inline(always)]
+    pub fn begins_sample(&mut self) -> bool {
+        self.sampling && self.begin_sample()
+    }
+
+    #[cold]
+    fn begin_sample(&mut self) -> bool {
+        self.sampling = false;
+        self.left = machine::now();
+        true
+    }
+
+    /// It is about to go on: what was timed ends.
+    #[inline(always)]
+    pub fn end_sample(&mut self) {
+        if self.left != NEVER {
+            self.add_sample();
+        }
+    }
+
+    #[cold]
+    fn add_sample(&mut self) {
+        self.sampled.0 += machine::now() - self.left;
+        self.sampled.1 += 1;
+        self.left = NEVER;
+    }
+
+    /// How long its exits have taken, as far as those that were timed tell, ticks.
+    fn in_hyp(&self) -> u64 {
+        let (ticks, count) = self.sampled;
+        let exits: u64 = self.exits.iter().sum();
+        // An exit is short, and there are fewer than 2^40 of them.
+        (ticks * 256 / u64::from(count.max(1)) * exits / 256).min(self.ran)
     }
 
     /// It gets a CPU, or still has it.
@@ -201,6 +259,7 @@ impl Vcpu {
             },
             exits: self.exits,
             ran: self.ran,
+            in_hyp: self.in_hyp(),
             refused: self.refused,
         };
     }

@@ -132,6 +132,8 @@ pub struct Figures {
     pub exits: [u64; REASONS],
     /// For how long it has had a CPU, ticks.
     pub ran: u64,
+    /// How much of that was the hypervisor's, ticks; estimated.
+    pub in_hyp: u64,
     /// Loads and stores that could not be performed, and the last one.
     pub refused: (u32, Option<Instruction>),
 }

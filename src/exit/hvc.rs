@@ -99,16 +99,25 @@ fn other(vcpu: &mut Vcpu) -> Next {
             [0, par as u32, (par >> 32) as u32, c]
         }
         own::TRANSLATE => [INVALID_PARAMETER, a, b, c],
-        own::ANSWER => [done(forward::answer(&vcpu.vm, a, b, Some(c))), a, b, c],
-        own::REFUSE => [done(forward::answer(&vcpu.vm, a, b, None)), a, b, c],
-        own::SET_LINE => [done(forward::set_line(&vcpu.vm, a, b & 1 != 0)), a, b, c],
-        own::SET_DEVICE_ADDR | own::START => [control(vcpu, function, [a, b, c]), a, b, c],
+        own::ANSWER..=own::START => [of_vms(vcpu, function, [a, b, c]), a, b, c],
         own::CALL_UID => UID,
         own::REVISION => [0, 1, b, c],
         _ => return standard(vcpu, function, [a, b, c]),
     };
     vcpu.context.regs_mut().r[..4].copy_from_slice(&results);
     Next::Resume
+}
+
+/// What a VM does for another one, or to it.
+#[inline(never)]
+fn of_vms(vcpu: &Vcpu, function: u32, [a, b, c]: [u32; 3]) -> u32 {
+    match function {
+        own::ANSWER => done(forward::answer(&vcpu.vm, a, b, Some(c))),
+        own::REFUSE => done(forward::answer(&vcpu.vm, a, b, None)),
+        own::SET_LINE => done(forward::set_line(&vcpu.vm, a, b & 1 != 0)),
+        own::SET_DEVICE_ADDR | own::START => control(vcpu, function, [a, b, c]),
+        _ => NOT_SUPPORTED,
+    }
 }
 
 /// What a VM that has control does to another one.

@@ -37,14 +37,28 @@ pub enum Next {
 /// Runs `vcpu`, which is live, until there is something else to do than to run on.
 #[inline(always)]
 pub fn run(vcpu: &mut Vcpu) -> Next {
+    vcpu.end_sample();
     loop {
-        let next = match machine::enter(&mut vcpu.context) {
+        let exit = machine::enter(&mut vcpu.context);
+        if vcpu.begins_sample() {
+            return timed(vcpu, exit);
+        }
+        let next = match exit {
             Exit::Trap => trap(vcpu),
             exit => interrupt(vcpu, exit),
         };
         if next != Next::Resume {
             return next;
         }
+    }
+}
+
+/// An exit that is timed until the vCPU runs again.
+#[cold]
+fn timed(vcpu: &mut Vcpu, exit: Exit) -> Next {
+    match exit {
+        Exit::Trap => trap(vcpu),
+        exit => interrupt(vcpu, exit),
     }
 }
 
@@ -58,7 +72,7 @@ fn interrupt(vcpu: &mut Vcpu, exit: Exit) -> Next {
     match exit {
         Exit::Trap => Next::Resume,
         Exit::Irq | Exit::Fiq => {
-            vcpu.count(Reason::Irq);
+            vcpu.count_interrupt();
             Next::Interrupt
         }
         Exit::AsyncAbort => {
