@@ -235,7 +235,10 @@ fn what_cannot_be_had_is_refused() {
         let found = given(&partial, &board(BOARD).spares, false).unwrap_err();
         assert_eq!(found, format!("/chosen/b/dtb /passthrough/rtc@9010000: {why}"), "{to}");
     }
-    let twice = PARTIAL.replace("clock {", "again { xen,path = \"/clock@9010000\"; }; clock {");
+    let twice = PARTIAL.replace(
+        "clock {",
+        "again { xen,path = \"/clock@9010000\"; }; clock {",
+    );
     let found = given(&twice, &board(BOARD).spares, true).unwrap_err();
     assert!(
         found.contains("/clock@9010000 once more; name it once"),

@@ -503,13 +503,23 @@ impl Vgic {
         let count = self.vcpus.len();
         let bank = &mut self.banks[k];
         let pending = bank.pending();
+        // Who is to deactivate.
+        let mut told = 0;
         if bank.held != 0 {
             let idle = bank.held & !(bank.listed | bank.active | pending);
             bank.held &= !idle;
             // A vCPU that isn't loaded has no physical PPI.
             if k >= count || self.loaded >> k & 1 != 0 {
                 bank.release |= idle;
-                self.releases |= idle != 0;
+                if idle != 0 {
+                    self.releases = true;
+                    told = if k >= count {
+                        self.loaded & self.loaded.wrapping_neg()
+                    } else {
+                        1 << k
+                    };
+                    self.work |= told;
+                }
             }
         }
         let ready = pending & bank.open & !(bank.active | bank.listed);
@@ -522,11 +532,11 @@ impl Vgic {
             } else {
                 self.summary |= word;
             }
-            return if fresh == 0 { 0 } else { self.wake(k, fresh) };
+            return told | if fresh == 0 { 0 } else { self.wake(k, fresh) };
         }
         let kick = u8::from(fresh != 0) << k;
         self.work |= kick;
-        kick
+        kick | told
     }
 
     /// Whom to tell that the interrupts `ready` of the shared bank `k` wait: one target of each
