@@ -574,7 +574,7 @@ impl Cpu {
             return;
         }
         self.put();
-        let vcpu = &self.vcpus[index];
+        let vcpu = &mut self.vcpus[index];
         machine::load(
             &vcpu.context,
             vcpu.vm.vttbr(self.index),

@@ -615,7 +615,7 @@ impl Vcpu {
     /// A device of its VM has interrupted, by `intid`. What is said above holds for it too.
     pub fn device_fired(&mut self, intid: u32) {
         self.watched = true;
-        machine::set_deadline_if_none(machine::wiring().frequency / SOON);
+        look_soon();
         self.with_gic(|gic, vcpu, _| gic.set_level(vcpu, intid, true));
     }
 
@@ -631,10 +631,12 @@ impl Vcpu {
     fn watch_on(&mut self) {
         const ID: u32 = interrupt::VIRTUAL_TIMER;
         let state = self.vm.lock();
-        let watched = state.gic.outstanding(self.index, ID) || self.vm.has_line_out(&state.gic);
+        let lines = self.vm.has_line_out(&state.gic);
+        self.watched = state.gic.outstanding(self.index, ID) || lines;
         drop(state);
-        self.watched = watched;
-        if self.watched {
+        if lines {
+            look_soon();
+        } else if self.watched {
             machine::set_deadline_if_none(machine::wiring().frequency / SOON);
         }
     }
@@ -677,10 +679,11 @@ impl Vcpu {
     }
 
     /// Makes its interrupts live on this CPU.
-    pub fn load_interrupts(&self) {
+    pub fn load_interrupts(&mut self) {
         let Some(mut lrs) = machine::list_registers() else {
             return;
         };
+        self.watched |= self.vm.has_wires();
         let mut state = self.vm.lock();
         each_bit(state.gic.held(self.index), |id| {
             machine::set_active(id, true);
@@ -720,6 +723,11 @@ impl Vcpu {
         }
         State::Waiting(vtimer::next_deadline(&timer, &self.timer, offset, now))
     }
+}
+
+/// Has the Hyp timer fire soon, whatever else it is set for.
+fn look_soon() {
+    machine::advance_deadline(machine::now() + u64::from(machine::wiring().frequency / SOON));
 }
 
 fn each_bit(mut bits: u32, mut each: impl FnMut(u32)) {

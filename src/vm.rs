@@ -494,6 +494,13 @@ impl Vm {
         }
     }
 
+    /// Whether it has interrupts of the board's devices.
+    #[inline(always)]
+    #[must_use]
+    pub fn has_wires(&self) -> bool {
+        !self.wires.is_empty()
+    }
+
     /// Whether an interrupt of the board's devices has not been deactivated as far as is known.
     #[must_use]
     pub fn has_line_out(&self, gic: &Vgic) -> bool {
