@@ -20,7 +20,6 @@
 //! and what comes out is a plan. A stored image is copied, or mapped in place, by whoever carries the
 //! plan out; a packed one is unpacked by [`Image::unpack`] through a window of 32 KiB.
 
-use alloc::borrow::Cow;
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::vec;
@@ -76,37 +75,48 @@ impl Source for &[u8] {
         let bytes = start
             .and_then(|start| self.get(start..))
             .and_then(|rest| rest.get(..buffer.len()));
-        buffer.copy_from_slice(bytes.ok_or(TRUNCATED)?);
+        buffer.copy_from_slice(bytes.ok_or_else(truncated)?);
         Ok(())
     }
 }
 
-/// What is wrong with an image: completes "the kernel is ...".
+/// What is wrong with an image, and what to do about it: completes "the kernel is ...".
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ImageError {
-    /// What it looks like.
-    pub found: Cow<'static, str>,
-    /// What to do about it.
-    pub fix: &'static str,
-}
+pub struct ImageError(Box<str>);
 
 impl ImageError {
-    const fn new(found: &'static str, fix: &'static str) -> Self {
-        Self {
-            found: Cow::Borrowed(found),
-            fix,
-        }
+    /// An error about an image that is `found`: `fix` puts it right.
+    #[cold]
+    #[inline(never)]
+    #[must_use]
+    pub fn new(found: fmt::Arguments<'_>, fix: &str) -> Self {
+        Self(format!("{found}; {fix}").into())
     }
 }
 
 impl fmt::Display for ImageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}; {}", self.found, self.fix)
+        f.write_str(&self.0)
     }
 }
 
-const TRUNCATED: ImageError = ImageError::new("cut short", "give its whole size in reg");
-const DAMAGED: ImageError = ImageError::new("packed by gzip and damaged", "pack and load it again");
+/// The error for an image whose end is missing.
+#[cold]
+#[inline(never)]
+pub(crate) fn truncated() -> ImageError {
+    ImageError::new(format_args!("cut short"), WHOLE)
+}
+
+#[cold]
+#[inline(never)]
+fn damaged() -> ImageError {
+    ImageError::new(
+        format_args!("packed by gzip and damaged"),
+        "pack and load it again",
+    )
+}
+
+const WHOLE: &str = "give its whole size in reg";
 const OTHER_KERNEL: &str = "give a 32-bit little-endian Arm kernel";
 
 /// Formats, packing aside.
@@ -241,13 +251,13 @@ pub fn firmware(source: &dyn Source) -> Result<Image, ImageError> {
     is_no_kernel(&view.head)?;
     if view.head.starts_with(b"\x7fELF") {
         return Err(ImageError::new(
-            "an ELF, which is no firmware",
+            format_args!("an ELF, which is no firmware"),
             "give it as a module compatible with multiboot,kernel",
         ));
     }
     if view.size > FLASH_BANK {
         return Err(ImageError::new(
-            "larger than a flash bank",
+            format_args!("larger than a flash bank"),
             "give at most 64 MiB",
         ));
     }
@@ -286,28 +296,25 @@ impl Image {
     pub fn place(&self, ram: u64, initrd: Option<u64>, dtb: u64) -> Result<Layout, ImageError> {
         let base = self.ram;
         let ram_end = Ipa(base.0.saturating_add(ram));
-        let too_large = |what: &str, size: u64| ImageError {
-            found: format!(
+        let too_large = |what: &str, size: u64| {
+            let found = format_args!(
                 "with {what} of {} KiB too large for {} KiB of RAM",
                 size / 1024,
                 ram / 1024
-            )
-            .into(),
-            fix: "give the VM more memory",
+            );
+            ImageError::new(found, "give the VM more memory")
         };
         for (nth, part) in self.segments.iter().enumerate() {
             let in_flash = part.end() <= FLASH_END;
             if !in_flash && part.ipa < base {
-                let found = format!(
+                let found = format_args!(
                     "for {}..{}, where a guest has neither RAM nor flash",
                     part.ipa,
                     part.end()
-                )
-                .into();
-                return Err(ImageError {
-                    found,
-                    fix: "link it for RAM from 0x40000000, without direct-map, or for flash from 0",
-                });
+                );
+                let fix =
+                    "link it for RAM from 0x40000000, without direct-map, or for flash from 0";
+                return Err(ImageError::new(found, fix));
             }
             if !in_flash && part.end() > ram_end {
                 return Err(too_large("a part", part.end().0.saturating_sub(base.0)));
@@ -318,7 +325,10 @@ impl Image {
                 .skip(nth + 1)
                 .any(|next| part.ipa < next.end() && next.ipa < part.end())
             {
-                return Err(ImageError::new("of segments that overlap", "link it again"));
+                return Err(ImageError::new(
+                    format_args!("of segments that overlap"),
+                    "link it again",
+                ));
             }
         }
         let high = self.segments.iter().map(Segment::end).max().unwrap_or(base);
@@ -385,7 +395,7 @@ impl Image {
             crc.update(piece);
             size = size.wrapping_add(piece.len() as u32);
             if size > packed.unpacked {
-                return Err(DAMAGED);
+                return Err(damaged());
             }
             for part in &self.segments {
                 let skipped = part.offset.saturating_sub(offset);
@@ -407,7 +417,7 @@ impl Image {
         if crc.finish() == packed.crc && size == packed.unpacked {
             Ok(())
         } else {
-            Err(DAMAGED)
+            Err(damaged())
         }
     }
 }
@@ -449,7 +459,7 @@ impl<'s> View<'s> {
 
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), ImageError> {
         let end = offset.checked_add(buffer.len() as u64);
-        end.filter(|&end| end <= self.size).ok_or(TRUNCATED)?;
+        end.filter(|&end| end <= self.size).ok_or_else(truncated)?;
         match self.packed {
             None => self.source.read(self.offset.wrapping_add(offset), buffer),
             Some(_) => self.head.as_slice().read(offset, buffer),
@@ -470,23 +480,23 @@ impl<'s> View<'s> {
     /// Reads the gzip header and trailer (RFC 1952, 2.3).
     fn gzip(&self) -> Result<Packed, ImageError> {
         let &[_, _, 8, flags, _, _, _, _, _, _, ref fields @ ..] = self.head.as_slice() else {
-            return Err(DAMAGED);
+            return Err(damaged());
         };
         let mut fields = fields;
         if flags & 4 != 0 {
-            let (length, rest) = fields.split_first_chunk().ok_or(DAMAGED)?;
+            let (length, rest) = fields.split_first_chunk().ok_or_else(damaged)?;
             fields = rest
                 .get(usize::from(u16::from_le_bytes(*length))..)
-                .ok_or(DAMAGED)?;
+                .ok_or_else(damaged)?;
         }
         // A name, then a comment.
         for _ in 0..(flags >> 3 & 1) + (flags >> 4 & 1) {
-            let end = fields.iter().position(|&b| b == 0).ok_or(DAMAGED)?;
-            fields = fields.get(end + 1..).ok_or(DAMAGED)?;
+            let end = fields.iter().position(|&b| b == 0).ok_or_else(damaged)?;
+            fields = fields.get(end + 1..).ok_or_else(damaged)?;
         }
-        fields = fields.get(usize::from(flags & 2)..).ok_or(DAMAGED)?;
+        fields = fields.get(usize::from(flags & 2)..).ok_or_else(damaged)?;
         let header = (self.head.len() - fields.len()) as u64;
-        let bytes = self.size.checked_sub(header + 8).ok_or(TRUNCATED)?;
+        let bytes = self.size.checked_sub(header + 8).ok_or_else(truncated)?;
         let mut trailer = [0; 8];
         self.source
             .read(self.offset + self.size - 8, &mut trailer)?;
@@ -545,20 +555,20 @@ fn bare_kernel(view: &View<'_>, ram: Ipa) -> Result<Image, ImageError> {
         ZIMAGE_MAGIC => {
             let (start, end) = (little(head, 0x28), little(head, 0x2c));
             if u64::from(end.wrapping_sub(start)) > view.size {
-                let found = format!(
+                let found = format_args!(
                     "a zImage of {} bytes, of which {} are here",
                     end.wrapping_sub(start),
                     view.size
                 );
-                return Err(ImageError {
-                    found: found.into(),
-                    ..TRUNCATED
-                });
+                return Err(ImageError::new(found, WHOLE));
             }
             format = Format::ZImage;
         }
         big if big == ZIMAGE_MAGIC.swap_bytes() => {
-            return Err(ImageError::new("a big-endian zImage", OTHER_KERNEL));
+            return Err(ImageError::new(
+                format_args!("a big-endian zImage"),
+                OTHER_KERNEL,
+            ));
         }
         _ => is_no_kernel(head)?,
     }
@@ -690,23 +700,26 @@ fn is_no_kernel(head: &[u8]) -> Result<(), ImageError> {
     ];
     for &(at, magic, found, fix) in NO_CODE {
         if head.get(at..).is_some_and(|rest| rest.starts_with(magic)) {
-            return Err(ImageError::new(found, fix));
+            return Err(ImageError::new(format_args!("{found}"), fix));
         }
     }
     let uniform = |byte| head.iter().all(|&b| b == byte);
     if head.len() < 4 {
         return Err(ImageError::new(
-            if head.is_empty() {
-                "empty"
-            } else {
-                "shorter than an instruction"
-            },
+            format_args!(
+                "{}",
+                if head.is_empty() {
+                    "empty"
+                } else {
+                    "shorter than an instruction"
+                }
+            ),
             OTHER_KERNEL,
         ));
     }
     if uniform(0) || uniform(0xff) {
         return Err(ImageError::new(
-            "blank memory",
+            format_args!("blank memory"),
             "load it where reg says, before this starts",
         ));
     }
@@ -715,7 +728,7 @@ fn is_no_kernel(head: &[u8]) -> Result<(), ImageError> {
             .iter()
             .all(|&b| (b' '..=b'~').contains(&b) || matches!(b, b'\t' | b'\n' | b'\r'))
     {
-        return Err(ImageError::new("text", OTHER_KERNEL));
+        return Err(ImageError::new(format_args!("text"), OTHER_KERNEL));
     }
     Ok(())
 }
@@ -726,11 +739,15 @@ fn uimage(outer: &View<'_>, ram: Ipa) -> Result<Image, ImageError> {
     const KERNEL: u8 = 2;
     const NOLOAD: u8 = 14;
     const LINUX: u8 = 5;
-    const CHANGED: ImageError =
-        ImageError::new("a uImage whose checksum is wrong", "load it again");
+    let changed = || {
+        Err(ImageError::new(
+            format_args!("a uImage whose checksum is wrong"),
+            "load it again",
+        ))
+    };
     let error = |found: &'static str| {
         Err(ImageError::new(
-            found,
+            format_args!("{found}"),
             "make it by mkimage -A arm -T kernel -C none",
         ))
     };
@@ -747,7 +764,7 @@ fn uimage(outer: &View<'_>, ram: Ipa) -> Result<Image, ImageError> {
     crc.update(&[0; 4]);
     crc.update(header.get(8..).unwrap_or_default());
     match (crc.finish() == wanted, machine, kind, packing) {
-        (false, ..) => return Err(CHANGED),
+        (false, ..) => return changed(),
         (_, ARM, KERNEL | NOLOAD, 0 | 1) => {}
         (_, ARM, KERNEL | NOLOAD, _) => {
             return error("a uImage packed by something else than gzip");
@@ -756,10 +773,10 @@ fn uimage(outer: &View<'_>, ram: Ipa) -> Result<Image, ImageError> {
         _ => return error("a uImage for another machine"),
     }
     if u64::from(size) > outer.size - UIMAGE_HEADER {
-        return Err(TRUNCATED);
+        return Err(truncated());
     }
     if checksum(outer.source, outer.offset + UIMAGE_HEADER, size.into())? != data {
-        return Err(CHANGED);
+        return changed();
     }
     let view = View::open(outer.source, outer.offset + UIMAGE_HEADER, size.into())?;
     if (packing == 1) != view.packed.is_some() {
@@ -791,7 +808,7 @@ fn elf(view: &View<'_>) -> Result<Image, ImageError> {
     let mut header = [0; 52];
     view.read(0, &mut header)?;
     let half = |at| little(&header, at) & 0xffff;
-    let error = |found: &'static str| Err(ImageError::new(found, OTHER_KERNEL));
+    let error = |found: &'static str| Err(ImageError::new(format_args!("{found}"), OTHER_KERNEL));
     match (header[4], header[5], half(18), half(16)) {
         (1, 1, 40, 2 | 3) => {}
         (1, 1, 40, _) => return error("an ELF that is no program: an object or a core"),
@@ -817,10 +834,7 @@ fn elf(view: &View<'_>) -> Result<Image, ImageError> {
             return error("an ELF of more than 32 segments");
         }
         if u64::from(offset) + u64::from(bytes) > view.size {
-            return Err(ImageError {
-                found: "an ELF cut short".into(),
-                ..TRUNCATED
-            });
+            return Err(ImageError::new(format_args!("an ELF cut short"), WHOLE));
         }
         if bytes > memory || to.checked_add(memory - 1).is_none() {
             return error("an ELF with a malformed segment");
@@ -888,7 +902,7 @@ fn inflate(
             TINFLStatus::HasMoreOutput | TINFLStatus::NeedsMoreInput
                 if more && (taken > 0 || given > 0) => {}
             _ if !more => return Ok(()),
-            _ => return Err(DAMAGED),
+            _ => return Err(damaged()),
         }
     }
 }

@@ -56,9 +56,17 @@
 //! | frames of guest RAM | the VM's [`mem::Ram`] | not at all |
 //! | what is in the hardware | the vCPU that is loaded on this CPU | the owner of a [`vm::request`] puts or folds it |
 //!
-//! vCPUs don't migrate. Interrupts are masked in Hyp, so a CPU is never interrupted in the
-//! hypervisor itself: a kick that comes between the last look at the requests and the entry brings
-//! the guest right out again, and one before WFI ends that.
+//! Interrupts are masked in Hyp, so a CPU is never interrupted in the hypervisor itself: a kick that
+//! comes between the last look at the requests and the entry brings the guest right out again, and
+//! one before WFI ends that. A vCPU that may run elsewhere is handed to a CPU that has less to do
+//! ([`balance`]): the box itself goes, with nothing of it left in the hardware, and what was asked of it
+//! meanwhile is found where it arrives ([`mailbox`]).
+//!
+//! # Who runs
+//!
+//! Of the vCPUs that a CPU has ready it runs those of the highest priority, in turns ([`run::Cpu`]); a
+//! VM with a reservation ([`sched`]) no longer than that allows. A vCPU that has its CPU to itself is
+//! not interrupted, and waits in WFI without a trap.
 //!
 //! # Locks
 //!
@@ -102,7 +110,9 @@
 //! # Stopping
 //!
 //! PSCI, a crash or the operator asks with [`vm::Vm::stop`]. Each vCPU is asked to leave; the CPU
-//! that takes out the last one scrubs the RAM, and starts the VM again if it was a reset. When no VM
+//! that takes out the last one scrubs the RAM, and starts the VM again if it was a reset. A VM that is
+//! off can be started again, or destroyed: then its vCPUs are dropped, and with the last one all that
+//! it had. When no VM
 //! is up the machine is powered off. A fault of the hypervisor's own is the one thing that is not a
 //! value: it prints its registers and a backtrace, and stops the machine.
 //!

@@ -11,9 +11,9 @@ use crate::mem::{self, ModuleMemory, NotRam, Ram};
 use crate::region::{Answer, MOST, Map, Region};
 use crate::ring::{self, Page};
 use crate::stage2::{self, Attrs, Flush, Stage2, Tables};
-use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::fmt;
 
 /// Bits of a guest's physical addresses.
 const WIDTH: u32 = 32;
@@ -63,10 +63,7 @@ impl Source for ModuleMemory {
             .checked_add(buffer.len() as u64)
             .is_some_and(|end| end <= self.size());
         if !fits {
-            return Err(ImageError {
-                found: "cut short".into(),
-                fix: "give its whole size in reg",
-            });
+            return Err(image::truncated());
         }
         self.read(offset, buffer);
         Ok(())
@@ -90,11 +87,11 @@ impl Memory {
             .memory
             .unwrap_or((left / 2).min(MOST_RAM) & !(STEP - 1));
         if size > MOST_RAM {
-            let fix = "give it at most 3 GiB";
+            let fix = format_args!("give it at most 3 GiB");
             return Err(ConfigError::new(
                 &config.node,
                 "memory",
-                format!("{} KiB", size / 1024),
+                format_args!("{} KiB", size / 1024),
                 fix,
             ));
         }
@@ -102,12 +99,18 @@ impl Memory {
         let mut base = RAM;
         if config.direct_map {
             let free = ram.add_direct(size);
-            let shown = format!(
-                "for {} KiB, of which not as many are free in one piece",
-                size / 1024
-            );
-            let fix = "give it less memory";
-            let error = || ConfigError::new(&config.node, "direct-map", shown, fix);
+            let error = || {
+                let shown = format_args!(
+                    "for {} KiB, of which not as many are free in one piece",
+                    size / 1024
+                );
+                ConfigError::new(
+                    &config.node,
+                    "direct-map",
+                    shown,
+                    format_args!("give it less memory"),
+                )
+            };
             base = free.map_err(|()| error())?.0 as u32;
         }
         let mut wanted = 0;
@@ -281,12 +284,12 @@ impl Memory {
                 return Err(ConfigError::new(
                     &config.node,
                     "kernel",
-                    "absent",
-                    "give a multiboot,kernel module",
+                    format_args!("absent"),
+                    format_args!("give a multiboot,kernel module"),
                 ));
             }
         };
-        let bad = |why: ImageError| VmConfig::bad_module(kind, module, &why.found, why.fix);
+        let bad = |why: ImageError| VmConfig::bad_module(kind, module, &why);
         let source = mem::module(module.range);
         let image = if kind == "firmware" {
             image::firmware(&source)
@@ -428,9 +431,11 @@ impl Memory {
         }
         self.ram.take_back();
         let own = self.map_own(at, size);
-        own.map(|()| 0).map_err(|why| ImageError {
-            found: format!("not to be mapped: {why}").into(),
-            fix: "give the VM rounder memory",
+        own.map(|()| 0).map_err(|why| {
+            ImageError::new(
+                format_args!("not to be mapped: {why}"),
+                "give the VM rounder memory",
+            )
         })
     }
 
@@ -519,11 +524,11 @@ fn assigned(config: &VmConfig) -> Result<Assigned, ConfigError> {
             return Err(ConfigError::new(
                 &module.node,
                 "interrupts",
-                format!(
+                format_args!(
                     "shared interrupt {}, which another device of the VM has",
                     wire.virt - 32
                 ),
-                "give it another number",
+                format_args!("give it another number"),
             ));
         }
     }
@@ -535,29 +540,36 @@ fn with_tree<R>(
     module: &Module,
     what: impl FnOnce(&fdt::Tree<'_, '_>) -> R,
 ) -> Result<R, ConfigError> {
-    let bad =
-        |found: &str| VmConfig::bad_module("device tree", module, found, "give a flattened tree");
+    let bad = |found: fmt::Arguments<'_>| {
+        let fix = "give a flattened tree";
+        VmConfig::bad_module("device tree", module, &ImageError::new(found, fix))
+    };
     let source = mem::module(module.range);
     // The tree, the notes of its nodes, and what comes of them.
     let size = usize::try_from(source.size())
         .ok()
         .filter(|&size| size <= fdt::MAX_SIZE);
-    let size = size.ok_or_else(|| bad("too large"))?;
+    let size = size.ok_or_else(|| bad(format_args!("too large")))?;
     if !mem::reserve_heap(4 * size) {
-        return Err(bad("larger than the memory that is left for reading it"));
+        return Err(bad(format_args!(
+            "larger than the memory that is left for reading it"
+        )));
     }
     let mut bytes = vec![0; size];
     source.read(0, &mut bytes);
     let mut copy = Vec::new();
-    let checked = fdt::check(&bytes, &mut copy).map_err(|why| bad(&format!("damaged: {why}")))?;
+    let checked =
+        fdt::check(&bytes, &mut copy).map_err(|why| bad(format_args!("damaged: {why}")))?;
     Ok(what(&fdt::Tree::of(&checked)))
 }
 
+#[cold]
+#[inline(never)]
 fn outside(at: NotRam) -> ImageError {
-    ImageError {
-        found: format!("for {}, where the guest has no RAM", at.0).into(),
-        fix: "give the VM more memory",
-    }
+    ImageError::new(
+        format_args!("for {}, where the guest has no RAM", at.0),
+        "give the VM more memory",
+    )
 }
 
 /// Owners of regions that every VM has; the described ones' follow from [`DESCRIBED`] on.
@@ -580,8 +592,8 @@ const DESCRIBED: u32 = 9;
 /// The error for a VM whose memory can't be mapped.
 #[cold]
 fn no_tables(config: &VmConfig, why: stage2::Error) -> ConfigError {
-    let fix = "give it less or rounder memory, or regions closer together";
-    ConfigError::new(&config.node, "memory", format!("{why}"), fix)
+    let fix = format_args!("give it less or rounder memory, or regions closer together");
+    ConfigError::new(&config.node, "memory", format_args!("{why}"), fix)
 }
 
 /// All regions of a VM, its RAM of `size` bytes from `base` on and `rom` bytes of firmware included.
@@ -598,11 +610,11 @@ fn regions(
         .map(|region| region.ranges.len())
         .sum();
     if count > MOST {
-        let fix = format!("give at most {MOST}");
+        let fix = format_args!("give at most {MOST}");
         return Err(ConfigError::new(
             &config.node,
             "the regions",
-            "too many",
+            format_args!("too many"),
             fix,
         ));
     }
@@ -693,12 +705,17 @@ fn overlap(config: &VmConfig, a: Region, b: Region) -> ConfigError {
             .get(number as usize)
             .map_or("", |region| &region.node),
     };
-    let shown = format!(
+    let shown = format_args!(
         "{} at {:#x}, which overlaps {} at {:#x}",
         name(a),
         a.first,
         name(b),
         b.first
     );
-    ConfigError::new(&config.node, "a region", shown, "put one of them elsewhere")
+    ConfigError::new(
+        &config.node,
+        "a region",
+        shown,
+        format_args!("put one of them elsewhere"),
+    )
 }

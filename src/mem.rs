@@ -4,12 +4,13 @@
 //! uses and closes ([`window`]); [`Ram`] is what makes that safe: it holds frames
 //! that nothing else does, and looks up every address in them.
 
-use crate::addr::{Ipa, PAGE, PAGE_SHIFT, Pa};
+use crate::addr::{BLOCK, Ipa, PAGE, PAGE_SHIFT, Pa};
 use crate::fdt::Range;
 use crate::lent::Lent;
 use crate::machine::window;
 use crate::ring::Page;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::marker::PhantomData;
 use frames::Frames;
 use spin::{Mutex, MutexGuard};
@@ -56,9 +57,18 @@ mod heap {
             unsafe { self.lock().add_to_heap(start, start + size) };
         }
 
-        pub(super) fn free(&self) -> usize {
-            let heap = self.lock();
-            heap.stats_total_bytes() - heap.stats_alloc_actual()
+        /// Whether it has `bytes` free bytes in one piece.
+        pub(super) fn has(&self, bytes: usize) -> bool {
+            let mut heap = self.lock();
+            let Ok(layout) = Layout::from_size_align(bytes, 1) else {
+                return false;
+            };
+            let block = heap.alloc(layout);
+            if let Ok(block) = block {
+                // SAFETY: just allocated with this layout.
+                unsafe { heap.dealloc(block, layout) };
+            }
+            block.is_ok()
         }
 
         pub(super) fn total(&self) -> usize {
@@ -145,11 +155,26 @@ pub struct Extent {
 }
 
 /// A guest's RAM: frames that are its own, from [`alloc()`] until it is dropped.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Ram {
     extents: Vec<Extent>,
     /// What stands in for some of it.
     lent: Option<Lent>,
+    /// The block that was asked for last, address / 2 MiB, and the one where all of it is.
+    recent: Cell<(u32, u32)>,
+}
+
+/// No number of a block.
+const NO_BLOCK: u32 = u32::MAX;
+
+impl Default for Ram {
+    fn default() -> Self {
+        Self {
+            extents: Vec::new(),
+            lent: None,
+            recent: Cell::new((NO_BLOCK, 0)),
+        }
+    }
 }
 
 impl Ram {
@@ -311,6 +336,7 @@ impl Ram {
         self.pieces(ipa, size, |_, _, _| ())?;
         let pa = Pa(module.pa.0 + offset);
         self.lent = Some(Lent::new(ipa, pa, size));
+        self.recent.set((NO_BLOCK, 0));
         Ok(pa)
     }
 
@@ -344,14 +370,27 @@ impl Ram {
         })
     }
 
+    /// Has `read` read words, which may lie near each other.
+    #[inline(always)]
+    pub fn read_near<R>(&self, read: impl FnOnce(&mut Reader<'_>) -> R) -> R {
+        let mut reader = Reader {
+            ram: self,
+            number: 0,
+            block: None,
+        };
+        let result = read(&mut reader);
+        if let Some(block) = reader.block {
+            block.close();
+        }
+        result
+    }
+
     /// Reads `size` bytes, 1, 2 or 4, in one piece from `ipa`, which counts as aligned to that.
     ///
     /// # Errors
     /// Where it is not RAM.
     pub fn load_word(&self, ipa: Ipa, size: u32) -> Result<u32, NotRam> {
-        let (pa, _) = self.find(ipa.align_down(size.into()))?;
-        // SAFETY: as for `read`; no piece ends inside an aligned word.
-        Ok(unsafe { window::load(pa, size) })
+        self.read_near(|reader| reader.load(ipa, size))
     }
 
     /// The same for 8 bytes.
@@ -359,9 +398,30 @@ impl Ram {
     /// # Errors
     /// Where it is not RAM.
     pub fn load_double(&self, ipa: Ipa) -> Result<u64, NotRam> {
-        let (pa, _) = self.find(ipa.align_down(8))?;
-        // SAFETY: as for `load_word`.
-        Ok(unsafe { window::load_double(pa) })
+        let load = |block: &window::Block, offset| block.load_double(offset);
+        self.read_near(|reader| reader.with(ipa, load))
+    }
+
+    /// The number of the block that holds `ipa`, and the offset there.
+    #[inline(always)]
+    fn place(&self, ipa: Ipa) -> Result<(u32, u32), NotRam> {
+        let (known, block) = self.recent.get();
+        if (ipa.0 / BLOCK) as u32 == known {
+            return Ok((block, ipa.0 as u32 % BLOCK as u32));
+        }
+        self.find_place(ipa)
+    }
+
+    #[inline(never)]
+    fn find_place(&self, ipa: Ipa) -> Result<(u32, u32), NotRam> {
+        if let Ok((pa, BLOCK..)) = self.find(ipa.align_down(BLOCK))
+            && pa.is_aligned(BLOCK)
+        {
+            let blocks = ((ipa.0 / BLOCK) as u32, (pa.0 / BLOCK) as u32);
+            self.recent.set(blocks);
+        }
+        let (pa, _) = self.find(ipa)?;
+        Ok(((pa.0 / BLOCK) as u32, pa.0 as u32 % BLOCK as u32))
     }
 
     /// Writes `size` bytes, 1, 2 or 4, in one piece to `ipa`, which counts as aligned to that.
@@ -371,7 +431,7 @@ impl Ram {
     pub fn store_word(&mut self, ipa: Ipa, size: u32, value: u32) -> Result<(), NotRam> {
         self.check_own(ipa, 1)?;
         let (pa, _) = self.find(ipa.align_down(size.into()))?;
-        // SAFETY: as for `load_word`.
+        // SAFETY: as for `read`; no piece ends inside an aligned word.
         unsafe { window::store(pa, size, value) };
         Ok(())
     }
@@ -382,7 +442,7 @@ impl Ram {
     /// Where it is not RAM.
     pub fn words(&mut self, ipa: Ipa) -> Result<Words<'_>, NotRam> {
         let (pa, _) = self.find(ipa)?;
-        // SAFETY: as for `load_word`; nothing else of it can be reached before this is dropped.
+        // SAFETY: as for `store_word`; nothing else of it can be reached before this is dropped.
         Ok(Words(unsafe { window::Words::open(pa) }, PhantomData))
     }
 
@@ -458,9 +518,48 @@ impl Ram {
     }
 
     fn release(&mut self, from: usize) {
+        self.recent.set((NO_BLOCK, 0));
         for extent in self.extents.drain(from..) {
             free(extent.pa, extent.size, extent.size);
         }
+    }
+}
+
+/// A reader of words: its window stays open for the next one that is near.
+pub struct Reader<'a> {
+    ram: &'a Ram,
+    /// The number of the block that the window shows.
+    number: u32,
+    block: Option<window::Block>,
+}
+
+impl Reader<'_> {
+    /// Reads `size` bytes, 1, 2 or 4, in one piece from `ipa`, which counts as aligned to that.
+    ///
+    /// # Errors
+    /// Where it is not RAM.
+    #[inline(always)]
+    pub fn load(&mut self, ipa: Ipa, size: u32) -> Result<u32, NotRam> {
+        self.with(ipa, |block, offset| block.load(offset, size))
+    }
+
+    #[inline(always)]
+    fn with<R>(
+        &mut self,
+        ipa: Ipa,
+        load: impl FnOnce(&window::Block, u32) -> R,
+    ) -> Result<R, NotRam> {
+        let (number, offset) = self.ram.place(ipa)?;
+        if let Some(block) = &self.block {
+            if number == self.number {
+                return Ok(load(block, offset));
+            }
+            block.close();
+        }
+        self.number = number;
+        // SAFETY: as for `Ram::read`; this closes it, or `Ram::read_near`.
+        let block = self.block.insert(unsafe { window::Block::open(number) });
+        Ok(load(block, offset))
     }
 }
 
@@ -529,15 +628,15 @@ impl ModuleMemory {
     }
 }
 
-/// Makes the heap have at least `bytes` free bytes; whether it has.
+/// Makes the heap have at least `bytes` free bytes in one piece; whether it has.
 ///
 /// It grows by 256 KiB while its first 2 MiB of addresses last, then by blocks of 2 MiB. Its frames
 /// lie below 4 GiB, where stage-2 tables have to be.
 #[cfg(target_os = "none")]
 #[must_use]
 pub fn reserve_heap(bytes: usize) -> bool {
-    use crate::{addr::BLOCK, arch::mmu};
-    while heap::HEAP.free() < bytes {
+    use crate::arch::mmu;
+    while !heap::HEAP.has(bytes) {
         let grown = [BLOCK / 8, BLOCK].into_iter().any(|size| {
             let Some(pa) = alloc(size, size) else {
                 return false;

@@ -6,7 +6,7 @@
 
 use crate::balance;
 use crate::exit::{self, Next};
-use crate::fdt::{ConfigError, VmConfig};
+use crate::fdt::{ConfigError, OnCrash, VmConfig};
 use crate::irq::{self, Interrupt};
 use crate::loader::Start;
 use crate::machine::{self, Live, vfp};
@@ -15,15 +15,14 @@ use crate::monitor;
 use crate::regs::{mode, psr};
 use crate::sched;
 use crate::vcpu::{State, Vcpu};
-use crate::vm::{self, MAX_CPUS, Vm, news, request};
+use crate::vm::{self, MAX_CPUS, Stop, Vm, news, request};
 use crate::vtimer::Timer;
 use alloc::boxed::Box;
-use alloc::format;
 use alloc::vec::Vec;
 use spin::Mutex;
 
-/// Heap that building a VM may take, bytes: its tables above all.
-const VM_HEAP: usize = 128 << 10;
+/// Heap that building a VM may take, bytes: its tables, its devices' state, and trees on the way.
+const VM_HEAP: usize = 256 << 10;
 
 /// vCPUs on their way to each CPU.
 #[expect(
@@ -61,16 +60,19 @@ pub fn build(configs: Vec<VmConfig>, cpus: usize) -> usize {
         match homes(&config, cpus, &mut taken).and_then(|homes| Vm::build(config, &homes)) {
             Ok(vm) => {
                 tenants = taken;
+                for index in 0..vm.links.len() {
+                    adopt(Box::new(Vcpu::new(vm.clone(), index)));
+                }
                 built.push(vm);
             }
             Err(why) => log::error!("{why}"),
         }
     }
     vm::connect(&built);
+    if !mem::reserve_heap(VM_HEAP) {
+        log::warn!("hardly any memory left for the hypervisor itself");
+    }
     for vm in &built {
-        for index in 0..vm.links.len() {
-            adopt(Box::new(Vcpu::new(vm.clone(), index)));
-        }
         if vm.config.hold {
             log::info!("{} is held", vm.name());
         } else {
@@ -98,8 +100,8 @@ fn homes(
         ConfigError::new(
             &config.node,
             "armillary,cpus",
-            "of CPUs that are not there",
-            format!("name some of CPU 0 to {}", cpus - 1),
+            format_args!("of CPUs that are not there"),
+            format_args!("name some of CPU 0 to {}", cpus - 1),
         )
     })
 }
@@ -537,6 +539,9 @@ impl Cpu {
                 }
                 Next::Off => return self.leave(index, false),
                 Next::Stop(stop) => {
+                    if stop == Stop::Crash && vcpu.vm.config.policy.on_crash == OnCrash::Dump {
+                        vcpu.dump();
+                    }
                     vcpu.vm.stop(stop);
                     self.take_requests();
                     return;

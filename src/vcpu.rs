@@ -244,6 +244,17 @@ impl Vcpu {
         self.since = NEVER;
     }
 
+    /// Logs its registers, which are live.
+    #[cold]
+    pub fn dump(&mut self) {
+        let (pc, cpsr) = (self.context.regs().pc, self.context.regs().cpsr);
+        log::info!("{}: pc {pc:08x} cpsr {cpsr:08x}", self.vm.name());
+        for first in [0, 5, 10] {
+            let [a, b, c, d, e] = [0, 1, 2, 3, 4].map(|n| self.gpr(first + n));
+            log::info!("r{first:<2} {a:08x} {b:08x} {c:08x} {d:08x} {e:08x}");
+        }
+    }
+
     /// Lets other CPUs see what it has done.
     pub fn publish(&mut self) {
         if self.since != NEVER {
@@ -470,12 +481,20 @@ impl Vcpu {
 
     /// Passes on what an access did to the UART's line, after what has been typed has filled the
     /// room that it made.
+    #[inline(always)]
     fn uart_line(&self, state: &mut Shared, line: Line) {
+        if state.typed || line != Line::Same {
+            self.change_uart_line(state, line);
+        }
+    }
+
+    #[inline(never)]
+    fn change_uart_line(&self, state: &mut Shared, line: Line) {
         if state.typed {
             state.refill();
             let level = state.uart.line();
             self.set_line(state, interrupt::UART, level);
-        } else if line != Line::Same {
+        } else {
             self.set_line(state, interrupt::UART, line == Line::Raised);
         }
     }

@@ -818,7 +818,9 @@ impl Vm {
     /// Ends it for good: its vCPUs are forgotten, and what it had is free once they are.
     pub fn destroy(&self) {
         self.halted.fetch_or(halt::DOOMED, Ordering::SeqCst);
-        if self.up.load(Ordering::SeqCst) {
+        if self.config.hold && !self.state().begun {
+            self.end();
+        } else if self.up.load(Ordering::SeqCst) {
             self.stop(Stop::Off);
         } else {
             self.ask_all(request::DROP);

@@ -518,7 +518,7 @@ fn what_only_the_loader_finds_is_said_in_the_same_way() {
     let error =
         armillary::image::kernel(&b"#!/bin/sh".as_slice(), armillary::image::RAM).unwrap_err();
     assert_eq!(
-        VmConfig::bad_module("the kernel", kernel, &error.found, error.fix).to_string(),
+        VmConfig::bad_module("the kernel", kernel, &error).to_string(),
         "/chosen/domU1/module@50000000: the kernel is a script; give a 32-bit little-endian Arm kernel"
     );
 }

@@ -167,6 +167,23 @@ const SECOND_UART: &str = concat!(
 );
 const UART_MODEL: &str = "kernel=guest:model,memory=16M,name=model";
 
+/// Sixteen VMs that count what they get of a CPU.
+const SIXTEEN: [&str; 16] = ["kernel=guest:share,memory=16M"; 16];
+
+/// Whether `count` VMs got the same, within 2 %.
+fn even(text: &str, count: usize) -> Result<(), String> {
+    let shares = text.lines().filter_map(|line| {
+        let (_, share) = line.split_once("SHARE ")?;
+        share.split(' ').nth(1)?.trim().parse::<u32>().ok()
+    });
+    let shares: Vec<u32> = shares.collect();
+    let (least, most) = (shares.iter().min(), shares.iter().max());
+    match (least, most) {
+        (Some(least), Some(most)) if shares.len() == count && most - least <= most / 50 => Ok(()),
+        _ => Err(format!("shares are {shares:?}")),
+    }
+}
+
 /// A VM with nothing wrong, beside one that has.
 const GOOD: &str = "kernel=guest:hello,append=once,memory=16M,name=good";
 
@@ -473,6 +490,23 @@ const CASES: &[Case] = &[
         vms: &["kernel=guest:psci,memory=64M,cpus=4"],
         smp: 2,
         icount: false,
+        ..GUESTS
+    },
+    Case {
+        name: "guests::timers_of_one_vcpu",
+        vms: &["kernel=guest:timers,memory=64M"],
+        ..GUESTS
+    },
+    Case {
+        name: "guests::clock",
+        vms: &["kernel=guest:clock,memory=64M"],
+        ..GUESTS
+    },
+    Case {
+        name: "guests::shares_of_sixteen_vms_are_even",
+        vms: &SIXTEEN,
+        expect: Expect::Ends(&["SHARE"]),
+        check: Some(|text| even(text, 16)),
         ..GUESTS
     },
     Case {

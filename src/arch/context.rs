@@ -461,6 +461,19 @@ impl Live {
         }
     }
 
+    /// Those of them that [`walk::instruction`](crate::walk::instruction) follows; the others are 0.
+    #[inline(always)]
+    #[must_use]
+    pub fn stage1_of_code() -> Stage1 {
+        Stage1 {
+            sctlr: SCTLR::read(),
+            ttbcr: TTBCR::read(),
+            ttbr0: TTBR0::read(),
+            dacr: DACR::read(),
+            ..Stage1::default()
+        }
+    }
+
     /// Whether the virtual timer asserts its line: enabled, not masked, and due (CNTV_CTL).
     #[inline(always)]
     #[must_use]

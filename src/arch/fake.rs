@@ -73,6 +73,8 @@ struct Machine {
     edges: BTreeSet<u32>,
     /// Lines of devices that are asserted.
     high: BTreeSet<u32>,
+    /// Whether a window is open.
+    window: bool,
 }
 
 /// The GIC's virtual interface control registers.
@@ -131,6 +133,7 @@ thread_local! {
         wired: BTreeMap::new(),
         edges: BTreeSet::new(),
         high: BTreeSet::new(),
+        window: false,
     });
 }
 
@@ -327,6 +330,15 @@ impl Live {
         })
     }
 
+    /// Those of them that instructions follow.
+    #[must_use]
+    pub fn stage1_of_code() -> Stage1 {
+        Stage1 {
+            ttbr1: 0,
+            ..Self::stage1()
+        }
+    }
+
     /// Whether the guest's MMU and data cache are on.
     #[must_use]
     pub fn cached() -> bool {
@@ -519,7 +531,7 @@ pub mod vfp {
 /// Physical memory.
 pub mod window {
     use super::{Event, Machine, PAGE, RUBBISH, machine, note};
-    use crate::addr::Pa;
+    use crate::addr::{BLOCK, Pa};
 
     impl Machine {
         fn byte(&self, at: u64) -> u8 {
@@ -540,6 +552,59 @@ pub mod window {
         }
     }
 
+    /// 2 MiB of physical memory to read from.
+    pub struct Block(Pa);
+
+    impl Block {
+        /// Block number `block`.
+        ///
+        /// # Safety
+        /// As for [`read`].
+        #[must_use]
+        pub unsafe fn open(block: u32) -> Self {
+            machine(|machine| {
+                assert!(!machine.window, "a window is open");
+                machine.window = true;
+            });
+            Self(Pa(u64::from(block) * BLOCK))
+        }
+
+        fn bytes<const N: usize>(&self, offset: u32) -> [u8; N] {
+            let offset = u64::from(offset) & (BLOCK - 1) & !(N as u64 - 1);
+            let mut bytes = [0; N];
+            machine(|machine| {
+                for (at, byte) in (self.0.0 + offset..).zip(&mut bytes) {
+                    *byte = machine.byte(at);
+                }
+            });
+            bytes
+        }
+
+        /// Reads `size` bytes in one piece.
+        #[must_use]
+        pub fn load(&self, offset: u32, size: u32) -> u32 {
+            match size {
+                1 => u8::from_le_bytes(self.bytes(offset)).into(),
+                2 => u16::from_le_bytes(self.bytes(offset)).into(),
+                _ => u32::from_le_bytes(self.bytes(offset)),
+            }
+        }
+
+        /// The same for 8 bytes.
+        #[must_use]
+        pub fn load_double(&self, offset: u32) -> u64 {
+            u64::from_le_bytes(self.bytes(offset))
+        }
+
+        /// Closes the window.
+        pub fn close(&self) {
+            machine(|machine| {
+                assert!(machine.window, "no window is open");
+                machine.window = false;
+            });
+        }
+    }
+
     /// The words of a page.
     pub struct Words(Pa);
 
@@ -556,8 +621,10 @@ pub mod window {
         /// Loads the word at `offset` of the page.
         #[must_use]
         pub fn load(&self, offset: u32) -> u32 {
+            let mut bytes = [0; 4];
             // SAFETY: none needed here.
-            unsafe { load(Pa(self.0.0 + u64::from(offset & 0xffc)), 4) }
+            unsafe { read(Pa(self.0.0 + u64::from(offset & 0xffc)), &mut bytes) };
+            u32::from_le_bytes(bytes)
         }
 
         /// Stores the word at `offset` of the page.
@@ -573,6 +640,7 @@ pub mod window {
     /// None needed here: the machine's own asks for it.
     pub unsafe fn read(pa: Pa, buffer: &mut [u8]) {
         machine(|machine| {
+            assert!(!machine.window, "a window is open");
             for (at, byte) in (pa.0..).zip(buffer) {
                 *byte = machine.byte(at);
             }
@@ -585,33 +653,11 @@ pub mod window {
     /// As for [`read`].
     pub unsafe fn write(pa: Pa, bytes: &[u8]) {
         machine(|machine| {
+            assert!(!machine.window, "a window is open");
             for (at, &byte) in (pa.0..).zip(bytes) {
                 machine.set_byte(at, byte);
             }
         });
-    }
-
-    /// Reads `size` bytes in one piece.
-    ///
-    /// # Safety
-    /// As for [`read`].
-    pub unsafe fn load(pa: Pa, size: u32) -> u32 {
-        assert!(pa.0.is_multiple_of(size.into()), "unaligned");
-        machine(|machine| {
-            let bytes = (0..size.into()).map(|n| u32::from(machine.byte(pa.0 + n)) << (8 * n));
-            bytes.sum()
-        })
-    }
-
-    /// The same for 8 bytes.
-    ///
-    /// # Safety
-    /// As for [`read`].
-    pub unsafe fn load_double(pa: Pa) -> u64 {
-        let mut bytes = [0; 8];
-        // SAFETY: none needed here.
-        unsafe { read(pa, &mut bytes) };
-        u64::from_le_bytes(bytes)
     }
 
     /// Writes `size` bytes in one piece.
@@ -658,6 +704,7 @@ pub mod window {
     pub unsafe fn clean(pa: Pa, size: u64) {
         note(Event::Clean { pa, size });
         machine(|machine| {
+            assert!(!machine.window, "a window is open");
             for page in pa.0 / PAGE..(pa.0 + size).div_ceil(PAGE) {
                 machine.cached.remove(&page);
             }

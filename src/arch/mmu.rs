@@ -76,6 +76,17 @@ impl Table {
         unsafe { (&raw const (*self.0.get())[index]).read_volatile() }
     }
 
+    /// Clears an entry, for the walker from the next barrier on.
+    #[inline(always)]
+    fn clear(&self, index: usize) {
+        // SAFETY: as for `set`.
+        unsafe {
+            let at = &raw mut (*self.0.get())[index];
+            core::arch::asm!("strd r2, r3, [{at}]", at = in(reg) at, in("r2") 0, in("r3") 0,
+                options(nostack, preserves_flags));
+        }
+    }
+
     /// Writes an entry in one piece (B3.6.1: a doubleword store is single-copy atomic here).
     #[inline(always)]
     fn set(&self, index: usize, value: u64) {
@@ -268,6 +279,16 @@ pub enum Window {
 /// The memory must be RAM that nothing in Hyp refers to, and `close_window` must follow on this
 /// CPU before another `open_window` of the same window.
 pub unsafe fn open_window(window: Window, pa: Pa) -> usize {
+    // SAFETY: the caller's word.
+    unsafe { open_window_here(window, pa) }
+}
+
+/// The same without a call.
+///
+/// # Safety
+/// As for [`open_window`].
+#[inline(always)]
+pub unsafe fn open_window_here(window: Window, pa: Pa) -> usize {
     let index = window_index(window);
     LEVEL2.set(index, pa.align_down(BLOCK).0 | NORMAL | NEVER_EXECUTE);
     index * STEP + (pa.0 & (BLOCK - 1)) as usize
@@ -275,9 +296,15 @@ pub unsafe fn open_window(window: Window, pa: Pa) -> usize {
 
 /// Closes this CPU's window, its TLB entry too.
 pub fn close_window(window: Window) {
-    let index = window_index(window);
-    LEVEL2.set(index, 0);
-    tlb::flush_hyp_page(index * STEP);
+    close_window_at(window_index(window) * STEP);
+}
+
+/// The same of the window that shows `va`.
+#[inline(always)]
+pub fn close_window_at(va: usize) {
+    LEVEL2.clear(va / STEP);
+    // Its barrier comes before the TLB's entry goes.
+    tlb::flush_hyp_page(va);
 }
 
 #[inline(always)]

@@ -25,6 +25,7 @@ pub fn flush_hyp() {
 }
 
 /// Forgets this CPU's Hyp translation of the page at `va`.
+#[inline(always)]
 pub fn flush_hyp_page(va: usize) {
     dsb();
     // SAFETY: as above.

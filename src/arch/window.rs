@@ -90,47 +90,30 @@ pub unsafe fn write(pa: Pa, bytes: &[u8]) {
     }
 }
 
-/// Reads `size` bytes, 1, 2 or 4, in one piece from `pa`, which is aligned to that.
+/// Reads `size` bytes, 1, 2 or 4, in one piece.
 ///
 /// # Safety
-/// It must be RAM that nothing in Hyp refers to.
-pub unsafe fn load(pa: Pa, size: u32) -> u32 {
+/// They must be mapped, and aligned.
+#[inline(always)]
+unsafe fn load_at(at: usize, size: u32) -> u32 {
     let value;
-    // SAFETY: the caller's word; an aligned access stays inside the window.
+    // SAFETY: the caller's word.
     unsafe {
-        let at = mmu::open_window(Window::First, pa);
         match size {
             1 => asm!("ldrb {}, [{}]", out(reg) value, in(reg) at, options(nostack, readonly)),
             2 => asm!("ldrh {}, [{}]", out(reg) value, in(reg) at, options(nostack, readonly)),
             _ => asm!("ldr {}, [{}]", out(reg) value, in(reg) at, options(nostack, readonly)),
         }
     }
-    mmu::close_window(Window::First);
     value
-}
-
-/// The same for 8 bytes: a guest that changes its table's entry sees it read before or after.
-///
-/// # Safety
-/// As for [`load`].
-pub unsafe fn load_double(pa: Pa) -> u64 {
-    let (low, high): (u32, u32);
-    // SAFETY: as in `load`; LDRD is single-copy atomic with LPAE (A3.5.3).
-    unsafe {
-        let at = mmu::open_window(Window::First, pa);
-        asm!("ldrd r2, r3, [{}]", in(reg) at, out("r2") low, out("r3") high,
-            options(nostack, readonly));
-    }
-    mmu::close_window(Window::First);
-    u64::from(high) << 32 | u64::from(low)
 }
 
 /// Writes `size` bytes, 1, 2 or 4, in one piece to `pa`, which is aligned to that.
 ///
 /// # Safety
-/// As for [`load`].
+/// It must be RAM that nothing in Hyp refers to.
 pub unsafe fn store(pa: Pa, size: u32, value: u32) {
-    // SAFETY: as in `load`.
+    // SAFETY: the caller's word; an aligned access stays inside the window.
     unsafe {
         let at = mmu::open_window(Window::First, pa);
         match size {
@@ -142,6 +125,52 @@ pub unsafe fn store(pa: Pa, size: u32, value: u32) {
     mmu::close_window(Window::First);
 }
 
+/// 2 MiB of physical memory to read from, until [`close`](Self::close).
+pub struct Block(usize);
+
+impl Block {
+    /// Opens the window onto block number `block`, the address / 2 MiB.
+    ///
+    /// # Safety
+    /// As for [`store`]; this must be closed before a window is opened again, and not be used after.
+    #[inline(always)]
+    #[must_use]
+    pub unsafe fn open(block: u32) -> Self {
+        let pa = Pa(u64::from(block) * BLOCK);
+        // SAFETY: the caller's word.
+        Self(unsafe { mmu::open_window_here(Window::First, pa) })
+    }
+
+    /// Reads `size` bytes, 1, 2 or 4, at `offset`, which counts as aligned to that.
+    #[inline(always)]
+    #[must_use]
+    pub fn load(&self, offset: u32, size: u32) -> u32 {
+        let at = self.0 + (offset & (BLOCK as u32 - 1) & !(size - 1)) as usize;
+        // SAFETY: an aligned access stays inside the window.
+        unsafe { load_at(at, size) }
+    }
+
+    /// The same for 8 bytes: a guest that changes its table's entry sees it read before or after.
+    #[inline(always)]
+    #[must_use]
+    pub fn load_double(&self, offset: u32) -> u64 {
+        let at = self.0 + (offset & (BLOCK as u32 - 1) & !7) as usize;
+        let (low, high): (u32, u32);
+        // SAFETY: as in `load`; LDRD is single-copy atomic with LPAE (A3.5.3).
+        unsafe {
+            asm!("ldrd r2, r3, [{}]", in(reg) at, out("r2") low, out("r3") high,
+                options(nostack, readonly));
+        }
+        u64::from(high) << 32 | u64::from(low)
+    }
+
+    /// Closes the window.
+    #[inline(always)]
+    pub fn close(&self) {
+        mmu::close_window_at(self.0);
+    }
+}
+
 /// The words of a page, as long as the window is open.
 pub struct Words(usize);
 
@@ -149,7 +178,7 @@ impl Words {
     /// Opens the window onto the page of `pa`.
     ///
     /// # Safety
-    /// As for [`load`]; the window must not be opened again before this is dropped.
+    /// As for [`store`]; the window must not be opened again before this is dropped.
     #[inline(always)]
     #[must_use]
     pub unsafe fn open(pa: Pa) -> Self {

@@ -29,7 +29,7 @@ pub(super) const fn is_single(w: u32) -> bool {
 }
 
 /// Decodes one.
-#[inline]
+#[inline(always)]
 pub(super) fn single(w: u32) -> Result<Single, Reason> {
     let bits = w & (REGISTER | BEFORE | UP | BYTE | WRITE | LOAD | OPERANDS);
     let (t, n) = (w >> 12 & 15, w >> 16 & 15);
@@ -46,7 +46,9 @@ pub(super) fn single(w: u32) -> Result<Single, Reason> {
             single = Single::new(bits | UNPRIVILEGED);
         }
     }
-    refuse_if(t == 15 && w & BYTE != 0, Pc)?;
+    if t == 15 {
+        refuse_if(w & BYTE != 0, Pc)?;
+    }
     Ok(single)
 }
 

@@ -5,9 +5,9 @@
 //! the registers and the bits L, W, B, U, P and I of ARM DDI 0406C, A5.3; what A32 encodes elsewhere
 //! has bits of its own.
 
-use super::bit;
-use super::transfer::get;
-use crate::regs::{Banks, Gprs};
+use super::transfer::{executes, from_bus, get, set, to_bus};
+use super::{Form, Instruction, a32, bit, decode_form};
+use crate::regs::{Banks, Gprs, Regs, psr};
 
 /// The address of a single or dual transfer: a base, what is added to it and when.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -181,6 +181,63 @@ impl Shift {
 }
 
 impl Single {
+    /// The load or store of one register that `instruction` is for a guest with these registers;
+    /// `None` where it is something else, does nothing, is of pc or is refused, which is for
+    /// [`Transfer`](super::Transfer) to tell.
+    #[inline(never)]
+    #[must_use]
+    pub fn of(instruction: Instruction, regs: &Regs) -> Option<Self> {
+        match decode_form(instruction) {
+            Ok(Form::Single(single))
+                if single.t() != 15 && regs.cpsr & psr::J == 0 && executes(instruction, regs) =>
+            {
+                Some(single)
+            }
+            _ => None,
+        }
+    }
+
+    /// The same of A32, without a detour over memory for what a driver's accessors compile to.
+    #[inline(always)]
+    #[must_use]
+    pub fn of_word(word: u32, regs: &Regs) -> Option<Self> {
+        if !a32::is_single(word) || word >> 28 != 14 || regs.cpsr & psr::J != 0 {
+            return Self::of(Instruction::A32(word), regs);
+        }
+        a32::single(word).ok().filter(|single| single.t() != 15)
+    }
+
+    /// The address of its access, and what its base gets in the end, if anything.
+    #[inline(always)]
+    pub fn resolve<B: Banks>(self, gprs: &Gprs<'_, B>) -> (u32, u32) {
+        self.at().resolve(gprs)
+    }
+
+    /// What a store puts on the bus, in its byte order.
+    #[inline(always)]
+    pub fn stored<B: Banks>(self, gprs: &Gprs<'_, B>) -> u32 {
+        to_bus(get(gprs, self.t()), self.size(), gprs.regs)
+    }
+
+    /// Completes it, of `length` bytes, with `moved` for the base, and what the bus gave for a load: `None` for a store.
+    #[inline(always)]
+    pub fn finish<B: Banks>(
+        self,
+        length: u32,
+        moved: u32,
+        loaded: Option<u32>,
+        gprs: &mut Gprs<'_, B>,
+    ) {
+        if let Some(value) = loaded {
+            let value = self.extend(from_bus(value, self.size(), gprs.regs));
+            set(gprs, self.t(), value);
+        }
+        if self.at().writeback() {
+            set(gprs, self.at().n(), moved);
+        }
+        gprs.regs.skip(length);
+    }
+
     /// From the bits named above.
     pub(super) const fn new(bits: u32) -> Self {
         Self(bits)
@@ -195,13 +252,7 @@ impl Single {
     /// Size of the access in bytes: 1, 2 or 4.
     #[must_use]
     pub const fn size(self) -> u8 {
-        if self.0 & (BYTE | HALF) == 0 {
-            4
-        } else if self.0 & BYTE != 0 {
-            1
-        } else {
-            2
-        }
+        4 >> ((self.0 >> BYTE.trailing_zeros() & 1) << 1 | self.0 >> HALF.trailing_zeros() & 1)
     }
 
     /// Whether a load extends the sign.

@@ -1,6 +1,6 @@
 //! Performing a decoded load or store, one bus access at a time.
 
-use super::{Form, Instruction, Op, Reason, Refusal, Single, a32, decode_form};
+use super::{Form, Instruction, Op, Reason, Refusal, Single, decode_form};
 use crate::regs::{Banks, Gprs, Regs, psr};
 
 /// The extension register file of the vCPU that is loaded, as 64 words: doubleword register n is
@@ -95,18 +95,16 @@ impl Transfer {
     /// UNPREDICTABLE: [`finish`](Self::finish) says so.
     #[inline(never)]
     pub fn new<B: Banks + Vectors>(instruction: Instruction, gprs: &Gprs<'_, B>) -> Self {
-        // What a driver's accessors compile to goes its own way, without a detour over memory.
-        if let Instruction::A32(word) = instruction
-            && a32::is_single(word)
-            && word >> 28 == 14
-            && gprs.regs.cpsr & psr::J == 0
-            && let Ok(single) = a32::single(word)
-            && !single.loads_pc()
-        {
-            let form = Form::Single(single);
-            return Self::idle(Op { instruction, form }).single(single, gprs);
+        let mut transfer = Self::idle(Op {
+            instruction,
+            form: Form::Hint,
+        });
+        if let Err(reason) = transfer.try_begin(gprs) {
+            transfer.op.form = Form::Hint;
+            transfer.left = 0;
+            transfer.end = End::Refused(reason);
         }
-        Self::begin(instruction, gprs)
+        transfer
     }
 
     const fn idle(op: Op) -> Self {
@@ -145,33 +143,13 @@ impl Transfer {
         }
     }
 
-    /// Begins any instruction.
-    #[inline(never)]
-    fn begin<B: Banks + Vectors>(instruction: Instruction, gprs: &Gprs<'_, B>) -> Self {
-        let mut transfer = Self::idle(Op {
-            instruction,
-            form: Form::Hint,
-        });
-        if let Err(reason) = transfer.try_begin(gprs) {
-            transfer.op.form = Form::Hint;
-            transfer.left = 0;
-            transfer.end = End::Refused(reason);
-        }
-        transfer
-    }
-
     fn try_begin<B: Banks + Vectors>(&mut self, gprs: &Gprs<'_, B>) -> Result<(), Reason> {
         let regs = &*gprs.regs;
         if regs.cpsr & psr::J != 0 {
             return Err(Reason::State);
         }
         let form = decode_form(self.op.instruction)?;
-        let condition = match (self.op.instruction, regs.it_state()) {
-            (Instruction::A32(word), _) => word >> 28,
-            (_, 0) => 14,
-            (_, it) => u32::from(it >> 4),
-        };
-        if condition < 14 && !regs.condition(condition) {
+        if !executes(self.op.instruction, regs) {
             return Ok(());
         }
         self.op.form = form;
@@ -258,6 +236,16 @@ impl Transfer {
     }
 }
 
+/// Whether the instruction's condition holds, that of its IT block in Thumb.
+pub(super) fn executes(instruction: Instruction, regs: &Regs) -> bool {
+    let condition = match (instruction, regs.it_state()) {
+        (Instruction::A32(word), _) => word >> 28,
+        (_, 0) => 14,
+        (_, it) => u32::from(it >> 4),
+    };
+    condition >= 14 || regs.condition(condition)
+}
+
 /// Reads register `n`. Those that no mode banks are most of them, and need no lookup.
 #[inline]
 pub(super) fn get<B: Banks>(gprs: &Gprs<'_, B>, n: impl Into<u32>) -> u32 {
@@ -300,13 +288,9 @@ pub(super) fn interwork(regs: &Regs, target: u32) -> Result<Destination, Reason>
 }
 
 /// A register's value as the bus sees it.
-#[inline]
+#[inline(always)]
 pub(super) const fn to_bus(value: u32, size: u8, regs: &Regs) -> u32 {
-    let value = match size {
-        1 => value & 0xff,
-        2 => value & 0xffff,
-        _ => value,
-    };
+    let value = value & u32::MAX >> (32 - 8 * size as u32);
     if regs.big_endian() {
         reversed(value, size)
     } else {
@@ -321,6 +305,8 @@ pub(super) const fn from_bus(value: u32, size: u8, regs: &Regs) -> u32 {
     to_bus(value, size, regs)
 }
 
+#[cold]
+#[inline(never)]
 const fn reversed(value: u32, size: u8) -> u32 {
     match size {
         1 => value,

@@ -33,15 +33,27 @@ mod own {
     pub(super) const SET_LINE: u32 = 0x8600_0012;
     /// r1 = VM, r2 = identifier, r3 and r4 = address, low and high: places a device. r0 = 0, or why not.
     pub(super) const SET_DEVICE_ADDR: u32 = 0x8600_0013;
-    /// r1 = VM: starts one that is held. r0 = 0.
+    /// r1 = VM: starts one that is held or off. r0 = 0.
     pub(super) const START: u32 = 0x8600_0014;
+    /// r1 = VM: lets none of its vCPUs run. r0 = 0.
+    pub(super) const PAUSE: u32 = 0x8600_0015;
+    /// r1 = VM: lets them go on. r0 = 0.
+    pub(super) const RESUME: u32 = 0x8600_0016;
+    /// r1 = VM: resets it. r0 = 0.
+    pub(super) const RESET: u32 = 0x8600_0017;
+    /// r1 = VM: turns it off. r0 = 0.
+    pub(super) const STOP: u32 = 0x8600_0018;
+    /// r1 = VM: turns it off, and gives back what it has. r0 = 0.
+    pub(super) const DESTROY: u32 = 0x8600_0019;
+    /// r1 = VM; r0 = 0, or 1 where it is off, 2 where it is paused.
+    pub(super) const STATE: u32 = 0x8600_001a;
     /// r0 to r3 = Armillary's UUID.
     pub(super) const CALL_UID: u32 = 0x8600_ff01;
     /// r0, r1 = version, major and minor.
     pub(super) const REVISION: u32 = 0x8600_ff03;
 }
 /// What [`own::FEATURES`] answers.
-const FEATURES: u32 = 0x1f_001f;
+const FEATURES: u32 = 0x7ff_001f;
 /// 8f1f5b30-6f2d-4c8e-9a57-a2d1c0de1a12, in the byte order of DEN 0028, 6.2.
 const UID: [u32; 4] = [0x305b_1f8f, 0x8e4c_2d6f, 0xd1a2_579a, 0x121a_dec0];
 /// What a call with a wrong argument answers.
@@ -99,7 +111,7 @@ fn other(vcpu: &mut Vcpu) -> Next {
             [0, par as u32, (par >> 32) as u32, c]
         }
         own::TRANSLATE => [INVALID_PARAMETER, a, b, c],
-        own::ANSWER..=own::START => [of_vms(vcpu, function, [a, b, c]), a, b, c],
+        own::ANSWER..=own::STATE => [of_vms(vcpu, function, [a, b, c]), a, b, c],
         own::CALL_UID => UID,
         own::REVISION => [0, 1, b, c],
         _ => return standard(vcpu, function, [a, b, c]),
@@ -115,7 +127,7 @@ fn of_vms(vcpu: &Vcpu, function: u32, [a, b, c]: [u32; 3]) -> u32 {
         own::ANSWER => done(forward::answer(&vcpu.vm, a, b, Some(c))),
         own::REFUSE => done(forward::answer(&vcpu.vm, a, b, None)),
         own::SET_LINE => done(forward::set_line(&vcpu.vm, a, b & 1 != 0)),
-        own::SET_DEVICE_ADDR | own::START => control(vcpu, function, [a, b, c]),
+        own::SET_DEVICE_ADDR..=own::STATE => control(vcpu, function, [a, b, c]),
         _ => NOT_SUPPORTED,
     }
 }
@@ -128,12 +140,23 @@ fn control(vcpu: &Vcpu, function: u32, [vm, id, low]: [u32; 3]) -> u32 {
     let Some(vm) = vm::all().into_iter().find(|other| other.id == vm) else {
         return INVALID_PARAMETER;
     };
-    if function == own::START {
-        return done(vm.release());
+    match function {
+        own::START => return done(vm.release() || vm.start_again()),
+        own::PAUSE => vm.pause(),
+        own::RESUME => vm.resume(),
+        own::RESET if vm.is_up() => vm.stop(Stop::Reset),
+        own::STOP if vm.is_up() => vm.stop(Stop::Off),
+        own::RESET | own::STOP => return INVALID_PARAMETER,
+        own::DESTROY => vm.destroy(),
+        own::STATE if !vm.is_up() => return 1,
+        own::STATE => return if vm.is_paused() { 2 } else { 0 },
+        _ => {
+            let high = vcpu.context.regs().r[4];
+            let placed = vm.place(id, u64::from(high) << 32 | u64::from(low));
+            return placed.map_or_else(|why| why as u32, |()| 0);
+        }
     }
-    let high = vcpu.context.regs().r[4];
-    vm.place(id, u64::from(high) << 32 | u64::from(low))
-        .map_or_else(|why| why as u32, |()| 0)
+    0
 }
 
 /// What a call answers that has no result, or a wrong argument.

@@ -91,7 +91,10 @@ fn trap(vcpu: &mut Vcpu) -> Next {
     }
     match hsr.plain_access() {
         Some(abort) => mmio::plain(vcpu, abort),
-        None => rare(vcpu, hsr),
+        None => match hsr.data_abort() {
+            Some(abort) => mmio::data_abort(vcpu, abort),
+            None => rare(vcpu, hsr),
+        },
     }
 }
 
@@ -118,7 +121,6 @@ fn rare(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
         Syndrome::Cp15Double(transfer) => cp15::cp15_double(vcpu, transfer, hsr),
         Syndrome::VfpId(transfer) => cp15::vfp_id(vcpu, transfer, hsr),
         Syndrome::Cp14(transfer) => cp15::cp14(vcpu, transfer, hsr),
-        Syndrome::DataAbort(abort) => mmio::data_abort(vcpu, abort),
         Syndrome::PrefetchAbort(abort) => mmio::prefetch_abort(vcpu, abort),
         Syndrome::Bxj(bxj) => {
             vcpu.count(Reason::Other);
@@ -133,6 +135,7 @@ fn rare(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
         Syndrome::Unknown
         | Syndrome::Svc { .. }
         | Syndrome::PcAlignment
+        | Syndrome::DataAbort(_)
         | Syndrome::HypPrefetchAbort(_)
         | Syndrome::HypDataAbort(_)
         | Syndrome::Reserved { .. }

@@ -157,7 +157,9 @@ impl Board {
         for id in tree.ids() {
             found.look_at(tree, id)?;
         }
-        let absent = |what, fix: &str| ConfigError::new("/", what, "absent", fix);
+        let absent = |what, fix: &str| {
+            ConfigError::new("/", what, format_args!("absent"), format_args!("{fix}"))
+        };
         if found.memory.is_empty() {
             return Err(absent(
                 "memory",
@@ -284,11 +286,11 @@ impl Found {
         let mut reg = tree.property(id, "reg").unwrap_or_default();
         let mpidr = number(&mut reg, cells.max(1)).and_then(|reg| u32::try_from(reg).ok());
         let mpidr = mpidr.filter(|mpidr| mpidr >> 24 == 0).ok_or_else(|| {
-            ConfigError::new(
-                tree.path(id),
+            tree.error(
+                id,
                 "reg",
-                "absent or malformed",
-                "give the CPU's affinity, MPIDR[23:0], in one cell",
+                format_args!("absent or malformed"),
+                format_args!("give the CPU's affinity, MPIDR[23:0], in one cell"),
             )
         })?;
         let method = |id| tree.property(id, "enable-method");
@@ -313,11 +315,11 @@ impl Found {
         }
         if let (Some(start), Some(end)) = (start.and_then(whole), end.and_then(whole)) {
             let size = end.checked_sub(start).ok_or_else(|| {
-                let fix = "give the address after the initrd's last byte";
-                ConfigError::new(
-                    tree.path(id),
+                let fix = format_args!("give the address after the initrd's last byte");
+                tree.error(
+                    id,
                     "linux,initrd-end",
-                    format!("{end:#x}, below its start"),
+                    format_args!("{end:#x}, below its start"),
                     fix,
                 )
             })?;
@@ -333,8 +335,9 @@ impl Found {
 
 impl Psci {
     fn read(tree: &Tree<'_, '_>, id: Id, standard: bool) -> Result<Self, ConfigError> {
-        let error =
-            |property, value: &str, fix| ConfigError::new(tree.path(id), property, value, fix);
+        let error = |property, value: &str, fix: &str| {
+            tree.error(id, property, format_args!("{value}"), format_args!("{fix}"))
+        };
         let conduit = match tree.property(id, "method") {
             Some(b"smc\0") => Conduit::Smc,
             Some(b"hvc\0") => Conduit::Hvc,
@@ -386,12 +389,12 @@ impl Gic {
                 (gicd, gicc, beyond(0x2000), beyond(0x4000))
             }
             _ => {
-                let value = format!("of {} ranges", reg.len());
-                return Err(ConfigError::new(
-                    tree.path(id),
+                let value = format_args!("of {} ranges", reg.len());
+                return Err(tree.error(
+                    id,
                     "reg",
                     value,
-                    "give GICD, GICC, GICH and GICV",
+                    format_args!("give GICD, GICC, GICH and GICV"),
                 ));
             }
         };
@@ -401,8 +404,13 @@ impl Gic {
                 .map(|irq| irq.id)
                 .filter(|&id| id < 32)
                 .ok_or_else(|| {
-                    let fix = "give the maintenance interrupt, such as <1 9 4>";
-                    ConfigError::new(tree.path(id), "interrupts", "not a private interrupt", fix)
+                    let fix = format_args!("give the maintenance interrupt, such as <1 9 4>");
+                    tree.error(
+                        id,
+                        "interrupts",
+                        format_args!("not a private interrupt"),
+                        fix,
+                    )
                 })?,
         };
         Ok(Self {
@@ -424,12 +432,13 @@ impl Timer {
         let (Some(physical), Some(virt), Some(hyp)) =
             (private.next(), private.next(), private.next())
         else {
-            let fix =
-                "give the private interrupts of the secure, non-secure, virtual and Hyp timers";
-            return Err(ConfigError::new(
-                tree.path(id),
+            let fix = format_args!(
+                "give the private interrupts of the secure, non-secure, virtual and Hyp timers"
+            );
+            return Err(tree.error(
+                id,
                 "interrupts",
-                "not four private interrupts",
+                format_args!("not four private interrupts"),
                 fix,
             ));
         };

@@ -140,12 +140,7 @@ impl Wanted<'_, '_, '_> {
     #[inline(never)]
     fn refuse(&self, property: &'static str, value: fmt::Arguments<'_>, fix: &str) -> ConfigError {
         let node = format!("{} {}", self.module, self.tree.path(self.id));
-        ConfigError {
-            node,
-            property,
-            value: alloc::fmt::format(value),
-            fix: fix.into(),
-        }
+        ConfigError::new(&node, property, value, format_args!("{fix}"))
     }
 
     fn has(&self, property: &str) -> bool {

@@ -1,6 +1,6 @@
 //! How a VM is to be run: the properties of its node that say when and where, and what if it fails.
 
-use alloc::format;
+use core::fmt::Arguments;
 use core::ops::RangeInclusive;
 
 use super::ConfigError;
@@ -68,19 +68,12 @@ impl Policy {
         name: &str,
         value: &[u8],
     ) -> Result<bool, ConfigError> {
+        let number = |range| number(node, name, value, "", range);
         match name {
-            "armillary,priority" => {
-                self.priority = number(node, "armillary,priority", value, 0..=255)? as u8;
-            }
-            "armillary,slice-us" => {
-                self.slice_us = number(node, "armillary,slice-us", value, 100..=1_000_000)?;
-            }
-            "armillary,budget-us" => {
-                self.budget_us = Some(number(node, "armillary,budget-us", value, 10..=8_000_000)?);
-            }
-            "armillary,period-us" => {
-                self.period_us = number(node, "armillary,period-us", value, 100..=1_000_000)?;
-            }
+            "armillary,priority" => self.priority = number(0..=255)? as u8,
+            "armillary,slice-us" => self.slice_us = number(100..=1_000_000)?,
+            "armillary,budget-us" => self.budget_us = Some(number(10..=8_000_000)?),
+            "armillary,period-us" => self.period_us = number(100..=1_000_000)?,
             "armillary,cpus" => self.cpus = cpus(node, value)?,
             "armillary,on-crash" => {
                 self.on_crash = match string(value) {
@@ -91,8 +84,8 @@ impl Policy {
                         return Err(ConfigError::new(
                             node,
                             "armillary,on-crash",
-                            other.unwrap_or("not a word"),
-                            "give \"stop\", \"restart\" or \"dump\"",
+                            format_args!("{}", other.unwrap_or("not a word")),
+                            format_args!("give \"stop\", \"restart\" or \"dump\""),
                         ));
                     }
                 }
@@ -108,47 +101,62 @@ impl Policy {
             Some(budget) if budget > self.period_us.saturating_mul(vcpus) => Err(ConfigError::new(
                 node,
                 "armillary,budget-us",
-                format!(
+                format_args!(
                     "{budget}, more than the VM's vCPUs can use in a period of {} us",
                     self.period_us
                 ),
-                "give less, or a longer armillary,period-us",
+                format_args!("give less, or a longer armillary,period-us"),
             )),
             _ => Ok(()),
         }
     }
 }
 
-fn number(
+/// The number in a property of one cell; `unit` is said of what is to be given.
+pub(super) fn number(
     node: &str,
-    property: &'static str,
+    property: &str,
     value: &[u8],
+    unit: &str,
     range: RangeInclusive<u32>,
 ) -> Result<u32, ConfigError> {
-    let shown = match cell(value) {
-        Some(number) if range.contains(&number) => return Ok(number),
-        Some(number) => format!("{number}"),
-        None => "not one cell".into(),
-    };
-    let fix = format!("give {} to {} in one cell", range.start(), range.end());
-    Err(ConfigError::new(node, property, shown, fix))
+    let fix = format_args!(
+        "give {} to {}{unit} in one cell",
+        range.start(),
+        range.end()
+    );
+    match cell(value) {
+        Some(number) if range.contains(&number) => Ok(number),
+        Some(number) => Err(ConfigError::new(
+            node,
+            property,
+            format_args!("{number}"),
+            fix,
+        )),
+        None => Err(ConfigError::new(
+            node,
+            property,
+            format_args!("not one cell"),
+            fix,
+        )),
+    }
 }
 
 /// A mask of a list of CPU numbers.
 fn cpus(node: &str, value: &[u8]) -> Result<u32, ConfigError> {
-    let error = |shown| {
-        let fix = format!("give the numbers of CPUs, 0 to {}, a cell each", CPUS - 1);
+    let error = |shown: Arguments<'_>| {
+        let fix = format_args!("give the numbers of CPUs, 0 to {}, a cell each", CPUS - 1);
         Err(ConfigError::new(node, "armillary,cpus", shown, fix))
     };
     if value.is_empty() {
-        return error("empty".into());
+        return error(format_args!("empty"));
     }
     let mut mask = 0;
     for number in value.chunks(4) {
         match cell(number) {
             Some(number) if number < CPUS => mask |= 1 << number,
-            Some(number) => return error(format!("{number}, which no CPU has")),
-            None => return error("not cells".into()),
+            Some(number) => return error(format_args!("{number}, which no CPU has")),
+            None => return error(format_args!("not cells")),
         }
     }
     Ok(mask)

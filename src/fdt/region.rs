@@ -109,12 +109,12 @@ pub(super) fn read(tree: &Tree<'_, '_>, id: Id) -> Result<RegionConfig, ConfigEr
         let name = property.name;
         let known = NAMES.iter().position(|&known| known == name);
         if !known.map_or(!name.starts_with("armillary,"), |known| good[known]) {
-            let shown = format!("{name}, unknown or of a value that can't be");
+            let shown = format_args!("{name}, unknown or of a value that can't be");
             return Err(ConfigError::new(
                 &region.node,
                 "a property",
                 shown,
-                "see the README's table of them",
+                format_args!("see the README's table of them"),
             ));
         }
         let value = match name {
@@ -211,7 +211,12 @@ fn check(region: &RegionConfig) -> Result<(), ConfigError> {
     } else {
         return Ok(());
     };
-    Err(ConfigError::new(&region.node, name, shown, fix))
+    Err(ConfigError::new(
+        &region.node,
+        name,
+        format_args!("{shown}"),
+        format_args!("{fix}"),
+    ))
 }
 
 /// Tells each device model what it serves.

@@ -191,6 +191,19 @@ impl<'b, 'a> Tree<'b, 'a> {
         )
     }
 
+    /// An error about a property of the node.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn error(
+        &self,
+        id: Id,
+        property: &str,
+        value: fmt::Arguments<'_>,
+        fix: fmt::Arguments<'_>,
+    ) -> ConfigError {
+        ConfigError::new(&self.path(id), property, value, fix)
+    }
+
     /// The node at `path`, whose names may lack their unit address.
     #[must_use]
     pub fn find(&self, path: &str) -> Option<Id> {
@@ -229,12 +242,12 @@ impl<'b, 'a> Tree<'b, 'a> {
         let mut ranges = self.ranges_of(id, self.cells(bus))?;
         for range in &mut ranges {
             *range = self.translate(bus, *range).ok_or_else(|| {
-                let value = format!("{range}, which no bus above it translates");
-                ConfigError::new(
-                    self.path(id),
+                let value = format_args!("{range}, which no bus above it translates");
+                self.error(
+                    id,
                     "reg",
                     value,
-                    "give the buses above it fitting ranges",
+                    format_args!("give the buses above it fitting ranges"),
                 )
             })?;
         }
@@ -267,21 +280,16 @@ impl<'b, 'a> Tree<'b, 'a> {
         (address_cells, size_cells): (usize, usize),
     ) -> Result<Vec<Range>, ConfigError> {
         let error = |value: &str| {
-            let fix = format!(
+            let fix = format_args!(
                 "give each range an address of {address_cells} and a size of {size_cells} cells"
             );
-            ConfigError::new(self.path(id), "reg", value, fix)
+            self.error(id, "reg", format_args!("{value}"), fix)
         };
         let mut value = self.property(id, "reg").ok_or_else(|| error("absent"))?;
         let mut ranges = Vec::new();
         if address_cells == 0 {
-            let fix = "give the bus #address-cells of at least 1";
-            return Err(ConfigError::new(
-                self.path(id),
-                "reg",
-                "on a bus without addresses",
-                fix,
-            ));
+            let fix = format_args!("give the bus #address-cells of at least 1");
+            return Err(self.error(id, "reg", format_args!("on a bus without addresses"), fix));
         }
         while !value.is_empty() {
             let start = number(&mut value, address_cells);

@@ -12,10 +12,11 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::fmt;
 
 use super::policy::{self, Policy};
 use super::region::{self, RegionConfig, Served};
-use super::tree::{cell, number, string, whole};
+use super::tree::{number, string, whole};
 use super::{Board, ConfigError, Id, Range, Tree};
 use crate::addr::PAGE;
 use crate::bus::{Places, Unplaced};
@@ -96,7 +97,7 @@ impl VmConfig {
     /// The error for a VM that wants `wanted` bytes where no such piece of RAM is left.
     #[must_use]
     pub fn no_memory(&self, wanted: u64, largest_free: u64) -> ConfigError {
-        let value = format!(
+        let value = format_args!(
             "{} KiB, of which the board has only {} KiB left",
             wanted / 1024,
             largest_free / 1024
@@ -105,15 +106,15 @@ impl VmConfig {
             &self.node,
             "memory",
             value,
-            "give this VM or one before it less",
+            format_args!("give this VM or one before it less"),
         )
     }
 
-    /// The error for a module whose contents are not what they should be: `found` completes
+    /// The error for a module whose contents are not what they should be: `why` completes
     /// "the kernel is ...".
     #[must_use]
-    pub fn bad_module(kind: &'static str, module: &Module, found: &str, fix: &str) -> ConfigError {
-        ConfigError::new(&module.node, kind, found, fix)
+    pub fn bad_module(kind: &str, module: &Module, why: &dyn fmt::Display) -> ConfigError {
+        ConfigError::told(&module.node, kind, format_args!("{why}"))
     }
 }
 
@@ -206,7 +207,12 @@ fn domain(tree: &Tree<'_, '_>, id: Id) -> Result<VmConfig, ConfigError> {
         }
     }
     if vm.memory.is_none() {
-        return Err(ConfigError::new(vm.node, "memory", "absent", MEMORY_FIX));
+        return Err(ConfigError::new(
+            &vm.node,
+            "memory",
+            format_args!("absent"),
+            format_args!("{MEMORY_FIX}"),
+        ));
     }
     for id in tree.children(id) {
         child(tree, id, &mut vm)?;
@@ -231,11 +237,11 @@ fn own_property(
             "zero" => vm.unassigned_zero = true,
             "abort" => {}
             other => {
-                let fix = "give \"abort\" or \"zero\"";
+                let fix = format_args!("give \"abort\" or \"zero\"");
                 return Err(ConfigError::new(
                     &vm.node,
                     "armillary,unassigned",
-                    other,
+                    format_args!("{other}"),
                     fix,
                 ));
             }
@@ -248,14 +254,14 @@ fn own_property(
                     ConfigError::new(
                         &vm.node,
                         "armillary,name",
-                        "not a name",
-                        "give 1 to 31 characters",
+                        format_args!("not a name"),
+                        format_args!("give 1 to 31 characters"),
                     )
                 })?
                 .into();
         }
         _ if name.starts_with("armillary,") => {
-            let fix = format!(
+            let fix = format_args!(
                 "use one of armillary,control, armillary,device-addr, armillary,hold, armillary,name, \
                  armillary,unassigned, {}{more}",
                 policy::NAMES
@@ -263,7 +269,7 @@ fn own_property(
             return Err(ConfigError::new(
                 &vm.node,
                 "a property",
-                format!("{name}, which is unknown"),
+                format_args!("{name}, which is unknown"),
                 fix,
             ));
         }
@@ -282,9 +288,11 @@ fn device_addresses(vm: &mut VmConfig, mut value: &[u8]) -> Result<(), ConfigErr
             let why = placed
                 .and_then(Result::err)
                 .map_or("cut short", Unplaced::text);
-            let shown = format!("{id:#x} {:#x}, which is {why}", address.unwrap_or(0));
-            let fix = "give for each device its number (bits 31:16) and its address's (15:0) in one cell and the \
-                       address, of a whole page, in two";
+            let shown = format_args!("{id:#x} {:#x}, which is {why}", address.unwrap_or(0));
+            let fix = format_args!(
+                "give for each device its number (bits 31:16) and its address's (15:0) in one cell and the \
+                       address, of a whole page, in two"
+            );
             return Err(ConfigError::new(
                 &vm.node,
                 "armillary,device-addr",
@@ -299,31 +307,25 @@ fn device_addresses(vm: &mut VmConfig, mut value: &[u8]) -> Result<(), ConfigErr
 const MEMORY_FIX: &str = "give the VM's RAM in KiB, a multiple of 4, as two cells";
 
 fn memory(node: &str, property: &'static str, value: &[u8]) -> Result<u64, ConfigError> {
-    let kib = whole(value);
-    let shown = match kib {
-        None => "not a number".into(),
-        Some(0) => "zero".into(),
-        Some(kib) => match kib.checked_mul(1024) {
-            Some(bytes) if bytes % PAGE == 0 => return Ok(bytes),
-            Some(_) => format!("{kib} KiB, which is not a whole number of pages"),
-            None => format!("{kib} KiB, which is more than there can be"),
-        },
+    let error = |shown: fmt::Arguments<'_>| {
+        let fix = format_args!("{MEMORY_FIX}");
+        Err(ConfigError::new(node, property, shown, fix))
     };
-    Err(ConfigError::new(node, property, shown, MEMORY_FIX))
+    match whole(value) {
+        None => error(format_args!("not a number")),
+        Some(0) => error(format_args!("zero")),
+        Some(kib) => match kib.checked_mul(1024) {
+            Some(bytes) if bytes % PAGE == 0 => Ok(bytes),
+            Some(_) => error(format_args!(
+                "{kib} KiB, which is not a whole number of pages"
+            )),
+            None => error(format_args!("{kib} KiB, which is more than there can be")),
+        },
+    }
 }
 
 fn cpus(node: &str, property: &'static str, value: &[u8]) -> Result<u32, ConfigError> {
-    let shown = match cell(value) {
-        Some(cpus @ 1..=MAX_VCPUS) => return Ok(cpus),
-        Some(cpus) => format!("{cpus}"),
-        None => "not one cell".into(),
-    };
-    Err(ConfigError::new(
-        node,
-        property,
-        shown,
-        format!("give 1 to {MAX_VCPUS} vCPUs in one cell"),
-    ))
+    policy::number(node, property, value, " vCPUs", 1..=MAX_VCPUS)
 }
 
 /// Adds the node of a region or a module to the VM.
@@ -346,12 +348,14 @@ fn module(tree: &Tree<'_, '_>, id: Id, vm: &mut VmConfig) -> Result<(), ConfigEr
         _ => None,
     });
     let Some(kind) = kind else {
-        let fix = "give multiboot,module with multiboot,kernel, multiboot,ramdisk, multiboot,device-tree \
-                   or armillary,firmware, or armillary,region";
-        return Err(ConfigError::new(
-            tree.path(id),
+        let fix = format_args!(
+            "give multiboot,module with multiboot,kernel, multiboot,ramdisk, multiboot,device-tree \
+                   or armillary,firmware, or armillary,region"
+        );
+        return Err(tree.error(
+            id,
             "compatible",
-            shown_strings(tree, id),
+            format_args!("{}", shown_strings(tree, id)),
             fix,
         ));
     };
@@ -363,30 +367,32 @@ fn module(tree: &Tree<'_, '_>, id: Id, vm: &mut VmConfig) -> Result<(), ConfigEr
     };
     let node = tree.path(id);
     if let Some(first) = slot {
-        let fix = "describe each VM in a node of its own, compatible with xen,domain, \
-                   and give it one of each kind";
+        let fix = format_args!(
+            "describe each VM in a node of its own, compatible with xen,domain, \
+                   and give it one of each kind"
+        );
         return Err(ConfigError::new(
-            node,
+            &node,
             "the module",
-            format!("the VM's second {kind}, after {}", first.node),
+            format_args!("the VM's second {kind}, after {}", first.node),
             fix,
         ));
     }
     let reg = tree.reg_off_bus(id)?;
     let [range] = *reg.as_slice() else {
         return Err(ConfigError::new(
-            node,
+            &node,
             "reg",
-            format!("of {} ranges", reg.len()),
-            "give one address and one size",
+            format_args!("of {} ranges", reg.len()),
+            format_args!("give one address and one size"),
         ));
     };
     if range.size == 0 {
         return Err(ConfigError::new(
-            node,
+            &node,
             "reg",
-            format!("{range}, which is empty"),
-            "give the module's size in bytes",
+            format_args!("{range}, which is empty"),
+            format_args!("give the module's size in bytes"),
         ));
     }
     if let (true, Some(words)) = (
@@ -422,13 +428,19 @@ fn shown_strings(tree: &Tree<'_, '_>, id: Id) -> String {
 /// Sees to it that the VM has something to run, and one thing only.
 fn complete(vm: VmConfig) -> Result<VmConfig, ConfigError> {
     vm.policy.check(&vm.node, vm.cpus)?;
-    let fix = "give one module compatible with multiboot,kernel or armillary,firmware";
+    let fix =
+        format_args!("give one module compatible with multiboot,kernel or armillary,firmware");
     match (&vm.kernel, &vm.firmware) {
-        (None, None) => Err(ConfigError::new(vm.node, "the kernel", "absent", fix)),
+        (None, None) => Err(ConfigError::new(
+            &vm.node,
+            "the kernel",
+            format_args!("absent"),
+            fix,
+        )),
         (Some(kernel), Some(_)) => Err(ConfigError::new(
             &kernel.node,
             "the kernel",
-            "there beside firmware, which would not run it",
+            format_args!("there beside firmware, which would not run it"),
             fix,
         )),
         _ => Ok(vm),
@@ -443,20 +455,20 @@ fn place(
     others: &mut [VmConfig],
 ) -> Result<VmConfig, ConfigError> {
     if let Some(other) = others.iter().find(|other| other.name == vm.name) {
-        let value = format!("{}, the name of {} too", vm.name, other.node);
+        let value = format_args!("{}, the name of {} too", vm.name, other.node);
         return Err(ConfigError::new(
-            vm.node,
+            &vm.node,
             "the name",
             value,
-            "give each VM a name of its own",
+            format_args!("give each VM a name of its own"),
         ));
     }
     let error = |module: &Module, what: &str, fix: &str| {
         Err(ConfigError::new(
             &module.node,
             "reg",
-            format!("{}, which {what}", module.range),
-            fix,
+            format_args!("{}, which {what}", module.range),
+            format_args!("{fix}"),
         ))
     };
     for (nth, (kind, module)) in vm.modules().enumerate() {

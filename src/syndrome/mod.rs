@@ -142,12 +142,27 @@ impl Hsr {
         }
     }
 
+    /// Any data abort.
+    #[must_use]
+    #[inline]
+    pub const fn data_abort(self) -> Option<DataAbort> {
+        if self.ec() == 0x24 {
+            Some(DataAbort(self.0))
+        } else {
+            None
+        }
+    }
+
     /// Whether the trapped instruction would have executed. A core may trap one that fails its
     /// condition; such a one must be skipped and nothing else (B1.14). `regs` are the guest's at
     /// the trap: its flags, and ITSTATE where the syndrome holds no condition, as it may for Thumb.
     #[must_use]
     #[inline]
     pub fn executes(self, regs: &Regs) -> bool {
+        // CV, and always: the same in every class.
+        if self.0 & 0x01f0_0000 == 0x01e0_0000 {
+            return true;
+        }
         match self.condition() {
             Some(cond) => cond >= 0xe || regs.condition(cond),
             None if !matches!(self.ec(), 0x01..=0x0f) => true,
@@ -471,6 +486,13 @@ impl DataAbort {
     #[inline]
     pub const fn described(self) -> bool {
         self.0 & 0x0100_03bc == 0x0100_0004
+    }
+
+    /// Whether it is [`mmio`](Self::mmio), no permission fault, and without [`isv`](Self::isv).
+    #[must_use]
+    #[inline]
+    pub const fn undescribed(self) -> bool {
+        self.0 & 0x0100_03bc == 0x0000_0004
     }
 
     /// Whether this can be an access to an emulated device: a translation or permission fault of

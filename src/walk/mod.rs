@@ -74,6 +74,14 @@ impl Stage1 {
         }
     }
 
+    /// Whether the MMU and the data cache are on.
+    #[inline(always)]
+    #[must_use]
+    pub const fn cached(&self) -> bool {
+        const M_AND_C: u32 = sctlr::M | 1 << 2;
+        self.sctlr & M_AND_C == M_AND_C
+    }
+
     const fn has(&self, bit: u32) -> bool {
         self.sctlr & bit != 0
     }
@@ -461,6 +469,22 @@ pub fn translate(
         Format::Short => short::translate(regs, memory, va, access),
         Format::Long => long::translate(regs, memory, va, access),
     }
+}
+
+/// Where the instruction at `va` is, by the way that most go: a section or a small page of TTBR0's
+/// table. `None` where [`translate`] must say, whatever is refused among that.
+#[inline(always)]
+pub fn instruction(
+    regs: &Stage1,
+    memory: &mut impl Memory,
+    va: u32,
+    privileged: bool,
+) -> Option<Ipa> {
+    const RARE: u32 = sctlr::EE | sctlr::AFE | sctlr::WXN | sctlr::UWXN;
+    if regs.ttbcr != 0 || regs.sctlr & (RARE | sctlr::M) != sctlr::M {
+        return None;
+    }
+    short::instruction(regs, memory, va, privileged)
 }
 
 /// The MMU is off: addresses are the same and everything is allowed (B3.2; HCR.DC is not used).

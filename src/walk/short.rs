@@ -66,6 +66,39 @@ pub(super) fn translate(
     })
 }
 
+/// See [`super::instruction`].
+#[inline(always)]
+pub(super) fn instruction(
+    regs: &Stage1,
+    memory: &mut impl Memory,
+    va: u32,
+    privileged: bool,
+) -> Option<Ipa> {
+    const SECTION_KIND: u32 = 1 << 18 | 2;
+    const SECTION_NEVER: u32 = 1 << 4 | 1;
+    const TABLE_PXN: u32 = 1 << 2;
+    const PAGE_KIND: u32 = 2;
+    const PAGE_NEVER: u32 = 1;
+    let table = regs.ttbr0 as u32 & !0x3fff;
+    let first = memory.read32(Ipa((table | va >> 20 << 2).into())).ok()?;
+    let (address, ap) = if first & (SECTION_KIND | SECTION_NEVER) == 2 {
+        (first & 0xfff0_0000 | va & 0xf_ffff, first >> 10)
+    } else if first & (3 | TABLE_PXN) == 1 {
+        let at = (first & !0x3ff) | field(va, 12, 8) << 2;
+        let page = memory.read32(Ipa(at.into())).ok()?;
+        if page & (PAGE_KIND | PAGE_NEVER) != PAGE_KIND {
+            return None;
+        }
+        (page & 0xffff_f000 | va & 0xfff, page >> 4)
+    } else {
+        return None;
+    };
+    // Clients and managers. AP[1:0] but 0 lets PL1 read, AP[1] lets PL0 (Table B3-8).
+    let domain = regs.dacr >> (first >> 4 & 0x1e);
+    let readable = bit(ap, 1) || privileged && bit(ap, 0);
+    (domain & 1 != 0 && readable).then_some(Ipa(address.into()))
+}
+
 /// The entry that maps `va` (B3.5).
 #[inline(always)]
 fn walk(regs: &Stage1, memory: &mut impl Memory, va: u32) -> Result<Entry, Fault> {

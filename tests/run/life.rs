@@ -446,3 +446,154 @@ pub(crate) fn a_vm_that_is_dropped_scrubs_its_memory_and_gives_it_back() {
         pieces.len()
     );
 }
+
+pub(crate) fn a_vm_that_is_destroyed_leaves_nothing() {
+    power_on(64 * MIB);
+    let mut board = Board::of(1);
+    let stays = board.add(config("stays", 4 * MIB), &[0]);
+    board.settle();
+    board.soon();
+    let before = mem::free_bytes();
+    // More lives than there are VMIDs.
+    for life in 0..300 {
+        let vm = board.add(config("goes", 4 * MIB), &[0]);
+        board.vms.pop();
+        for _ in 0..4 {
+            board.step(0);
+        }
+        assert!(mem::free_bytes() < before);
+        vm.destroy();
+        drop(vm);
+        for _ in 0..6 {
+            board.step(0);
+        }
+        assert_eq!(mem::free_bytes(), before, "life {life}");
+        assert_eq!(armillary::vm::all().len(), 1);
+    }
+    assert!(stays.is_up());
+    let guest = board.soon().expect("the VM that stays");
+    assert_eq!(guest.vttbr, stays.vttbr(0));
+}
+
+pub(crate) fn a_vm_that_is_off_starts_again() {
+    let mut board = two();
+    let vms = board.vms.clone();
+    assert!(!vms[0].start_again(), "it is up");
+    vms[0].stop(armillary::vm::Stop::Off);
+    for _ in 0..4 {
+        board.step(0);
+    }
+    assert!(is_off(&vms[0]));
+    assert!(vms[0].start_again());
+    let started = (0..6)
+        .filter_map(|_| board.next(0))
+        .any(|guest| guest.vttbr == vms[0].vttbr(0));
+    assert!(started && !is_off(&vms[0]));
+    assert!(
+        log_lines()
+            .iter()
+            .any(|line| line.starts_with("[INFO] a: started"))
+    );
+}
+
+pub(crate) fn a_vm_that_crashes_begins_anew_a_few_times() {
+    power_on(64 * MIB);
+    let mut board = Board::of(1);
+    let mut again = config("again", 4 * MIB);
+    again.policy.on_crash = armillary::fdt::OnCrash::Restart;
+    let vm = board.add(again, &[0]);
+    board.add(config("other", 4 * MIB), &[0]);
+    board.settle();
+    // An exit that has no meaning; then it begins anew, but not for ever.
+    let mut lives = 0;
+    while !is_off(&vm) {
+        lives += 1;
+        assert!(lives < 20, "it goes on for ever");
+        vm.stop(armillary::vm::Stop::Crash);
+        for _ in 0..6 {
+            board.step(0);
+        }
+    }
+    assert_eq!(lives, 6, "the first, and five more");
+}
+
+pub(crate) fn a_vm_that_crashes_shows_its_registers_where_that_is_wanted() {
+    power_on(64 * MIB);
+    let mut board = Board::of(1);
+    let mut shown = config("shown", 4 * MIB);
+    shown.policy.on_crash = armillary::fdt::OnCrash::Dump;
+    board.add(shown, &[0]);
+    board.add(config("other", 4 * MIB), &[0]);
+    board.settle();
+    let crash = |guest: &mut Guest| {
+        guest.regs.pc = 0x4001_0770;
+        guest.regs.r[11] = 0x1234_abcd;
+        guest.trap(hsr(0x3e, 0))
+    };
+    for _ in 0..2 {
+        test::push(crash);
+        board.step(0);
+    }
+    let lines = log_lines();
+    let has = |wanted: &str| lines.iter().any(|line| line.contains(wanted));
+    assert!(has("shown: pc 40010770") && has(" 1234abcd "), "{lines:?}");
+    assert!(!has("other: pc"));
+}
+
+pub(crate) fn a_vm_with_control_manages_another() {
+    const START: u32 = 0x8600_0014;
+    const PAUSE: u32 = 0x8600_0015;
+    const RESUME: u32 = 0x8600_0016;
+    const RESET: u32 = 0x8600_0017;
+    const STOP: u32 = 0x8600_0018;
+    const DESTROY: u32 = 0x8600_0019;
+    const STATE: u32 = 0x8600_001a;
+    power_on(64 * MIB);
+    let mut board = Board::of(2);
+    let mut own = config("own", 4 * MIB);
+    own.control = true;
+    board.add(own, &[0]);
+    let other = board.add(config("other", 4 * MIB), &[1]);
+    let id = other.id;
+    board.settle();
+    let call = |board: &mut Board, function: u32, vm: u32| {
+        let guest = board.run(move |guest| {
+            guest.regs.r[1] = vm;
+            hvc(guest, function)
+        });
+        guest.regs.r[0] as i32
+    };
+    let settle = |board: &mut Board| (0..4).filter_map(|_| board.next(1)).last();
+    assert_eq!(call(&mut board, STATE, id), 0);
+    assert_eq!(call(&mut board, STATE, 99), -3);
+    assert_eq!(call(&mut board, PAUSE, id), 0);
+    assert_eq!(call(&mut board, STATE, id), 2);
+    assert!(settle(&mut board).is_none());
+    assert_eq!(call(&mut board, RESUME, id), 0);
+    assert!(settle(&mut board).is_some());
+    assert_eq!(call(&mut board, START, id), -3, "it is up");
+    assert_eq!(call(&mut board, RESET, id), 0);
+    assert!(settle(&mut board).is_some());
+    assert_eq!(call(&mut board, STOP, id), 0);
+    assert!(settle(&mut board).is_none());
+    assert_eq!(call(&mut board, STATE, id), 1);
+    assert_eq!(call(&mut board, RESET, id), -3, "it is off");
+    assert_eq!(call(&mut board, START, id), 0);
+    assert!(settle(&mut board).is_some());
+    assert_eq!(call(&mut board, DESTROY, id), 0);
+    drop(other);
+    board.vms.pop();
+    assert!(settle(&mut board).is_none());
+    assert_eq!(call(&mut board, STATE, id), -3, "there is none");
+}
+
+pub(crate) fn a_vm_without_control_manages_nobody() {
+    let mut board = two();
+    for function in 0x8600_0013..=0x8600_001a {
+        let guest = board.run(move |guest| {
+            guest.regs.r[1] = 0;
+            hvc(guest, function)
+        });
+        assert_eq!(guest.regs.r[0] as i32, -1);
+    }
+}

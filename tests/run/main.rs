@@ -123,6 +123,11 @@ const TESTS: &[Test] = tests! {
         vfp_moves_at_the_first_use_after_a_switch
         a_vcpu_without_vfp_moves_none
         registers_come_back_after_another_vcpu_ran
+        the_highest_priority_that_is_ready_runs
+        a_reservation_bounds_what_a_vm_takes
+        a_vm_that_is_paused_runs_on_when_it_is_resumed
+        a_cpu_with_nothing_to_do_takes_from_one_that_has_too_much
+        a_vcpu_stays_on_the_cpus_that_it_may_run_on
         vms_that_take_turns_keep_their_translations
         vcpus_that_take_turns_find_no_translations_of_each_other
         vcpus_of_one_vm_on_two_cpus_stop_together;
@@ -148,6 +153,12 @@ const TESTS: &[Test] = tests! {
         console_lines_carry_the_name_while_there_are_several_vms
         vmids_that_run_out_begin_anew_with_one_flush
         a_vm_that_wants_too_much_memory_is_refused_by_name_and_nothing_is_lost
+        a_vm_that_is_destroyed_leaves_nothing
+        a_vm_that_is_off_starts_again
+        a_vm_that_crashes_begins_anew_a_few_times
+        a_vm_with_control_manages_another
+        a_vm_without_control_manages_nobody
+        a_vm_that_crashes_shows_its_registers_where_that_is_wanted
         what_cant_be_built_is_logged_and_the_others_start
         a_vm_that_is_dropped_scrubs_its_memory_and_gives_it_back;
 };

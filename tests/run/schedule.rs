@@ -3,16 +3,19 @@
 use crate::board::{
     Board, ENTRY, MIB, SLICE, WRITE, access, config, count, data_abort, hsr, hvc, power_on,
 };
+use armillary::fdt::{Policy, VmConfig};
 use armillary::loader::Start;
 use armillary::machine::test::{self, Event, Guest};
 use armillary::machine::{self, Exit};
 use armillary::regs::Banked;
 use armillary::vm::request;
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 const NULL: u32 = 0x8600_0001;
 const YIELD: u32 = 0x8600_0002;
+const OFF: u32 = 0x8400_0008;
 const RESET: u32 = 0x8400_0009;
 const HYP_TIMER: u32 = 26;
 
@@ -349,4 +352,143 @@ pub(crate) fn vcpus_of_one_vm_on_two_cpus_stop_together() {
     let first = board.soon().expect("the first vCPU, anew");
     assert_eq!(u64::from(first.regs.pc), ENTRY.0);
     assert!(board.next(1).is_none(), "the second is off again");
+}
+
+/// A VM of this policy, started and settled with the others.
+fn with(name: &str, policy: impl FnOnce(&mut Policy)) -> VmConfig {
+    let mut config = config(name, 4 * MIB);
+    policy(&mut config.policy);
+    config
+}
+
+/// The VMs that run in the next `count` turns of CPU 0, each of which yields.
+fn turns(board: &mut Board, count: usize) -> Vec<u64> {
+    let vttbrs = Rc::new(RefCell::new(Vec::new()));
+    for _ in 0..count {
+        let vttbrs = vttbrs.clone();
+        test::push(move |guest| {
+            vttbrs.borrow_mut().push(guest.vttbr);
+            hvc(guest, YIELD)
+        });
+    }
+    for _ in 0..4 * count {
+        board.step(0);
+    }
+    vttbrs.take()
+}
+
+pub(crate) fn the_highest_priority_that_is_ready_runs() {
+    power_on(64 * MIB);
+    let mut board = Board::of(1);
+    let low = board.add(with("low", |policy| policy.priority = 10), &[0]);
+    let high = board.add(with("high", |policy| policy.priority = 200), &[0]);
+    board.settle();
+    assert_eq!(turns(&mut board, 3), [high.vttbr(0); 3]);
+    // It sleeps, the other gets the CPU, and loses it at once when this one is woken.
+    board.run_if(|guest| guest.trap(WFI));
+    let guest = board.soon().expect("the other guest");
+    assert_eq!(guest.vttbr, low.vttbr(0));
+    high.wake(1);
+    board.run_if(null);
+    let guest = board.soon().expect("the first guest");
+    assert_eq!(guest.vttbr, high.vttbr(0));
+}
+
+pub(crate) fn a_reservation_bounds_what_a_vm_takes() {
+    const MS: u64 = 62_500;
+    power_on(64 * MIB);
+    let mut board = Board::of(1);
+    let bounded = board.add(
+        with("bounded", |policy| {
+            policy.priority = 200;
+            policy.budget_us = Some(2000);
+            policy.period_us = 10_000;
+        }),
+        &[0],
+    );
+    let other = board.add(config("other", 4 * MIB), &[0]);
+    board.settle();
+    // Whoever runs lets a quarter of a millisecond pass each time, for 100 ms.
+    let used = Rc::new(RefCell::new([0; 2]));
+    let own = bounded.vttbr(0);
+    for _ in 0..400 {
+        let used = used.clone();
+        test::push(move |guest| {
+            test::advance(MS / 4);
+            used.borrow_mut()[usize::from(guest.vttbr == own)] += 1;
+            null(guest)
+        });
+    }
+    while test::steps_left() > 0 {
+        board.step(0);
+    }
+    let [others, own] = used.take();
+    assert_eq!(others + own, 400);
+    assert!(
+        (72..=84).contains(&own),
+        "{own} quarters of a millisecond instead of 80"
+    );
+    assert!(other.is_up());
+}
+
+pub(crate) fn a_vm_that_is_paused_runs_on_when_it_is_resumed() {
+    let mut board = two();
+    let vms = board.vms.clone();
+    vms[0].pause();
+    assert!(vms[0].is_paused());
+    assert_eq!(turns(&mut board, 3), [vms[1].vttbr(0); 3]);
+    vms[0].resume();
+    let both: BTreeSet<u64> = turns(&mut board, 4).into_iter().collect();
+    assert_eq!(both.len(), 2);
+    // One that runs is stopped at once.
+    let running = board.soon().expect("a guest").vttbr;
+    let vm = vms
+        .iter()
+        .find(|vm| vm.vttbr(0) == running)
+        .expect("its VM");
+    vm.pause();
+    let next = board.soon().expect("the other guest");
+    assert_ne!(next.vttbr, running);
+}
+
+pub(crate) fn a_cpu_with_nothing_to_do_takes_from_one_that_has_too_much() {
+    power_on(64 * MIB);
+    let configs = ["a", "b", "c"].map(|name| config(name, 4 * MIB));
+    let (mut board, built) = crate::board::build(configs.into(), 2);
+    assert_eq!(built, 3);
+    let homes = |vms: &[std::sync::Arc<armillary::vm::Vm>]| {
+        let mut counts = [0; 2];
+        vms.iter().for_each(|vm| counts[vm.links[0].cpu()] += 1);
+        counts
+    };
+    let vms = armillary::vm::all();
+    for cpu in [0, 1, 0, 1] {
+        board.step(cpu);
+    }
+    // What the CPU runs that has one goes off.
+    let lone = homes(&vms).iter().position(|&count| count == 1);
+    let lone = lone.expect("a CPU that has one of three");
+    test::push(|guest| hvc(guest, OFF));
+    for _ in 0..4 {
+        board.step(lone);
+    }
+    assert_eq!(test::steps_left(), 0);
+    for cpu in [lone, 1 - lone, 1 - lone, lone, lone] {
+        board.step(cpu);
+    }
+    let up: Vec<_> = vms.iter().filter(|vm| vm.is_up()).cloned().collect();
+    assert_eq!(homes(&up), [1, 1]);
+    assert!(board.next(0).is_some() && board.next(1).is_some());
+}
+
+pub(crate) fn a_vcpu_stays_on_the_cpus_that_it_may_run_on() {
+    power_on(64 * MIB);
+    let configs = ["a", "b", "c"].map(|name| with(name, |policy| policy.cpus = 0b10));
+    let (mut board, built) = crate::board::build(configs.into(), 2);
+    assert_eq!(built, 3);
+    for cpu in [0, 1, 0, 1, 0, 1] {
+        board.step(cpu);
+    }
+    assert!(armillary::vm::all().iter().all(|vm| vm.links[0].cpu() == 1));
+    assert!(board.next(0).is_none());
 }

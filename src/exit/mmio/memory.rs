@@ -13,7 +13,7 @@ use crate::addr::Ipa;
 use crate::decode::Instruction;
 use crate::loader::Memory;
 use crate::machine::Live;
-use crate::mem::NotRam;
+use crate::mem::{NotRam, Reader};
 use crate::regs::Regs;
 use crate::stage2::Leaf;
 use crate::syndrome::{FaultStatus, thumb_length};
@@ -126,22 +126,61 @@ pub(super) fn write(memory: &mut Memory, ipa: Ipa, size: u32, value: u32) -> Res
 /// The instruction at the guest's pc; `None` where it can't be fetched now, since another vCPU has
 /// changed the tables.
 pub(super) fn fetch(memory: &Memory, regs: &Regs) -> Option<Instruction> {
+    if !regs.thumb() {
+        return fetch_word(memory, regs, regs.pc).map(Instruction::A32);
+    }
+    // The halves may lie in different pages.
+    let half = |va| Some(fetch_word(memory, regs, va)? >> (8 * (va & 2)) & 0xffff);
+    let first = half(regs.pc)?;
+    if thumb_length(first as u16) == 2 {
+        return Some(Instruction::T16(first as u16));
+    }
+    let second = half(regs.pc.wrapping_add(2))?;
+    Some(Instruction::T32(first << 16 | second))
+}
+
+/// The word that holds the instruction at `va`, or half of it.
+#[inline(never)]
+pub(super) fn fetch_word(memory: &Memory, regs: &Regs, va: u32) -> Option<u32> {
+    match fetch_near(memory, regs, va) {
+        None => fetch_far(memory, regs, va),
+        word => word,
+    }
+}
+
+/// The same for a guest whose caches are on, by a short walk, with one window for that and the word.
+#[inline(always)]
+fn fetch_near(memory: &Memory, regs: &Regs, va: u32) -> Option<u32> {
+    let stage1 = Live::stage1_of_code();
+    if !stage1.cached() {
+        return None;
+    }
+    memory.ram.read_near(|reader| {
+        let ipa = walk::instruction(&stage1, &mut Near(reader), va, regs.privileged())?;
+        reader.load(ipa, 4).ok()
+    })
+}
+
+#[inline(never)]
+fn fetch_far(memory: &Memory, regs: &Regs, va: u32) -> Option<u32> {
     let access = Access {
         kind: Kind::Execute,
         privileged: regs.privileged(),
     };
-    let at = |va, size| {
-        let ipa = translate(memory, va, access).ok()?.ipa;
-        read(memory, ipa, size).ok()
-    };
-    if !regs.thumb() {
-        return at(regs.pc, 4).map(Instruction::A32);
+    let ipa = translate(memory, va, access).ok()?.ipa;
+    read(memory, ipa.align_down(4), 4).ok()
+}
+
+/// Tables that lie near each other, in the caches.
+struct Near<'a, 'b>(&'a mut Reader<'b>);
+
+impl walk::Memory for Near<'_, '_> {
+    #[inline(always)]
+    fn read32(&mut self, ipa: Ipa) -> Result<u32, Refused> {
+        self.0.load(ipa, 4).map_err(|_| Refused::External)
     }
-    // The halves may lie in different pages.
-    let first = at(regs.pc, 2)?;
-    if thumb_length(first as u16) == 2 {
-        return Some(Instruction::T16(first as u16));
+
+    fn read64(&mut self, _: Ipa) -> Result<u64, Refused> {
+        Err(Refused::External)
     }
-    let second = at(regs.pc.wrapping_add(2), 2)?;
-    Some(Instruction::T32(first << 16 | second))
 }

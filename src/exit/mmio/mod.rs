@@ -3,6 +3,7 @@
 mod dispatch;
 mod emulate;
 pub(super) mod memory;
+mod single;
 
 use super::{Next, external_abort};
 use crate::addr::{Ipa, PAGE, PAGE_SHIFT};
@@ -213,10 +214,21 @@ fn undescribed(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
     emulate::emulate(vcpu, abort, far, ipa)
 }
 
-/// A data abort that is not plain, or that no load or store caused.
-#[cold]
+/// A data abort that is not plain.
+#[inline(never)]
 pub(super) fn data_abort(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
     vcpu.count(Reason::DataAbort);
+    if abort.undescribed()
+        && single::perform(vcpu, abort, Live::hdfar(), Live::hpfar() >> 4).is_some()
+    {
+        return Next::Resume;
+    }
+    any_data_abort(vcpu, abort)
+}
+
+/// One that no single load or store at a device caused.
+#[inline(never)]
+fn any_data_abort(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
     let far = Live::hdfar();
     let kind = if abort.write() {
         Kind::Write
