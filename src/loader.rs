@@ -111,7 +111,7 @@ impl Memory {
                     format_args!("give it less memory"),
                 )
             };
-            base = free.map_err(|()| error())?.0 as u32;
+            base = free.ok_or_else(error)?.0 as u32;
         }
         let mut wanted = 0;
         let mut add = |ipa: u64, size: u64| {

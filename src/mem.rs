@@ -216,18 +216,13 @@ impl Ram {
 
     /// As [`add`](Self::add), but in one piece below 4 GiB, which the guest sees where it is. It
     /// begins at a multiple of 128 MiB if it can, from which Linux before 5.12 finds it by rounding
-    /// down, else of 2 MiB.
-    ///
-    /// # Errors
-    /// No such piece is free.
+    /// down, else of 2 MiB. `None` where no such piece is free.
     #[cold]
-    pub fn add_direct(&mut self, size: u64) -> Result<Ipa, ()> {
+    pub fn add_direct(&mut self, size: u64) -> Option<Ipa> {
         let end = 1 << (32 - PAGE_SHIFT);
-        let count = u32::try_from(size >> PAGE_SHIFT).map_err(drop)?;
+        let count = u32::try_from(size >> PAGE_SHIFT).ok()?;
         let run = |order| frames().take_run(count, order, end);
-        let first = run(27 - PAGE_SHIFT)
-            .or_else(|| run(21 - PAGE_SHIFT))
-            .ok_or(())?;
+        let first = run(27 - PAGE_SHIFT).or_else(|| run(21 - PAGE_SHIFT))?;
         let base = u64::from(first) << PAGE_SHIFT;
         let mut at = base;
         while at < base + size {
@@ -239,7 +234,7 @@ impl Ram {
             });
             at += piece;
         }
-        Ok(Ipa(base))
+        Some(Ipa(base))
     }
 
     /// The pieces, in ascending order of each [`add`](Self::add).

@@ -1,5 +1,7 @@
 //! Devices of the board for VMs: what the two trees say is read, what can't be had is refused by node and property.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod fdt_dts;
 
 use armillary::addr::Pa;
