@@ -514,6 +514,7 @@ const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const UIMAGE_MAGIC: &[u8] = &[0x27, 0x05, 0x19, 0x56];
 const ZIMAGE_MAGIC: u32 = 0x016f_2818;
 
+#[inline(never)]
 fn little(bytes: &[u8], at: usize) -> u32 {
     bytes
         .get(at..)

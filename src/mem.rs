@@ -514,9 +514,10 @@ impl Ram {
 
     fn release(&mut self, from: usize) {
         self.recent.set((NO_BLOCK, 0));
-        for extent in self.extents.drain(from..) {
+        for extent in self.extents.iter().skip(from) {
             free(extent.pa, extent.size, extent.size);
         }
+        self.extents.truncate(from);
     }
 }
 

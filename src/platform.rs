@@ -65,8 +65,10 @@ pub fn attach_console(tree: &fdt::Tree<'_, '_>) {
 
 /// Gives the frame allocator all RAM but `taken` and the modules of `vms`.
 pub fn add_ram(board: &Board, taken: &[Range], vms: &[VmConfig]) {
-    let modules = vms.iter().flat_map(VmConfig::modules);
-    let modules: Vec<Range> = modules.map(|(_, module)| module.range).collect();
+    let mut modules = Vec::new();
+    for vm in vms {
+        modules.extend(vm.modules().iter().map(|(_, module)| module.range));
+    }
     for &range in &modules {
         // SAFETY: it is not added below.
         unsafe { mem::reserve_module(range) };

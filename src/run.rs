@@ -13,7 +13,6 @@ use crate::machine::{self, Live, vfp};
 use crate::mem;
 use crate::monitor;
 use crate::regs::{mode, psr};
-use crate::sched;
 use crate::vcpu::{State, Vcpu};
 use crate::vm::{self, MAX_CPUS, Stop, Vm, news, request};
 use crate::vtimer::Timer;
@@ -106,6 +105,31 @@ fn homes(
     })
 }
 
+/// What the vCPUs of a CPU are, as long as none changes: a switch looks at this alone.
+#[derive(Default)]
+struct Turns {
+    /// The ready ones of the highest priority, by number.
+    queue: Vec<usize>,
+    /// Whose turn is next, by place in the queue.
+    next: usize,
+    /// That priority.
+    priority: u8,
+    /// How many are ready, whatever their priority.
+    ready: u32,
+    /// How many are on.
+    on: u32,
+    /// When something is due for one that does not run, ticks.
+    due: u64,
+}
+
+/// No time, ticks.
+const NEVER: u64 = u64::MAX;
+
+#[inline(always)]
+fn earlier(a: u64, b: u64) -> u64 {
+    if a < b { a } else { b }
+}
+
 /// One physical CPU.
 pub struct Cpu {
     index: usize,
@@ -120,10 +144,16 @@ pub struct Cpu {
     vfp: Option<usize>,
     /// Where the search for the next vCPU begins.
     next: usize,
-    /// When the vCPU that runs gives way to the others that are ready, ticks.
-    slice_end: Option<u64>,
-    /// When its VM has used up its time, ticks.
-    spent: Option<u64>,
+    /// Who runs by turns.
+    turns: Turns,
+    /// Whether a vCPU is not what `turns` says.
+    changed: bool,
+    /// When this turn began, ticks.
+    now: u64,
+    /// When the vCPU that runs gives way to the others that are ready, ticks; or [`NEVER`].
+    slice_end: u64,
+    /// When its VM has used up its time, ticks; or [`NEVER`].
+    spent: u64,
     /// When the CPU may hand on a vCPU to have shares even, ticks.
     even: u64,
     /// Between two such times, ticks.
@@ -142,8 +172,11 @@ impl Cpu {
             loaded: None,
             vfp: None,
             next: 0,
-            slice_end: None,
-            spent: None,
+            turns: Turns::default(),
+            changed: true,
+            now: 0,
+            slice_end: NEVER,
+            spent: NEVER,
             even: 0,
             even_out: u64::from(frequency / balance::EVEN_OUT),
             dropping: false,
@@ -163,45 +196,110 @@ impl Cpu {
         if self.dropping {
             self.forget_dropped();
         }
-        if balance::several() {
+        if self.changed {
+            self.look_over();
+        }
+        if self.turns.ready > 1 && balance::several() {
             self.hand_on();
         }
         match self.pick() {
             Some(index) => {
-                self.vcpus[index].start_clock();
+                self.vcpus[index].start_clock(self.now);
                 self.bounded_turn(index);
-                self.vcpus[index].stop_clock();
+                self.vcpus[index].stop_clock(self.now);
             }
             None => self.idle(),
+        }
+    }
+
+    /// Looks what the vCPUs are.
+    #[inline(never)]
+    fn look_over(&mut self) {
+        self.changed = false;
+        self.now = machine::now();
+        let queue = &mut self.turns.queue;
+        queue.clear();
+        let (mut next, mut priority, mut ready, mut on, mut due) = (0, 0, 0, 0, NEVER);
+        for (index, vcpu) in self.vcpus.iter().enumerate() {
+            let runs = vcpu.vm.runs();
+            if vcpu.index == 0
+                && let Some(alarm) = vcpu.vm.alarm_ticks()
+            {
+                due = earlier(due, alarm);
+            }
+            if !runs && let Some(again) = vcpu.vm.again() {
+                due = earlier(due, again);
+            }
+            match vcpu.state {
+                State::Off => continue,
+                State::Waiting(Some(deadline)) | State::Stalled(deadline) => {
+                    due = earlier(due, deadline);
+                }
+                State::Ready if runs => {
+                    ready += 1;
+                    if vcpu.priority > priority {
+                        priority = vcpu.priority;
+                        next = 0;
+                        queue.clear();
+                    }
+                    if vcpu.priority == priority {
+                        queue.push(index);
+                        next += usize::from(index < self.next);
+                    }
+                }
+                _ => {}
+            }
+            on += 1;
+        }
+        let turns = &mut self.turns;
+        (turns.next, turns.priority, turns.ready) = (next, priority, ready);
+        (turns.on, turns.due) = (on, due);
+        if balance::several() {
+            if ready != 0 {
+                balance::runs(self.index, priority, ready);
+            }
+            if ready < 2 {
+                balance::spares(self.index, false);
+            }
         }
     }
 
     /// A turn that lasts no longer than the VM's time, and is charged to it.
     #[inline(always)]
     fn bounded_turn(&mut self, index: usize) {
-        if !self.vcpus[index].bounded {
-            return self.turn(index);
+        let (since, bounded) = (self.now, self.vcpus[index].bounded);
+        if bounded && !self.begin_bounded(index) {
+            return;
         }
-        let since = machine::now();
-        let vm = self.vcpus[index].vm.clone();
-        if let Some(grant @ 1..) = vm.grant(since) {
-            self.spent = Some(since + grant);
-            self.turn(index);
-            self.spent = None;
-            vm.charge(since, machine::now());
+        self.turn(index);
+        self.now = machine::now();
+        if bounded {
+            self.spent = NEVER;
+            self.vcpus[index].vm.charge(since, self.now);
         }
     }
 
+    #[inline(never)]
+    fn begin_bounded(&mut self, index: usize) -> bool {
+        let Some(grant @ 1..) = self.vcpus[index].vm.grant(self.now) else {
+            return false;
+        };
+        self.spent = self.now + grant;
+        true
+    }
+
     /// Hands vCPUs to CPUs that should rather run them, or have fewer.
+    #[inline(never)]
     fn hand_on(&mut self) {
-        let now = machine::now();
         while let Some((index, cpu)) = self.spare(None) {
             self.give(index, cpu);
         }
-        let ready = (0..self.vcpus.len()).filter(|&index| self.may_run(index));
-        let ready = ready.count() as u32;
-        if ready > 1 && now >= self.even {
-            self.even = now + self.even_out;
+        if self.changed {
+            self.look_over();
+        }
+        let ready = self.turns.ready;
+        if ready > 1 && self.now >= self.even {
+            self.even = self.now + self.even_out;
             let last = self.next.wrapping_sub(1);
             let order = (self.next..self.vcpus.len()).chain(0..self.next.min(self.vcpus.len()));
             let movable = order
@@ -212,6 +310,7 @@ impl Cpu {
                 });
             if let Some((index, cpu)) = movable {
                 self.give(index, cpu);
+                self.look_over();
             }
         }
     }
@@ -251,6 +350,7 @@ impl Cpu {
     /// Takes vCPU `index` from this CPU, with nothing of it left in the hardware.
     fn remove(&mut self, index: usize) -> Box<Vcpu> {
         self.forget(index);
+        self.changed = true;
         let vcpu = self.vcpus.swap_remove(index);
         // The last one has taken its place.
         let moved = |place: Option<usize>| match place {
@@ -307,6 +407,7 @@ impl Cpu {
                 more |= self.serve(index, requests);
             }
         }
+        self.changed |= more;
         more
     }
 
@@ -366,23 +467,25 @@ impl Cpu {
     }
 
     /// The next vCPU of the highest priority that is ready, round robin.
+    #[inline(always)]
     fn pick(&mut self) -> Option<usize> {
-        let count = self.vcpus.len();
-        let mut ready = 0;
-        let order = (self.next..count).chain(0..self.next.min(count));
-        let order = order.filter(|&index| self.may_run(index)).map(|index| {
-            ready += 1;
-            (index, self.vcpus[index].priority)
-        });
-        let (index, priority) = sched::first(order)?;
+        let turns = &mut self.turns;
+        let index = match turns.queue.get(turns.next) {
+            Some(&index) => index,
+            None => {
+                turns.next = 0;
+                *turns.queue.first()?
+            }
+        };
+        turns.next += 1;
         self.next = index + 1;
-        balance::runs(self.index, priority, ready);
         Some(index)
     }
 
     /// Waits for an interrupt: a kick, or the deadline of a vCPU that waits.
     fn idle(&mut self) {
-        self.slice_end = None;
+        self.slice_end = NEVER;
+        self.changed = true;
         if self.wake_due() {
             return;
         }
@@ -416,10 +519,12 @@ impl Cpu {
                 && alarm <= machine::now()
             {
                 vcpu.vm.ring();
+                self.changed = true;
             }
             if vcpu.bounded && !vcpu.vm.runs() {
                 vcpu.vm.replenish(machine::now());
                 any |= vcpu.vm.runs();
+                self.changed = true;
             }
             if let State::Waiting(Some(deadline)) | State::Stalled(deadline) = vcpu.state
                 && deadline <= machine::now()
@@ -428,38 +533,17 @@ impl Cpu {
                 any = true;
             }
         }
+        self.changed |= any;
         any
     }
 
     /// Sets the Hyp timer to the first thing that is due: the end of the slice, a deadline of a vCPU
     /// that waits, or of the physical timer of the one that is live.
     fn set_deadline(&self) {
-        const NEVER: u64 = u64::MAX;
-        let mut first = monitor::due();
-        let mut at = |deadline: Option<u64>| {
-            if let Some(deadline) = deadline
-                && deadline < first
-            {
-                first = deadline;
-            }
-        };
-        at(self.slice_end);
-        at(self.spent);
-        for (index, vcpu) in self.vcpus.iter().enumerate() {
-            if vcpu.index == 0 {
-                at(vcpu.vm.alarm_ticks());
-            }
-            if vcpu.bounded {
-                at(vcpu.vm.again());
-            }
-            if self.loaded == Some(index) {
-                at(vcpu.timer.due());
-            }
-            match vcpu.state {
-                State::Waiting(deadline) => at(deadline),
-                State::Stalled(deadline) => at(Some(deadline)),
-                State::Off | State::Ready => {}
-            }
+        let mut first = earlier(monitor::due(), self.turns.due);
+        first = earlier(first, earlier(self.slice_end, self.spent));
+        if let Some(timer) = self.loaded.and_then(|index| self.vcpus[index].timer.due()) {
+            first = earlier(first, timer);
         }
         match first {
             NEVER => machine::clear_deadline(),
@@ -469,29 +553,25 @@ impl Cpu {
 
     /// What the vCPU that runs may do depends on whether it has its CPU to itself. Whether it goes on:
     /// not where one of a higher priority is ready, or one that should be elsewhere.
+    #[inline(always)]
     fn share(&mut self, index: usize) -> bool {
-        let (mut alone, mut crowded) = (balance::is_alone(self.index), false);
-        let priority = self.vcpus[index].priority;
-        for other in 0..self.vcpus.len() {
-            if other == index {
-                continue;
-            }
-            let vcpu = &self.vcpus[other];
-            alone &= matches!(vcpu.state, State::Off);
-            if self.may_run(other) {
-                if vcpu.priority > priority {
-                    return false;
-                }
-                crowded |= vcpu.priority == priority;
-            }
+        if self.changed {
+            self.look_over();
         }
-        if !alone && balance::several() && self.spare(Some(index)).is_some() {
+        let turns = &self.turns;
+        let vcpu = &self.vcpus[index];
+        if vcpu.priority < turns.priority {
             return false;
         }
-        if !crowded {
-            self.slice_end = None;
-        } else if self.slice_end.is_none() {
-            self.slice_end = Some(machine::now() + self.vcpus[index].vm.slice);
+        if turns.ready > 1 && balance::several() && self.spare(Some(index)).is_some() {
+            return false;
+        }
+        let turns = &self.turns;
+        let alone = turns.on == 1 && balance::is_alone(self.index);
+        if turns.queue.len() < 2 {
+            self.slice_end = NEVER;
+        } else if self.slice_end == NEVER {
+            self.slice_end = self.now + self.vcpus[index].vm.slice;
         }
         Live::trap_wfi(!alone);
         self.set_deadline();
@@ -500,9 +580,10 @@ impl Cpu {
     }
 
     /// Runs vCPU `index` until something other than itself has to be done.
+    #[inline(always)]
     fn turn(&mut self, index: usize) {
         self.load(index);
-        self.slice_end = None;
+        self.slice_end = NEVER;
         if !self.share(index) {
             return;
         }
@@ -523,18 +604,25 @@ impl Cpu {
                         }
                     }
                 },
+                Next::Look => {
+                    if !self.interrupted(index, Interrupt::Kick) {
+                        return;
+                    }
+                }
                 Next::Vfp => self.give_vfp(index),
                 Next::Timer => self.set_deadline(),
                 Next::Yield => return,
                 Next::Wait => {
                     if !vcpu.pending() {
                         vcpu.state = State::Waiting(None);
+                        self.changed = true;
                         return;
                     }
                 }
                 Next::Stall => {
                     let deadline = vcpu.link().awaited.lock().deadline;
                     vcpu.state = State::Stalled(deadline);
+                    self.changed = true;
                     return;
                 }
                 Next::Off => return self.leave(index, false),
@@ -569,11 +657,12 @@ impl Cpu {
         if !self.may_run(index) || self.loaded != Some(index) || self.dropping {
             return false;
         }
-        let over = |end: Option<u64>| end.is_some_and(|end| machine::now() >= end);
-        !over(self.slice_end) && !over(self.spent) && self.share(index)
+        self.now = machine::now();
+        self.now < earlier(self.slice_end, self.spent) && self.share(index)
     }
 
     /// Makes vCPU `index` the one that is live.
+    #[inline(always)]
     fn load(&mut self, index: usize) {
         if self.loaded == Some(index) {
             return;
@@ -594,14 +683,27 @@ impl Cpu {
     }
 
     /// Takes the vCPU that is live from the hardware.
+    #[inline(never)]
     fn put(&mut self) {
         if let Some(index) = self.loaded.take() {
             let vcpu = &mut self.vcpus[index];
             vcpu.put_interrupts();
             machine::put(&mut vcpu.context);
             if let State::Waiting(until) = vcpu.state {
-                vcpu.state = vcpu.waiting().until(until);
+                self.note_wait(index, until);
             }
+        }
+    }
+
+    /// Looks until when vCPU `index` waits, which has just been put.
+    #[inline(never)]
+    fn note_wait(&mut self, index: usize, until: Option<u64>) {
+        let vcpu = &mut self.vcpus[index];
+        vcpu.state = vcpu.waiting().until(until);
+        match vcpu.state {
+            State::Waiting(None) => {}
+            State::Waiting(Some(deadline)) => self.turns.due = earlier(self.turns.due, deadline),
+            _ => self.changed = true,
         }
     }
 
@@ -634,6 +736,7 @@ impl Cpu {
     }
 
     /// Drops what the hardware holds of vCPU `index`.
+    #[inline(never)]
     fn forget(&mut self, index: usize) {
         if self.loaded == Some(index) {
             self.put();
@@ -645,6 +748,7 @@ impl Cpu {
 
     /// vCPU `index` is off from now on. It counts as on if it was about to start.
     fn leave(&mut self, index: usize, starting: bool) {
+        self.changed = true;
         self.forget(index);
         let vcpu = &mut self.vcpus[index];
         if starting || vcpu.state != State::Off {

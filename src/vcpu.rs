@@ -229,18 +229,16 @@ impl Vcpu {
         (ticks * 256 / u64::from(count.max(1)) * exits / 256).min(self.ran)
     }
 
-    /// It gets a CPU, or still has it.
+    /// It gets a CPU at `now`, ticks.
     #[inline(always)]
-    pub fn start_clock(&mut self) {
-        if self.since == NEVER {
-            self.since = machine::now();
-        }
+    pub fn start_clock(&mut self, now: u64) {
+        self.since = now;
     }
 
-    /// It loses its CPU.
+    /// It loses its CPU at `now`, ticks.
     #[inline(always)]
-    pub fn stop_clock(&mut self) {
-        self.ran += machine::now() - self.since;
+    pub fn stop_clock(&mut self, now: u64) {
+        self.ran += now - self.since;
         self.since = NEVER;
     }
 
@@ -258,8 +256,9 @@ impl Vcpu {
     /// Lets other CPUs see what it has done.
     pub fn publish(&mut self) {
         if self.since != NEVER {
-            self.stop_clock();
-            self.start_clock();
+            let now = machine::now();
+            self.stop_clock(now);
+            self.start_clock(now);
         }
         *self.link().figures.lock() = Figures {
             doing: match self.state {
@@ -361,9 +360,23 @@ impl Vcpu {
     /// A store to the distributor.
     #[inline(always)]
     pub fn store_gicd(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) {
-        self.change_gic(state, |gic, vcpu, lrs| {
+        let kick = self.write_gicd(state, offset, width, value);
+        self.vm.kick(kick, self.index);
+    }
+
+    /// The same. Whether this CPU has been asked for something without a kick: it then has to look before
+    /// it enters a guest again.
+    #[inline(always)]
+    pub fn ask_gicd(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) -> bool {
+        let kick = self.write_gicd(state, offset, width, value);
+        self.vm.ask(kick, self.index)
+    }
+
+    #[inline(always)]
+    fn write_gicd(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) -> Kick {
+        self.apply(state, |gic, vcpu, lrs| {
             gic.write(vcpu, offset & 0xfff, width, value, lrs)
-        });
+        })
     }
 
     /// A load from the distributor.
@@ -543,11 +556,22 @@ impl Vcpu {
     #[inline(always)]
     fn change_gic(
         &self,
-        mut state: Locked<'_>,
+        state: Locked<'_>,
         change: impl FnOnce(&mut Vgic, usize, &mut ListRegisters) -> Kick,
     ) {
+        let kick = self.apply(state, change);
+        self.vm.kick(kick, self.index);
+    }
+
+    /// So, and leaves it to the caller to let the others know.
+    #[inline(always)]
+    fn apply(
+        &self,
+        mut state: Locked<'_>,
+        change: impl FnOnce(&mut Vgic, usize, &mut ListRegisters) -> Kick,
+    ) -> Kick {
         let Some(mut lrs) = machine::list_registers() else {
-            return;
+            return Kick(0);
         };
         let mut kick = change(&mut state.gic, self.index, &mut lrs);
         if state.gic.needs_flush(self.index) {
@@ -557,8 +581,7 @@ impl Vcpu {
                 self.watch_dir(&mut state);
             }
         }
-        drop(state);
-        self.vm.kick(kick, self.index);
+        kick
     }
 
     /// From now on GICC_DIR traps, for the VM's whole life: the hardware does not tell which of
@@ -698,6 +721,7 @@ impl Vcpu {
     }
 
     /// Makes its interrupts live on this CPU.
+    #[inline(always)]
     pub fn load_interrupts(&mut self) {
         let Some(mut lrs) = machine::list_registers() else {
             return;
@@ -714,6 +738,7 @@ impl Vcpu {
     }
 
     /// Takes its interrupts from this CPU.
+    #[inline(always)]
     pub fn put_interrupts(&self) {
         let Some(mut lrs) = machine::list_registers() else {
             return;
@@ -749,6 +774,7 @@ fn look_soon() {
     machine::advance_deadline(machine::now() + u64::from(machine::wiring().frequency / SOON));
 }
 
+#[inline(always)]
 fn each_bit(mut bits: u32, mut each: impl FnMut(u32)) {
     while bits != 0 {
         each(bits.trailing_zeros());

@@ -147,9 +147,16 @@ impl Link {
 
     /// Asks for what the bits of `requests` say, at once.
     pub fn request(&self, requests: u32) {
+        machine::kick(self.ask(requests));
+    }
+
+    /// Asks for it; the CPU to kick, unless it is this one, and looks before it enters a guest or waits.
+    #[inline(always)]
+    #[must_use = "that CPU must be kicked"]
+    fn ask(&self, requests: u32) -> usize {
         let home = self.mailbox.ask(requests);
         news::announce(home, news::REQUEST);
-        machine::kick(home);
+        home
     }
 }
 
@@ -407,11 +414,18 @@ impl Vm {
     }
 
     /// VTTBR for a vCPU of it that is being loaded on CPU number `cpu`.
+    #[inline(always)]
     #[must_use]
     pub fn vttbr(&self, cpu: usize) -> u64 {
         if let Some(vmid) = VMIDS.load(cpu, &self.vmid) {
             return self.root | u64::from(vmid) << 48;
         }
+        self.renew_vttbr(cpu)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn renew_vttbr(&self, cpu: usize) -> u64 {
         let vmid = VMIDS.renew(
             &mut VMID_POOL.lock(),
             cpu,
@@ -427,13 +441,17 @@ impl Vm {
     /// holds translations that look like this one's: on a machine of its own each has its own tables, and
     /// may use the same ASIDs for them. What a vCPU invalidates is broadcast, so what it left elsewhere
     /// does no harm.
+    #[inline(always)]
+    #[must_use]
     pub fn takes_turns(&self, cpu: usize, index: usize) -> bool {
         let own = index as u8 + 1;
-        self.links.len() > 1
-            && self
-                .last_loaded
-                .get(cpu)
-                .is_some_and(|last| last.swap(own, Ordering::Relaxed) != own)
+        let Some(last) = self.last_loaded.get(cpu) else {
+            return false;
+        };
+        // Only that CPU writes it.
+        let before = last.load(Ordering::Relaxed);
+        last.store(own, Ordering::Relaxed);
+        self.links.len() > 1 && before != own
     }
 
     /// Its name.
@@ -681,14 +699,37 @@ impl Vm {
         }
     }
 
+    /// As [`kick`](Self::kick), for the vCPU `own`, which is loaded here; whether its own CPU has to look,
+    /// which isn't kicked.
+    #[inline(always)]
+    #[must_use = "what is asked of this CPU is not done yet"]
+    pub fn ask(&self, kick: Kick, own: usize) -> bool {
+        let others = kick.0 & !(1 << own);
+        let here = || self.links.get(own).map_or(MAX_CPUS, Link::cpu);
+        others != 0 && self.ask_each(others, here())
+    }
+
     /// Wakes the vCPUs of `vcpus`.
-    pub fn wake(&self, mut vcpus: u8) {
+    pub fn wake(&self, vcpus: u8) {
+        let _ = self.ask_each(vcpus, MAX_CPUS);
+    }
+
+    /// Wakes `vcpus`, by a kick where they aren't on CPU number `here`; whether one is.
+    #[inline(never)]
+    fn ask_each(&self, mut vcpus: u8, here: usize) -> bool {
+        let mut any = false;
         while vcpus != 0 {
             if let Some(link) = self.links.get(vcpus.trailing_zeros() as usize) {
-                link.request(request::WAKE);
+                let home = link.ask(request::WAKE);
+                if home == here {
+                    any = true;
+                } else {
+                    machine::kick(home);
+                }
             }
             vcpus &= vcpus - 1;
         }
+        any
     }
 
     /// Seconds of the machine's clock.
@@ -718,6 +759,7 @@ impl Vm {
     }
 
     /// When the real-time clock's alarm is due, ticks.
+    #[inline(always)]
     #[must_use]
     pub fn alarm_ticks(&self) -> Option<u64> {
         match self.alarm.load(Ordering::Relaxed) {

@@ -523,6 +523,23 @@ fn what_only_the_loader_finds_is_said_in_the_same_way() {
     );
 }
 
+#[test]
+fn regions_with_the_same_interrupt_are_refused() {
+    let both = format!(
+        "{UART} {}",
+        UART.replace("vpl011; ", "").replace("9100000", "9200000")
+    );
+    let (good, bad) = two("vpl011;", &both);
+    assert_eq!(good.len(), 1);
+    assert_eq!(
+        bad.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        [
+            "/chosen/domU1/uart@9200000: interrupts is that of /chosen/domU1/uart@9100000 too; \
+          give each device an interrupt of its own"
+        ]
+    );
+}
+
 /// A UART that the other VM emulates.
 const UART: &str = r#"vpl011; uart@9100000 {
     compatible = "armillary,region", "arm,pl011", "arm,primecell"; reg = <0x9100000 0x1000>; interrupts = <0 8 4>;

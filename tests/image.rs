@@ -88,9 +88,9 @@ fn noise(size: usize) -> Vec<u8> {
 }
 
 /// The error less what it says to do about it.
-fn found_by<T: std::fmt::Debug>(result: Result<T, ImageError>) -> String {
-    let why = result.unwrap_err().to_string();
-    why.split_once("; ").unwrap().0.into()
+fn found_by<T>(result: Result<T, ImageError>) -> String {
+    let why = result.err().map(|why| why.to_string()).unwrap_or_default();
+    why.split("; ").take(1).collect()
 }
 
 fn told(bytes: &[u8]) -> Result<Image, ImageError> {

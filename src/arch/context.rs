@@ -55,20 +55,54 @@ unsafe extern "C" {
     static vectors: [u32; 8];
 }
 
+/// Ten words, which one instruction stores or loads.
+type Ten = [u32; 10];
+
+#[inline(always)]
+fn store(place: &mut Ten, [a, b, c, d, e, f, g, h, i, j]: Ten) {
+    // SAFETY: writes that place alone.
+    unsafe {
+        asm!("stm {}, {{r1-r5, r8-r12}}", in(reg) place, in("r1") a, in("r2") b, in("r3") c,
+            in("r4") d, in("r5") e, in("r8") f, in("r9") g, in("r10") h, in("r11") i, in("r12") j,
+            options(nostack, preserves_flags));
+    }
+}
+
+#[inline(always)]
+fn fetch(place: &Ten) -> Ten {
+    let (a, b, c, d, e, f, g, h, i, j): (u32, u32, u32, u32, u32, u32, u32, u32, u32, u32);
+    // SAFETY: reads that place alone.
+    unsafe {
+        asm!("ldm {}, {{r1-r5, r8-r12}}", in(reg) place, out("r1") a, out("r2") b, out("r3") c,
+            out("r4") d, out("r5") e, out("r8") f, out("r9") g, out("r10") h, out("r11") i,
+            out("r12") j, options(readonly, nostack, preserves_flags));
+    }
+    [a, b, c, d, e, f, g, h, i, j]
+}
+
 macro_rules! cp15 {
-    ($($field:ident: $register:ident = $reset:expr;)* 64: $($wide:ident: $wide_register:ident = $wide_reset:expr;)*) => {
+    ($([$($ten:ident = $ten_reset:expr;)*])* $($field:ident: $register:ident = $reset:expr;)* 64: $($wide:ident: $wide_register:ident = $wide_reset:expr;)*) => {
         /// The PL1 registers of CP15 and CP14 that a switch carries, one line each with its reset
         /// value (ARM DDI 0406C, B3.17; UNKNOWN ones are zero so that nothing leaks).
         struct Cp15 {
+            tens: [Ten; 2],
             $($field: u32,)*
             $($wide: u64,)*
         }
 
         impl Cp15 {
-            const RESET: Self = Self { $($field: $reset,)* $($wide: $wide_reset,)* };
+            const RESET: Self = Self {
+                tens: [$([$($ten_reset),*]),*],
+                $($field: $reset,)*
+                $($wide: $wide_reset,)*
+            };
 
             #[inline(always)]
             fn save(&mut self) {
+                let mut tens = self.tens.iter_mut();
+                $(if let Some(ten) = tens.next() {
+                    store(ten, [$($ten::read()),*]);
+                })*
                 $(self.$field = $register::read();)*
                 $(self.$wide = $wide_register::read();)*
             }
@@ -79,6 +113,11 @@ macro_rules! cp15 {
             unsafe fn restore(&self) {
                 // SAFETY: these registers rule PL1 and PL0 alone.
                 unsafe {
+                    let mut tens = self.tens.iter();
+                    $(if let Some(ten) = tens.next() {
+                        let mut words = fetch(ten).into_iter();
+                        $($ten::write(words.next().unwrap_or(0));)*
+                    })*
                     $($register::write(self.$field);)*
                     $($wide_register::write(self.$wide);)*
                 }
@@ -88,28 +127,32 @@ macro_rules! cp15 {
 }
 
 cp15! {
-    // CSSELR first: it selects no other register that is switched.
-    csselr: CSSELR = 0;
-    // MMU, caches and alignment checks off; the bits that read as one and CP15BEN.
-    sctlr: SCTLR = 0x00c5_0078;
-    cpacr: CPACR = 0;
-    ttbcr: TTBCR = 0;
-    dacr: DACR = 0;
-    dfsr: DFSR = 0;
-    ifsr: IFSR = 0;
-    adfsr: ADFSR = 0;
-    aifsr: AIFSR = 0;
-    dfar: DFAR = 0;
-    ifar: IFAR = 0;
-    prrr: PRRR = 0x0009_8aa4;
-    nmrr: NMRR = 0x44e0_48e0;
-    amair0: AMAIR0 = 0;
-    amair1: AMAIR1 = 0;
-    vbar: VBAR = 0;
-    contextidr: CONTEXTIDR = 0;
-    tpidrurw: TPIDRURW = 0;
-    tpidruro: TPIDRURO = 0;
-    tpidrprw: TPIDRPRW = 0;
+    [
+        // CSSELR first: it selects no other register that is switched.
+        CSSELR = 0;
+        // MMU, caches and alignment checks off; the bits that read as one and CP15BEN.
+        SCTLR = 0x00c5_0078;
+        CPACR = 0;
+        TTBCR = 0;
+        DACR = 0;
+        DFSR = 0;
+        IFSR = 0;
+        ADFSR = 0;
+        AIFSR = 0;
+        DFAR = 0;
+    ]
+    [
+        IFAR = 0;
+        PRRR = 0x0009_8aa4;
+        NMRR = 0x44e0_48e0;
+        AMAIR0 = 0;
+        AMAIR1 = 0;
+        VBAR = 0;
+        CONTEXTIDR = 0;
+        TPIDRURW = 0;
+        TPIDRURO = 0;
+        TPIDRPRW = 0;
+    ]
     cntkctl: CNTKCTL = 0;
     cntv_ctl: CNTV_CTL = 0;
     64:
@@ -119,27 +162,56 @@ cp15! {
     cntv_cval: CNTV_CVAL = 0;
 }
 
+macro_rules! read_banked {
+    ($name:literal) => {{
+        let value: u32;
+        // SAFETY: reads a register of the guest.
+        unsafe {
+            asm!(concat!("mrs {}, ", $name), out(reg) value,
+                options(nomem, nostack, preserves_flags));
+        }
+        value
+    }};
+}
+
+macro_rules! write_banked {
+    ($name:literal, $value:expr) => {{
+        let value: u32 = $value;
+        // SAFETY: writes a register of the guest, which Hyp does not use.
+        unsafe {
+            asm!(concat!("msr ", $name, ", {}"), in(reg) value,
+                options(nomem, nostack, preserves_flags));
+        }
+    }};
+}
+
 macro_rules! banked {
-    ($($field:ident: $variant:ident = $name:literal;)*) => {
+    ($([$($ten:ident = $ten_name:literal;)*])* $last:ident = $last_name:literal;) => {
         /// The registers that other modes than User bank, and the user stack pointer.
         #[derive(Default)]
         struct BankedRegs {
-            $($field: u32,)*
+            tens: [Ten; 2],
+            last: u32,
         }
 
         impl BankedRegs {
             #[inline(always)]
             fn save(&mut self) {
-                // SAFETY: reads a register of the guest.
-                unsafe { $(asm!(concat!("mrs {}, ", $name), out(reg) self.$field,
-                    options(nomem, nostack, preserves_flags));)* }
+                let mut tens = self.tens.iter_mut();
+                $(if let Some(ten) = tens.next() {
+                    store(ten, [$(read_banked!($ten_name)),*]);
+                })*
+                self.last = read_banked!($last_name);
             }
 
             #[inline(always)]
             fn restore(&self) {
-                // SAFETY: writes a register of the guest, which Hyp does not use.
-                unsafe { $(asm!(concat!("msr ", $name, ", {}"), in(reg) self.$field,
-                    options(nomem, nostack, preserves_flags));)* }
+                let mut tens = self.tens.iter();
+                $(if let Some(ten) = tens.next() {
+                    let mut words = fetch(ten).into_iter();
+                    $(write_banked!($ten_name, words.next().unwrap_or(0));)*
+                })*
+                write_banked!($last_name, self.last);
             }
         }
 
@@ -148,49 +220,49 @@ macro_rules! banked {
 
         impl Banks for LiveBanks {
             fn read(&self, register: Banked) -> u32 {
-                let value;
-                // SAFETY: reads a register of the guest.
-                unsafe { match register {
-                    $(Banked::$variant => asm!(concat!("mrs {}, ", $name), out(reg) value,
-                        options(nomem, nostack, preserves_flags)),)*
-                } }
-                value
+                match register {
+                    $($(Banked::$ten => read_banked!($ten_name),)*)*
+                    Banked::$last => read_banked!($last_name),
+                }
             }
 
             #[inline(always)]
             fn write(&mut self, register: Banked, value: u32) {
-                // SAFETY: writes a register of the guest, which Hyp does not use.
-                unsafe { match register {
-                    $(Banked::$variant => asm!(concat!("msr ", $name, ", {}"), in(reg) value,
-                        options(nomem, nostack, preserves_flags)),)*
-                } }
+                match register {
+                    $($(Banked::$ten => write_banked!($ten_name, value),)*)*
+                    Banked::$last => write_banked!($last_name, value),
+                }
             }
         }
     };
 }
 
 banked! {
-    sp_usr: SpUsr = "sp_usr";
-    r8_fiq: R8Fiq = "r8_fiq";
-    r9_fiq: R9Fiq = "r9_fiq";
-    r10_fiq: R10Fiq = "r10_fiq";
-    r11_fiq: R11Fiq = "r11_fiq";
-    r12_fiq: R12Fiq = "r12_fiq";
-    sp_fiq: SpFiq = "sp_fiq";
-    lr_fiq: LrFiq = "lr_fiq";
-    spsr_fiq: SpsrFiq = "spsr_fiq";
-    sp_irq: SpIrq = "sp_irq";
-    lr_irq: LrIrq = "lr_irq";
-    spsr_irq: SpsrIrq = "spsr_irq";
-    sp_svc: SpSvc = "sp_svc";
-    lr_svc: LrSvc = "lr_svc";
-    spsr_svc: SpsrSvc = "spsr_svc";
-    sp_abt: SpAbt = "sp_abt";
-    lr_abt: LrAbt = "lr_abt";
-    spsr_abt: SpsrAbt = "spsr_abt";
-    sp_und: SpUnd = "sp_und";
-    lr_und: LrUnd = "lr_und";
-    spsr_und: SpsrUnd = "spsr_und";
+    [
+        SpUsr = "sp_usr";
+        R8Fiq = "r8_fiq";
+        R9Fiq = "r9_fiq";
+        R10Fiq = "r10_fiq";
+        R11Fiq = "r11_fiq";
+        R12Fiq = "r12_fiq";
+        SpFiq = "sp_fiq";
+        LrFiq = "lr_fiq";
+        SpsrFiq = "spsr_fiq";
+        SpIrq = "sp_irq";
+    ]
+    [
+        LrIrq = "lr_irq";
+        SpsrIrq = "spsr_irq";
+        SpSvc = "sp_svc";
+        LrSvc = "lr_svc";
+        SpsrSvc = "spsr_svc";
+        SpAbt = "sp_abt";
+        LrAbt = "lr_abt";
+        SpsrAbt = "spsr_abt";
+        SpUnd = "sp_und";
+        LrUnd = "lr_und";
+    ]
+    SpsrUnd = "spsr_und";
 }
 
 /// What the guest may not do by itself (ARM DDI 0406C, B4.1.65): stage 2 on, set/way operations

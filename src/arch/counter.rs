@@ -4,6 +4,7 @@ use super::sysreg::*;
 use aarch32_cpu::asm::isb;
 
 /// Ticks since the counter started.
+#[inline(always)]
 #[must_use]
 pub fn now() -> u64 {
     isb();

@@ -299,7 +299,7 @@ pub fn close_window(window: Window) {
     close_window_at(window_index(window) * STEP);
 }
 
-/// The same of the window that shows `va`.
+/// The same of the window at `va`.
 #[inline(always)]
 pub fn close_window_at(va: usize) {
     LEVEL2.clear(va / STEP);

@@ -24,12 +24,12 @@ pub fn flush_hyp() {
     isb();
 }
 
-/// Forgets this CPU's Hyp translation of the page at `va`.
+/// Forgets this CPU's Hyp translation of the page at `va`, aligned to one.
 #[inline(always)]
 pub fn flush_hyp_page(va: usize) {
     dsb();
     // SAFETY: as above.
-    unsafe { sysreg::TLBIMVAH::write(va as u32 & !0xfff) };
+    unsafe { sysreg::TLBIMVAH::write(va as u32) };
     dsb();
     isb();
 }

@@ -90,24 +90,6 @@ pub unsafe fn write(pa: Pa, bytes: &[u8]) {
     }
 }
 
-/// Reads `size` bytes, 1, 2 or 4, in one piece.
-///
-/// # Safety
-/// They must be mapped, and aligned.
-#[inline(always)]
-unsafe fn load_at(at: usize, size: u32) -> u32 {
-    let value;
-    // SAFETY: the caller's word.
-    unsafe {
-        match size {
-            1 => asm!("ldrb {}, [{}]", out(reg) value, in(reg) at, options(nostack, readonly)),
-            2 => asm!("ldrh {}, [{}]", out(reg) value, in(reg) at, options(nostack, readonly)),
-            _ => asm!("ldr {}, [{}]", out(reg) value, in(reg) at, options(nostack, readonly)),
-        }
-    }
-    value
-}
-
 /// Writes `size` bytes, 1, 2 or 4, in one piece to `pa`, which is aligned to that.
 ///
 /// # Safety
@@ -145,9 +127,20 @@ impl Block {
     #[inline(always)]
     #[must_use]
     pub fn load(&self, offset: u32, size: u32) -> u32 {
-        let at = self.0 + (offset & (BLOCK as u32 - 1) & !(size - 1)) as usize;
-        // SAFETY: an aligned access stays inside the window.
-        unsafe { load_at(at, size) }
+        let (at, offset) = (self.0, offset & (BLOCK as u32 - 1));
+        let value;
+        // SAFETY: an access by the number of its unit stays inside the window.
+        unsafe {
+            match size {
+                1 => asm!("ldrb {}, [{}, {}]", out(reg) value, in(reg) at, in(reg) offset,
+                    options(nostack, readonly)),
+                2 => asm!("ldrh {}, [{}, {}, lsl #1]", out(reg) value, in(reg) at,
+                    in(reg) offset >> 1, options(nostack, readonly)),
+                _ => asm!("ldr {}, [{}, {}, lsl #2]", out(reg) value, in(reg) at,
+                    in(reg) offset >> 2, options(nostack, readonly)),
+            }
+        }
+        value
     }
 
     /// The same for 8 bytes: a guest that changes its table's entry sees it read before or after.

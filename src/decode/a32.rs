@@ -29,8 +29,13 @@ pub(super) const fn is_single(w: u32) -> bool {
 }
 
 /// Decodes one.
-#[inline(always)]
 pub(super) fn single(w: u32) -> Result<Single, Reason> {
+    single_of(w, true)
+}
+
+/// The same; `pc` says whether the register transferred can be pc.
+#[inline(always)]
+pub(super) fn single_of(w: u32, pc: bool) -> Result<Single, Reason> {
     let bits = w & (REGISTER | BEFORE | UP | BYTE | WRITE | LOAD | OPERANDS);
     let (t, n) = (w >> 12 & 15, w >> 16 & 15);
     let mut single = Single::new(bits);
@@ -42,13 +47,11 @@ pub(super) fn single(w: u32) -> Result<Single, Reason> {
         refuse_if(n == 15, Pc)?;
         refuse_if(n == t, Overlap)?;
         if w & BEFORE == 0 && w & WRITE != 0 {
-            refuse_if(t == 15 && single.load(), Pc)?;
+            refuse_if(pc && t == 15 && single.load(), Pc)?;
             single = Single::new(bits | UNPRIVILEGED);
         }
     }
-    if t == 15 {
-        refuse_if(w & BYTE != 0, Pc)?;
-    }
+    refuse_if(pc && t == 15 && w & BYTE != 0, Pc)?;
     Ok(single)
 }
 

@@ -204,7 +204,10 @@ impl Single {
         if !a32::is_single(word) || word >> 28 != 14 || regs.cpsr & psr::J != 0 {
             return Self::of(Instruction::A32(word), regs);
         }
-        a32::single(word).ok().filter(|single| single.t() != 15)
+        if word >> 12 & 15 == 15 {
+            return None;
+        }
+        a32::single_of(word, false).ok()
     }
 
     /// The address of its access, and what its base gets in the end, if anything.
@@ -235,7 +238,11 @@ impl Single {
         if self.at().writeback() {
             set(gprs, self.at().n(), moved);
         }
-        gprs.regs.skip(length);
+        if gprs.regs.thumb() {
+            gprs.regs.skip(length);
+        } else {
+            gprs.regs.pc = gprs.regs.pc.wrapping_add(4);
+        }
     }
 
     /// From the bits named above.

@@ -290,11 +290,20 @@ pub(super) fn interwork(regs: &Regs, target: u32) -> Result<Destination, Reason>
 /// A register's value as the bus sees it.
 #[inline(always)]
 pub(super) const fn to_bus(value: u32, size: u8, regs: &Regs) -> u32 {
-    let value = value & u32::MAX >> (32 - 8 * size as u32);
-    if regs.big_endian() {
-        reversed(value, size)
-    } else {
+    if size == 4 && !regs.big_endian() {
         value
+    } else {
+        to_bus_in_order(value, size, regs.big_endian())
+    }
+}
+
+#[inline(never)]
+const fn to_bus_in_order(value: u32, size: u8, big_endian: bool) -> u32 {
+    let narrow = value & u32::MAX >> (32 - 8 * size as u32);
+    if big_endian {
+        narrow.swap_bytes() >> (32 - 8 * size as u32)
+    } else {
+        narrow
     }
 }
 
@@ -303,14 +312,4 @@ pub(super) const fn to_bus(value: u32, size: u8, regs: &Regs) -> u32 {
 pub(super) const fn from_bus(value: u32, size: u8, regs: &Regs) -> u32 {
     // Reversing is its own inverse.
     to_bus(value, size, regs)
-}
-
-#[cold]
-#[inline(never)]
-const fn reversed(value: u32, size: u8) -> u32 {
-    match size {
-        1 => value,
-        2 => value.swap_bytes() >> 16,
-        _ => value.swap_bytes(),
-    }
 }

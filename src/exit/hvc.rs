@@ -84,10 +84,15 @@ pub(super) fn smc(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
 #[inline(always)]
 fn call(vcpu: &mut Vcpu) -> Next {
     let r = &mut vcpu.context.regs_mut().r;
-    match r[0] {
-        own::NULL => {
+    const YIELD: u32 = own::YIELD - own::NULL;
+    match r[0].wrapping_sub(own::NULL) {
+        0 => {
             r[0] = 0;
             Next::Resume
+        }
+        YIELD => {
+            r[0] = 0;
+            Next::Yield
         }
         _ => other(vcpu),
     }
@@ -98,10 +103,6 @@ fn other(vcpu: &mut Vcpu) -> Next {
     let [function, a, b, c, ..] = vcpu.context.regs().r;
     let results = match function {
         own::FEATURES => [FEATURES, a, b, c],
-        own::YIELD => {
-            vcpu.context.regs_mut().r[0] = 0;
-            return Next::Yield;
-        }
         own::EXITS => match vcpu.exits(a) {
             Some(count) => [0, count as u32, (count >> 32) as u32, c],
             None => [INVALID_PARAMETER, a, b, c],

@@ -18,6 +18,8 @@ pub enum Next {
     Resume,
     /// Takes a physical interrupt.
     Interrupt,
+    /// Looks what this CPU has asked of itself.
+    Look,
     /// Gives the vCPU its VFP registers.
     Vfp,
     /// Looks when the vCPU's physical timer is due.

@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::passed::{self, Spare};
-use super::tree::{cell, number, string, whole};
+use super::tree::{cell, is_named, number, string, whole};
 use super::{ConfigError, Id, Range, Tree};
 use crate::addr::Pa;
 
@@ -215,42 +215,45 @@ struct Found {
     words: String,
 }
 
+/// What a board has one of, UARTs aside: [`Found::look_at`] knows them by their places.
+static DEVICES: [&[u8]; 10] = [
+    b"arm,psci",
+    b"arm,psci-0.2",
+    b"arm,psci-1.0",
+    b"arm,armv7-timer",
+    b"arm,armv8-timer",
+    b"arm,pl031",
+    b"arm,gic-400",
+    b"arm,cortex-a15-gic",
+    b"arm,cortex-a7-gic",
+    b"brcm,brahma-b15-gic",
+];
+
 impl Found {
     fn look_at(&mut self, tree: &Tree<'_, '_>, id: Id) -> Result<(), ConfigError> {
         let (name, above) = tree.place(id);
-        match (name.as_bytes(), above) {
-            (b"memory" | [b'm', b'e', b'm', b'o', b'r', b'y', b'@', ..], None) => {
-                self.memory(tree, id)?;
-            }
-            (b"chosen", None) => self.chosen(tree, id)?,
-            (b"cpu" | [b'c', b'p', b'u', b'@', ..], Some("cpus")) => self.cpu(tree, id)?,
-            (_, Some("reserved-memory")) if tree.property(id, "reg").is_some() => {
+        match above {
+            None if is_named(name, "memory") => self.memory(tree, id)?,
+            None if name == "chosen" => self.chosen(tree, id)?,
+            Some("cpus") if is_named(name, "cpu") => self.cpu(tree, id)?,
+            Some("reserved-memory") if tree.property(id, "reg").is_some() => {
                 self.reserved.extend(tree.reg_off_bus(id)?);
             }
             _ => {}
         }
         for compatible in tree.compatible(id) {
-            match compatible {
-                b"arm,psci-1.0" | b"arm,psci-0.2" | b"arm,psci" if self.psci.is_none() => {
-                    self.psci = Some(Psci::read(tree, id, compatible != b"arm,psci")?);
+            match DEVICES.iter().position(|&device| device == compatible) {
+                Some(nth @ 0..=2) if self.psci.is_none() => {
+                    self.psci = Some(Psci::read(tree, id, nth != 0)?);
                 }
-                b"arm,gic-400"
-                | b"arm,cortex-a15-gic"
-                | b"arm,cortex-a7-gic"
-                | b"brcm,brahma-b15-gic"
-                    if self.gic.is_none() =>
-                {
-                    self.gic = Some(Gic::read(tree, id)?);
-                }
-                b"arm,armv7-timer" | b"arm,armv8-timer" if self.timer.is_none() => {
+                Some(3..=4) if self.timer.is_none() => {
                     self.timer = Some(Timer::read(tree, id)?);
                 }
-                b"arm,pl031"
-                    if self.rtc.is_none() && !tree.is_disabled(id) && !tree.is_spare(id) =>
-                {
+                Some(5) if self.rtc.is_none() && !tree.is_disabled(id) && !tree.is_spare(id) => {
                     self.rtc = tree.reg(id).ok().and_then(|reg| reg.first().copied());
                 }
-                _ if self.uart.is_none()
+                Some(6..) if self.gic.is_none() => self.gic = Some(Gic::read(tree, id)?),
+                None if self.uart.is_none()
                     && UartKind::of(compatible).is_some()
                     && !tree.is_disabled(id)
                     && !tree.is_spare(id) =>
@@ -529,7 +532,7 @@ impl UartKind {
         io_width: 1,
     };
 
-    const ALL: [(&[u8], Self); 10] = [
+    const ALL: &[(&[u8], Self)] = &[
         (b"arm,pl011", Self::Pl011),
         (b"ns16550a", Self::NS16550),
         (b"ns16550", Self::NS16550),
@@ -542,10 +545,10 @@ impl UartKind {
         (b"samsung,exynos4210-uart", Self::Exynos),
     ];
 
+    #[inline(never)]
     fn of(compatible: &[u8]) -> Option<Self> {
-        let mut all = Self::ALL.iter();
-        all.find(|(name, _)| *name == compatible)
-            .map(|&(_, kind)| kind)
+        let named = |(name, _): &&(&[u8], Self)| *name == compatible;
+        Self::ALL.iter().find(named).map(|&(_, kind)| kind)
     }
 }
 

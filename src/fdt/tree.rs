@@ -123,17 +123,17 @@ impl<'b, 'a> Tree<'b, 'a> {
         let notes = self.checked.notes.iter().enumerate().skip(id + 1);
         // Depth first: all of a node's descendants follow it, and no later node has a parent among them.
         let descendants = notes.take_while(move |(_, note)| usize::from(note.parent) >= id);
-        descendants
-            .filter(move |(_, note)| usize::from(note.parent) == id)
-            .map(|(id, _)| id)
+        called(
+            descendants
+                .filter(move |(_, note)| usize::from(note.parent) == id)
+                .map(|(id, _)| id),
+        )
     }
 
     /// The node's properties.
     pub fn properties(&self, id: Id) -> impl Iterator<Item = NodeProperty<'a>> {
-        self.nodes
-            .get(id)
-            .into_iter()
-            .flat_map(|node| node.properties())
+        let properties = self.nodes.get(id).map(|node| node.properties());
+        called(properties.into_iter().flatten())
     }
 
     /// The value of the node's property of that name.
@@ -339,9 +339,18 @@ pub(super) fn is_named(name: &str, wanted: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('@'))
 }
 
+/// The same iterator, whose step is a call wherever it is used.
+fn called<I: Iterator>(mut iterator: I) -> impl Iterator<Item = I::Item> {
+    #[inline(never)]
+    fn step<I: Iterator>(iterator: &mut I) -> Option<I::Item> {
+        iterator.next()
+    }
+    core::iter::from_fn(move || step(&mut iterator))
+}
+
 /// The NUL-terminated strings of a property.
 pub(super) fn strings(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    value.split(|&b| b == 0).filter(|s| !s.is_empty())
+    called(value.split(|&b| b == 0).filter(|s| !s.is_empty()))
 }
 
 /// The first string of a property, if it is UTF-8.

@@ -13,6 +13,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
+use core::iter::repeat;
 
 use super::policy::{self, Policy};
 use super::region::{self, RegionConfig, Served};
@@ -76,22 +77,25 @@ pub struct VmConfig {
     pub serves: Vec<Served>,
 }
 
+/// What a VM may have one of.
+const KINDS: [&str; 4] = ["kernel", "firmware", "ramdisk", "device tree"];
+
 impl VmConfig {
     /// Its modules, each with its kind.
-    pub fn modules(&self) -> impl Iterator<Item = (&'static str, &Module)> {
-        let images = self
-            .regions
-            .iter()
-            .filter_map(|region| region.image.as_ref());
-        let all = [
-            ("kernel", &self.kernel),
-            ("firmware", &self.firmware),
-            ("ramdisk", &self.ramdisk),
-            ("device tree", &self.device_tree),
-        ];
-        all.into_iter()
-            .filter_map(|(kind, module)| module.as_ref().map(|module| (kind, module)))
-            .chain(images.map(|module| ("armillary,image", module)))
+    #[inline(never)]
+    #[must_use]
+    pub fn modules(&self) -> Vec<(&'static str, &Module)> {
+        let own = [&self.kernel, &self.firmware, &self.ramdisk];
+        let own = own.into_iter().chain([&self.device_tree]);
+        let images = self.regions.iter().map(|region| &region.image);
+        let kinds = KINDS.into_iter().chain(repeat("armillary,image"));
+        let mut modules = Vec::new();
+        for (kind, module) in kinds.zip(own.chain(images)) {
+            if let Some(module) = module {
+                modules.push((kind, module));
+            }
+        }
+        modules
     }
 
     /// The error for a VM that wants `wanted` bytes where no such piece of RAM is left.
@@ -340,14 +344,14 @@ fn child(tree: &Tree<'_, '_>, id: Id, vm: &mut VmConfig) -> Result<(), ConfigErr
 
 /// Adds a module's node to the VM.
 fn module(tree: &Tree<'_, '_>, id: Id, vm: &mut VmConfig) -> Result<(), ConfigError> {
-    let kind = tree.compatible(id).find_map(|compatible| match compatible {
-        b"multiboot,kernel" => Some("kernel"),
-        b"multiboot,ramdisk" => Some("ramdisk"),
-        b"multiboot,device-tree" => Some("device tree"),
-        b"armillary,firmware" => Some("firmware"),
-        _ => None,
-    });
-    let Some(kind) = kind else {
+    static NAMES: [&str; 4] = [
+        "multiboot,kernel",
+        "armillary,firmware",
+        "multiboot,ramdisk",
+        "multiboot,device-tree",
+    ];
+    let place = NAMES.iter().position(|name| tree.is_compatible(id, name));
+    let Some(place) = place else {
         let fix = format_args!(
             "give multiboot,module with multiboot,kernel, multiboot,ramdisk, multiboot,device-tree \
                    or armillary,firmware, or armillary,region"
@@ -359,10 +363,10 @@ fn module(tree: &Tree<'_, '_>, id: Id, vm: &mut VmConfig) -> Result<(), ConfigEr
             fix,
         ));
     };
-    let slot = match kind {
-        "kernel" => &mut vm.kernel,
-        "ramdisk" => &mut vm.ramdisk,
-        "firmware" => &mut vm.firmware,
+    let slot = match place {
+        0 => &mut vm.kernel,
+        1 => &mut vm.firmware,
+        2 => &mut vm.ramdisk,
         _ => &mut vm.device_tree,
     };
     let node = tree.path(id);
@@ -374,7 +378,7 @@ fn module(tree: &Tree<'_, '_>, id: Id, vm: &mut VmConfig) -> Result<(), ConfigEr
         return Err(ConfigError::new(
             &node,
             "the module",
-            format_args!("the VM's second {kind}, after {}", first.node),
+            format_args!("the VM's second {}, after {}", KINDS[place], first.node),
             fix,
         ));
     }
@@ -395,10 +399,7 @@ fn module(tree: &Tree<'_, '_>, id: Id, vm: &mut VmConfig) -> Result<(), ConfigEr
             format_args!("give the module's size in bytes"),
         ));
     }
-    if let (true, Some(words)) = (
-        matches!(kind, "kernel" | "firmware"),
-        tree.property(id, "bootargs").and_then(string),
-    ) {
+    if let (true, Some(words)) = (place < 2, tree.property(id, "bootargs").and_then(string)) {
         vm.bootargs = words.into();
     }
     *slot = Some(Module {
@@ -428,6 +429,19 @@ fn shown_strings(tree: &Tree<'_, '_>, id: Id) -> String {
 /// Sees to it that the VM has something to run, and one thing only.
 fn complete(vm: VmConfig) -> Result<VmConfig, ConfigError> {
     vm.policy.check(&vm.node, vm.cpus)?;
+    for (nth, region) in vm.regions.iter().enumerate() {
+        let same = |other: &&RegionConfig| {
+            other.interrupt.is_some() && other.interrupt == region.interrupt
+        };
+        if let Some(other) = vm.regions.iter().take(nth).find(same) {
+            return Err(ConfigError::new(
+                &region.node,
+                "interrupts",
+                format_args!("that of {} too", other.node),
+                format_args!("give each device an interrupt of its own"),
+            ));
+        }
+    }
     let fix =
         format_args!("give one module compatible with multiboot,kernel or armillary,firmware");
     match (&vm.kernel, &vm.firmware) {
@@ -471,7 +485,9 @@ fn place(
             format_args!("{fix}"),
         ))
     };
-    for (nth, (kind, module)) in vm.modules().enumerate() {
+    let modules = vm.modules();
+    let all_others: Vec<_> = others.iter().flat_map(VmConfig::modules).collect();
+    for (nth, &(kind, module)) in modules.iter().enumerate() {
         if !board.memory.iter().any(|ram| ram.contains(&module.range)) {
             return error(
                 module,
@@ -489,13 +505,8 @@ fn place(
                 "load the module elsewhere",
             );
         }
-        let same_vm = vm.modules().take(nth).map(|other| (true, other));
-        let other_vms = others
-            .iter()
-            .flat_map(VmConfig::modules)
-            .map(|other| (false, other));
-        for (same, (other_kind, other)) in same_vm.chain(other_vms) {
-            let shared = !same && kind == other_kind && module.range == other.range;
+        for (n, &(other_kind, other)) in modules[..nth].iter().chain(&all_others).enumerate() {
+            let shared = n >= nth && kind == other_kind && module.range == other.range;
             if !shared && module.range.overlaps(&other.range) {
                 return error(
                     module,

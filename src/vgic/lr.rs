@@ -59,6 +59,7 @@ pub(super) const VMCR_CBPR: u32 = 1 << 4;
 impl Vgic {
     /// Loads `vcpu` on the CPU that `lrs` belongs to, whose list registers are empty, and lists
     /// what it has.
+    #[inline]
     pub fn load(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> Kick {
         self.loaded |= 1 << vcpu;
         let state = &mut self.vcpus[vcpu];
@@ -66,16 +67,28 @@ impl Vgic {
         lrs.set_hcr(EN);
         lrs.set_vmcr(state.vmcr);
         lrs.set_apr(state.apr);
-        self.flush(vcpu, lrs)
+        let private = &self.banks[vcpu];
+        let unlisted = private.ready | private.active | self.summary;
+        let owed = state.stale | state.spi_active | u16::from(self.owed);
+        if unlisted | u32::from(owed) != 0 {
+            return self.flush(vcpu, lrs);
+        }
+        self.work &= !(1 << vcpu);
+        Kick(0)
     }
 
     /// Takes everything back from `vcpu`, which is loaded, and leaves the list registers empty. The
     /// kicks are for other vCPUs that can now take what this one had; whether it has anything to
     /// wake for itself says [`pending_for`](Self::pending_for).
+    #[inline]
     pub fn put(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> Kick {
-        let mut kick = self.sync(vcpu, lrs);
+        let state = &self.vcpus[vcpu];
+        let mut kick = Kick(0);
+        if state.used | state.stale != 0 || state.hcr != EN {
+            kick = self.sync(vcpu, lrs);
+            self.vcpus[vcpu].clear_stale(lrs);
+        }
         let state = &mut self.vcpus[vcpu];
-        state.clear_stale(lrs);
         state.vmcr = lrs.vmcr();
         state.apr = lrs.apr();
         state.hcr = 0;
@@ -191,6 +204,27 @@ impl Vgic {
 
     #[inline(never)]
     fn flush_rest(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> Kick {
+        let private = &mut self.banks[vcpu];
+        let state = &mut self.vcpus[vcpu];
+        let unlisted = private.active & !private.listed | self.summary;
+        let owed = u32::from(state.dirty | state.stale | state.spi_active) | (state.hcr ^ EN);
+        let ready = private.ready;
+        let i = (!state.used).trailing_zeros() as usize;
+        // One alone, and a list register is free.
+        if unlisted | owed | u32::from(self.owed) == 0
+            && ready & ready.wrapping_sub(1) == 0
+            && i < lrs.count().min(MAX_LRS)
+        {
+            let n = ready.trailing_zeros() as usize & 31;
+            private.listed |= ready;
+            private.ready = 0;
+            private.place[n] = (i << 3 | vcpu) as u8;
+            let lr = private.compose_pending(state, n as u32, n);
+            state.lr[i] = lr;
+            state.used |= 1 << i;
+            lrs.write(i, lr);
+            return Kick(0);
+        }
         let state = &self.vcpus[vcpu];
         let mut kick = 0;
         if state.hcr == EN {
@@ -270,6 +304,12 @@ impl Vgic {
     /// Whether an interrupt is signalled to `vcpu`, which is loaded and out of the guest: what ends
     /// a WFI.
     pub fn pending_loaded(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> (bool, Kick) {
+        let state = &self.vcpus[vcpu];
+        let quiet = state.hcr == EN && lrs.elrsr() as u16 & state.used == state.used;
+        let owed = state.dirty | state.stale;
+        if quiet && self.banks[vcpu].ready | self.summary | u32::from(owed) == 0 {
+            return (false, Kick(0));
+        }
         let kick = self.sync(vcpu, lrs);
         let state = &mut self.vcpus[vcpu];
         state.vmcr = lrs.vmcr();

@@ -380,6 +380,7 @@ impl Vgic {
 
     /// The linked private interrupts of `vcpu`, which is put, whose physical interrupt has to be
     /// active while it is loaded: bit n for interrupt n.
+    #[inline(always)]
     #[must_use]
     pub fn held(&self, vcpu: usize) -> u32 {
         self.banks[vcpu].held

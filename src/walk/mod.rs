@@ -40,6 +40,8 @@ pub struct Stage1 {
 mod sctlr {
     /// The MMU is on.
     pub(super) const M: u32 = 1 << 0;
+    /// Data caches are on.
+    pub(super) const C: u32 = 1 << 2;
     /// Instruction caches are on.
     pub(super) const I: u32 = 1 << 12;
     /// What is writable at a privilege level can't be executed there.
@@ -72,14 +74,6 @@ impl Stage1 {
         } else {
             Format::Short
         }
-    }
-
-    /// Whether the MMU and the data cache are on.
-    #[inline(always)]
-    #[must_use]
-    pub const fn cached(&self) -> bool {
-        const M_AND_C: u32 = sctlr::M | 1 << 2;
-        self.sctlr & M_AND_C == M_AND_C
     }
 
     const fn has(&self, bit: u32) -> bool {
@@ -472,7 +466,7 @@ pub fn translate(
 }
 
 /// Where the instruction at `va` is, by the way that most go: a section or a small page of TTBR0's
-/// table. `None` where [`translate`] must say, whatever is refused among that.
+/// table, with the data cache on, which may hold the table. `None` where [`translate`] must say, whatever is refused among that.
 #[inline(always)]
 pub fn instruction(
     regs: &Stage1,
@@ -481,7 +475,8 @@ pub fn instruction(
     privileged: bool,
 ) -> Option<Ipa> {
     const RARE: u32 = sctlr::EE | sctlr::AFE | sctlr::WXN | sctlr::UWXN;
-    if regs.ttbcr != 0 || regs.sctlr & (RARE | sctlr::M) != sctlr::M {
+    const USUAL: u32 = sctlr::M | sctlr::C;
+    if regs.ttbcr != 0 || regs.sctlr & (RARE | USUAL) != USUAL {
         return None;
     }
     short::instruction(regs, memory, va, privileged)

@@ -95,8 +95,8 @@ pub(super) fn instruction(
     };
     // Clients and managers. AP[1:0] but 0 lets PL1 read, AP[1] lets PL0 (Table B3-8).
     let domain = regs.dacr >> (first >> 4 & 0x1e);
-    let readable = bit(ap, 1) || privileged && bit(ap, 0);
-    (domain & 1 != 0 && readable).then_some(Ipa(address.into()))
+    let readers = 0b10 | u32::from(privileged);
+    (domain & 1 != 0 && ap & readers != 0).then_some(Ipa(address.into()))
 }
 
 /// The entry that maps `va` (B3.5).

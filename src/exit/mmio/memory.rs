@@ -152,9 +152,6 @@ pub(super) fn fetch_word(memory: &Memory, regs: &Regs, va: u32) -> Option<u32> {
 #[inline(always)]
 fn fetch_near(memory: &Memory, regs: &Regs, va: u32) -> Option<u32> {
     let stage1 = Live::stage1_of_code();
-    if !stage1.cached() {
-        return None;
-    }
     memory.ram.read_near(|reader| {
         let ipa = walk::instruction(&stage1, &mut Near(reader), va, regs.privileged())?;
         reader.load(ipa, 4).ok()

@@ -99,9 +99,10 @@ fn plain_store(vcpu: &mut Vcpu, abort: DataAbort, far: u32, page: u32) -> Next {
         }
     };
     let address = page << PAGE_SHIFT | far & (PAGE as u32 - 1);
+    let mut asked = false;
     match slot {
         Device::UART => vcpu.store_uart(state, address, width, value),
-        Device::GICD => vcpu.store_gicd(state, address, width, value),
+        Device::GICD => asked = vcpu.ask_gicd(state, address, width, value),
         _ => {
             drop(state);
             return access(vcpu, abort, faulting(far));
@@ -109,7 +110,7 @@ fn plain_store(vcpu: &mut Vcpu, abort: DataAbort, far: u32, page: u32) -> Next {
     }
     let regs = vcpu.context.regs_mut();
     regs.pc = regs.pc.wrapping_add(4);
-    Next::Resume
+    if asked { Next::Look } else { Next::Resume }
 }
 
 /// A plain load or store where no device is, but `leaf`.
