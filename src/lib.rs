@@ -167,6 +167,7 @@ pub mod mem;
 pub mod platform;
 
 // 3. The hypervisor: no `unsafe` again.
+pub mod assign;
 pub mod loader;
 pub mod vm;
 pub mod forward;

@@ -17,7 +17,7 @@ mod image {
     use armillary::fdt::{self, Board, Range, Tree};
     use armillary::regs::mode;
     use armillary::run::{self, Cpu};
-    use armillary::{console, mem, platform, vm};
+    use armillary::{assign, console, mem, platform, vm};
     use core::panic::PanicInfo;
     use core::sync::atomic::{AtomicUsize, Ordering};
     use spin::Once;
@@ -59,6 +59,7 @@ mod image {
         for why in &errors {
             log::error!("{why}");
         }
+        assign::offer(&board.spares);
         platform::add_ram(board, &[image, place], &configs);
         if platform::init(board).is_none() {
             stop("no room to map the interrupt controller");

@@ -217,6 +217,29 @@ impl Ram {
         Ok(())
     }
 
+    /// As [`add`](Self::add), but in one piece below 4 GiB, which the guest sees where it is. It
+    /// begins at a multiple of 128 MiB if it can, from which Linux before 5.12 finds it by rounding
+    /// down, else of 2 MiB. `None` where no such piece is free.
+    #[cold]
+    pub fn add_direct(&mut self, size: u64) -> Option<Ipa> {
+        let end = 1 << (32 - PAGE_SHIFT);
+        let count = u32::try_from(size >> PAGE_SHIFT).ok()?;
+        let run = |order| frames().take_run(count, order, end);
+        let first = run(27 - PAGE_SHIFT).or_else(|| run(21 - PAGE_SHIFT))?;
+        let base = u64::from(first) << PAGE_SHIFT;
+        let mut at = base;
+        while at < base + size {
+            let piece = 1 << (base + size - at).ilog2().min(at.trailing_zeros());
+            self.extents.push(Extent {
+                ipa: Ipa(at),
+                pa: Pa(at),
+                size: piece,
+            });
+            at += piece;
+        }
+        Some(Ipa(base))
+    }
+
     /// The pieces, in ascending order of each [`add`](Self::add).
     #[must_use]
     pub fn extents(&self) -> &[Extent] {

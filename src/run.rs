@@ -343,6 +343,7 @@ impl Cpu {
         let vcpu = self.remove(index);
         balance::gets(cpu, vcpu.priority);
         vcpu.link().mailbox.leave_for(cpu);
+        vcpu.vm.rewire();
         adopt(vcpu);
         self.count_tenants();
     }
@@ -681,7 +682,7 @@ impl Cpu {
             return;
         }
         self.put();
-        let vcpu = &self.vcpus[index];
+        let vcpu = &mut self.vcpus[index];
         machine::load(
             &vcpu.context,
             vcpu.vm.vttbr(self.index),

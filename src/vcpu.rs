@@ -406,9 +406,10 @@ impl Vcpu {
             state = self.vm.lock();
         }
         self.sample_timer(&mut state.gic);
+        let kick = self.vm.sample_lines(&mut state.gic);
         let value = state.gic.read(self.index, offset, width, &mut lrs);
-        if state.gic.needs_flush(self.index) {
-            self.settle(&mut state, Kick(0));
+        if state.gic.needs_flush(self.index) || kick != Kick(0) {
+            self.settle(&mut state, kick);
         }
         value
     }
@@ -630,7 +631,7 @@ impl Vcpu {
     #[inline(always)]
     fn release(&self, state: &mut Shared) {
         while let Some(id) = state.gic.next_release(self.index) {
-            machine::deactivate(id.into());
+            machine::set_active(id.into(), false);
         }
     }
 
@@ -656,6 +657,13 @@ impl Vcpu {
         self.with_gic(|gic, vcpu, lrs| gic.raise(vcpu, interrupt::VIRTUAL_TIMER, lrs));
     }
 
+    /// A device of its VM has interrupted, by `intid`. What is said above holds for it too.
+    pub fn device_fired(&mut self, intid: u32) {
+        self.watched = true;
+        look_soon();
+        self.with_gic(|gic, vcpu, _| gic.set_level(vcpu, intid, true));
+    }
+
     /// Sees to the virtual timer as above, after the Hyp timer has been set for other things.
     #[inline(always)]
     pub fn watch_virtual_timer(&mut self) {
@@ -667,8 +675,13 @@ impl Vcpu {
     #[inline(never)]
     fn watch_on(&mut self) {
         const ID: u32 = interrupt::VIRTUAL_TIMER;
-        self.watched = self.vm.lock().gic.outstanding(self.index, ID);
-        if self.watched {
+        let state = self.vm.lock();
+        let lines = self.vm.has_line_out(&state.gic);
+        self.watched = state.gic.outstanding(self.index, ID) || lines;
+        drop(state);
+        if lines {
+            look_soon();
+        } else if self.watched {
             machine::set_deadline_if_none(machine::wiring().frequency / SOON);
         }
     }
@@ -683,10 +696,12 @@ impl Vcpu {
     /// whether the virtual timer's interrupt has been deactivated.
     pub fn look_at_timers(&mut self) {
         let level = self.timer.sample(machine::now());
+        let watched = self.watched;
         self.with_gic(|gic, vcpu, lrs| {
             let mut kick = Kick(0);
-            if gic.outstanding(vcpu, interrupt::VIRTUAL_TIMER) {
+            if watched {
                 kick = gic.sync(vcpu, lrs);
+                kick |= self.vm.sample_lines(gic);
             }
             kick |= gic.set_level(vcpu, interrupt::PHYSICAL_TIMER, level);
             kick
@@ -699,8 +714,10 @@ impl Vcpu {
         let mut pending = true;
         self.with_gic(|gic, vcpu, lrs| {
             self.sample_timer(gic);
-            let (signalled, kick) = gic.pending_loaded(vcpu, lrs);
+            let mut kick = self.vm.sample_lines(gic);
+            let (signalled, others) = gic.pending_loaded(vcpu, lrs);
             pending = signalled;
+            kick |= others;
             kick
         });
         pending
@@ -708,13 +725,14 @@ impl Vcpu {
 
     /// Makes its interrupts live on this CPU.
     #[inline(always)]
-    pub fn load_interrupts(&self) {
+    pub fn load_interrupts(&mut self) {
         let Some(mut lrs) = machine::list_registers() else {
             return;
         };
+        self.watched |= self.vm.has_wires();
         let mut state = self.vm.lock();
         each_bit(state.gic.held(self.index), |id| {
-            machine::set_private_active(id, true);
+            machine::set_active(id, true);
         });
         let kick = state.gic.load(self.index, &mut lrs);
         self.release(&mut state);
@@ -732,7 +750,7 @@ impl Vcpu {
         let kick = state.gic.put(self.index, &mut lrs);
         self.release(&mut state);
         each_bit(state.gic.held(self.index), |id| {
-            machine::set_private_active(id, false);
+            machine::set_active(id, false);
         });
         drop(state);
         self.vm.kick(kick, self.index);
@@ -752,6 +770,11 @@ impl Vcpu {
         }
         State::Waiting(vtimer::next_deadline(&timer, &self.timer, offset, now))
     }
+}
+
+/// Has the Hyp timer fire soon, whatever else it is set for.
+fn look_soon() {
+    machine::advance_deadline(machine::now() + u64::from(machine::wiring().frequency / SOON));
 }
 
 #[inline(always)]

@@ -9,7 +9,7 @@
 
 use crate::bus::{Unplaced, interrupt};
 use crate::decode::Instruction;
-use crate::fdt::{ConfigError, OnCrash, VmConfig};
+use crate::fdt::{ConfigError, Interrupt, OnCrash, VmConfig, Wire};
 use crate::line::Line;
 use crate::loader::{Memory, Start};
 use crate::machine::{self, Context, console};
@@ -244,6 +244,8 @@ pub struct Vm {
     pub config: VmConfig,
     /// What writes its lines.
     pub writer: console::Writer,
+    /// Interrupts of the board's devices that it has.
+    wires: Vec<Wire>,
     /// Its vCPUs as other CPUs see them.
     pub links: Vec<Link>,
     /// What it has tried where nothing is.
@@ -321,7 +323,8 @@ impl Vm {
         let start = memory.load(&config)?;
         let mut starts = vec![Start::default(); homes.len()];
         starts[0] = start;
-        let gic = interrupt_controller(homes.len());
+        let wires: Vec<Wire> = memory.assigned.wires().collect();
+        let gic = interrupt_controller(homes.len(), &wires);
         let state = State {
             memory,
             uart: Pl011::new(),
@@ -359,6 +362,7 @@ impl Vm {
         let vm = Arc::new(Self {
             id,
             writer,
+            wires,
             links,
             unassigned: Unassigned::default(),
             serves: AtomicBool::new(true),
@@ -487,9 +491,66 @@ impl Vm {
     /// Starts the first vCPU.
     pub fn start(&self) {
         self.state().begun = true;
+        self.rewire();
         if let Some(link) = self.links.first() {
             link.request(request::START);
         }
+    }
+
+    /// Lets its devices interrupt the CPUs on which the guest wants them.
+    ///
+    /// QEMU before 9.1 has an active shared interrupt remembered by the CPU that took it, where it stays so if
+    /// the guest has moved before it deactivates it.
+    pub fn rewire(&self) {
+        for wire in &self.wires {
+            let home = self.home(wire.virt);
+            if !self.state().gic.is_out(wire.virt) {
+                machine::set_active(wire.physical.id, false);
+            }
+            machine::wire(wire.physical.id, home);
+        }
+    }
+
+    /// Whether it has interrupts of the board's devices.
+    #[inline(always)]
+    #[must_use]
+    pub fn has_wires(&self) -> bool {
+        !self.wires.is_empty()
+    }
+
+    /// Whether an interrupt of the board's devices has not been deactivated as far as is known.
+    #[must_use]
+    pub fn has_line_out(&self, gic: &Vgic) -> bool {
+        self.wires.iter().any(|wire| gic.is_out(wire.virt))
+    }
+
+    /// Takes interrupts of the board's devices back where the guest has quietened the device without
+    /// acknowledging them.
+    #[inline(always)]
+    pub fn sample_lines(&self, gic: &mut Vgic) -> Kick {
+        if self.wires.is_empty() {
+            return Kick(0);
+        }
+        self.sample(gic)
+    }
+
+    #[inline(never)]
+    fn sample(&self, gic: &mut Vgic) -> Kick {
+        let mut kick = Kick(0);
+        for wire in &self.wires {
+            let Interrupt { id, edge } = wire.physical;
+            if !edge && gic.is_out(wire.virt) && !machine::is_pending(id) {
+                kick |= gic.set_level(0, wire.virt, false);
+            }
+        }
+        kick
+    }
+
+    /// The CPU on which the guest wants the shared interrupt `intid`.
+    #[must_use]
+    pub fn home(&self, intid: u32) -> usize {
+        let target = self.state().gic.target(intid).unwrap_or(0);
+        self.links.get(target).map_or(0, Link::cpu)
     }
 
     /// Starts vCPU `index`, which is off, at `start`.
@@ -739,6 +800,9 @@ impl Vm {
             state.stop.take().unwrap_or(Stop::Off)
         };
         self.stop_serving();
+        for wire in &self.wires {
+            machine::silence(wire.physical.id);
+        }
         let again = match stop {
             Stop::Off => false,
             Stop::Reset => true,
@@ -840,7 +904,7 @@ impl Vm {
             let mut state = self.state();
             state.uart = Pl011::new();
             state.rtc = Pl031::new(0);
-            state.gic = interrupt_controller(self.links.len());
+            state.gic = interrupt_controller(self.links.len(), &self.wires);
             state
                 .memory
                 .load(&self.config)
@@ -866,13 +930,30 @@ impl Vm {
 }
 
 /// A VM's interrupt controller at reset, for `vcpus` vCPUs.
-fn interrupt_controller(vcpus: usize) -> Vgic {
+fn interrupt_controller(vcpus: usize, wires: &[Wire]) -> Vgic {
     let mut gic = Vgic::new(vcpus, interrupt::SHARED);
     gic.link(
         interrupt::VIRTUAL_TIMER,
         machine::wiring().virtual_timer as u16,
     );
+    for wire in wires {
+        gic.link(wire.virt, wire.physical.id as u16);
+    }
     gic
+}
+
+/// The VM that has the device of the board's interrupt `id`, and how that is wired.
+#[must_use]
+pub fn wired(id: u32) -> Option<(Arc<Vm>, Wire)> {
+    for vm in VMS.lock().iter().filter_map(Weak::upgrade) {
+        for wire in &vm.wires {
+            if wire.physical.id == id {
+                let wire = *wire;
+                return Some((vm, wire));
+            }
+        }
+    }
+    None
 }
 
 /// Tells VMs that have been built of each other's regions.

@@ -19,6 +19,7 @@ bus { #address-cells = <1>; #size-cells = <1>; ranges = <0 0 0x10000000 0x100000
 }; };"#;
 
 const GUEST: Guest<'_> = Guest {
+    ram: 0x4000_0000,
     memory: 64 << 20,
     cpus: 1,
     cpu: "arm,cortex-a7",

@@ -66,6 +66,14 @@ struct Case {
     soak: bool,
 }
 
+/// A disk in the board's last virtio slot.
+const DISK: &[&str] = &[
+    "-drive",
+    "if=none,file={guests}/hello,format=raw,read-only=on,id=disk",
+    "-device",
+    "virtio-blk-device,drive=disk",
+];
+
 /// One CPU, 1 GiB and the hello guest, which is off after its greeting.
 const PLAIN: Case = Case {
     name: "",
@@ -838,6 +846,48 @@ const CASES: &[Case] = &[
             "vm0: off",
         ]),
         ..LINUX
+    },
+    // Devices of the board's.
+    Case {
+        name: "passed::the_clock_of_the_board_interrupts_its_vm",
+        vms: &[
+            "kernel=guest:passed,memory=32M,name=passed,passthrough=/pl031@9010000",
+            "kernel=guest:clock,memory=32M,name=clock",
+        ],
+        ..GUESTS
+    },
+    Case {
+        name: "passed::linux_reads_a_disk_of_the_board",
+        vms: &[
+            concat!(
+                "linux,memory=128M,cpus=2,direct-map,passthrough=/virtio_mmio@a003e00,append=quiet run=\"",
+                "dd if=/dev/vda bs=1 skip=1 count=3; echo; for i in 1 2 3; do md5sum </dev/vda; ",
+                "echo 3 >/proc/sys/vm/drop_caches; done | sort -u | wc -l; ",
+                "dd if=/dev/vda of=/dev/null bs=512 iflag=direct count=60; grep virtio0 /proc/interrupts; poweroff -f\""
+            ),
+            "kernel=guest:hello,append=once,memory=16M",
+        ],
+        expect: Expect::Ends(&["ELF", "^(vm0: )?1$", r"60\+0 records out", "virtio0", "off"]),
+        smp: 2,
+        more: DISK,
+        ..LINUX
+    },
+    Case {
+        name: "passed::a_device_that_reaches_memory_is_refused_unless_ram_is_where_it_seems",
+        vms: &[
+            "kernel=guest:hello,append=once,memory=16M,passthrough=/virtio_mmio@a003e00,name=a",
+            "kernel=guest:hello,append=once,memory=16M,passthrough=/pl011@9000000,name=b",
+            "kernel=guest:passed,memory=32M,name=c,passthrough=/pl031@9010000",
+            "kernel=guest:passed,memory=32M,name=d,passthrough=/pl031@9010000",
+        ],
+        expect: Expect::Ends(&[
+            "/chosen/a/module@[0-9a-f]+ /passthrough/virtio_mmio@a003[02e]00: xen,force-assign-without-iommu is absent; give the VM's node direct-map",
+            "/chosen/b/module@[0-9a-f]+ /passthrough/pl011@9000000: xen,path is /pl011@9000000, which is the console; ",
+            "/chosen/d/module@[0-9a-f]+ /passthrough/pl031@9010000: xen,path is /pl031@9010000, which /chosen/c has; ",
+            "SUMMARY 6 passed, 0 failed",
+        ]),
+        icount: true,
+        ..PLAIN
     },
     // What it does with its machine.
     Case {

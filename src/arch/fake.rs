@@ -70,6 +70,11 @@ struct Machine {
     named: bool,
     typed: VecDeque<u8>,
     due: Option<u64>,
+    /// Shared interrupts that are let through, and to which CPU.
+    wired: BTreeMap<u32, usize>,
+    edges: BTreeSet<u32>,
+    /// Lines of devices that are asserted.
+    high: BTreeSet<u32>,
     /// Whether a window is open.
     window: bool,
 }
@@ -129,6 +134,9 @@ thread_local! {
         named: false,
         typed: VecDeque::new(),
         due: None,
+        wired: BTreeMap::new(),
+        edges: BTreeSet::new(),
+        high: BTreeSet::new(),
         window: false,
     });
 }
@@ -823,7 +831,7 @@ pub fn end(acknowledged: u32) {
 
 /// Deactivates what [`acknowledge`] gave.
 pub fn deactivate(acknowledged: u32) {
-    set_private_active(acknowledged, false);
+    set_active(acknowledged, false);
 }
 
 /// Deactivates a virtual interrupt of the guest that is live, as by its GICC_DIR.
@@ -839,12 +847,61 @@ pub fn deactivate_virtual(value: u32) {
     });
 }
 
-/// Makes the private interrupt `id` of this CPU active, or inactive.
-pub fn set_private_active(id: u32, on: bool) {
-    cpu(|cpu| match on {
-        true => cpu.active.insert(id),
-        false => cpu.active.remove(&id),
+/// Makes interrupt `id`, of this CPU where it is private, active or inactive.
+pub fn set_active(id: u32, on: bool) {
+    machine(|machine| {
+        let here = machine.here;
+        for (n, cpu) in machine.cpus.iter_mut().enumerate() {
+            if n == here && on {
+                cpu.active.insert(id);
+            } else if n == here || id >= 32 {
+                cpu.active.remove(&id);
+            }
+        }
     });
+}
+
+/// Makes the shared interrupt `id` edge-triggered, or level.
+pub fn trigger(id: u32, edge: bool) {
+    machine(|machine| match edge {
+        true => machine.edges.insert(id),
+        false => machine.edges.remove(&id),
+    });
+}
+
+/// Lets the shared interrupt `id` through to CPU number `cpu`.
+pub fn wire(id: u32, cpu: usize) {
+    machine(|machine| machine.wired.insert(id, cpu));
+}
+
+/// Sends the shared interrupt `id`, which is active on this CPU, to CPU number `cpu` instead.
+pub fn forward(id: u32, _edge: bool, to: usize) {
+    wire(id, to);
+    cpu(|cpu| cpu.active.remove(&id));
+    test::interrupt(to, id);
+}
+
+/// Whether interrupt `id` is pending, active or not.
+#[must_use]
+pub fn is_pending(id: u32) -> bool {
+    machine(|machine| machine.high.contains(&id))
+}
+
+/// Keeps the shared interrupt `id` back, and forgets it where it has come.
+pub fn silence(id: u32) {
+    machine(|machine| {
+        machine.wired.remove(&id);
+        for cpu in &mut machine.cpus {
+            cpu.active.remove(&id);
+            cpu.pending.retain(|&pending| pending != id);
+        }
+    });
+}
+
+/// This CPU's number.
+#[must_use]
+pub fn cpu_number() -> usize {
+    machine(|machine| machine.here)
 }
 
 /// This CPU's list registers.
@@ -982,6 +1039,13 @@ pub fn now() -> u64 {
 pub fn set_deadline(deadline: u64) {
     note(Event::Deadline(Some(deadline)));
     cpu(|cpu| cpu.deadline = Some(deadline));
+}
+
+/// Makes the Hyp timer interrupt this CPU at `deadline`, ticks, or earlier if it is set so.
+pub fn advance_deadline(deadline: u64) {
+    if cpu(|cpu| cpu.deadline.is_none_or(|own| own > deadline)) {
+        set_deadline(deadline);
+    }
 }
 
 /// Makes the Hyp timer interrupt this CPU in `ticks`, unless it is set already.
@@ -1313,6 +1377,26 @@ pub mod test {
                 pending.push_back(id);
             }
         });
+    }
+
+    /// Asserts the line of the shared interrupt `id`, or deasserts it.
+    pub fn set_line(id: u32, level: bool) {
+        machine(|machine| match level {
+            true => machine.high.insert(id),
+            false => machine.high.remove(&id),
+        });
+    }
+
+    /// Shared interrupts that are let through: whether by an edge, and to which CPU.
+    #[must_use]
+    pub fn wired() -> Vec<(u32, bool, usize)> {
+        machine(|machine| {
+            machine
+                .wired
+                .iter()
+                .map(|(&id, &cpu)| (id, machine.edges.contains(&id), cpu))
+                .collect()
+        })
     }
 
     /// Interrupts that are active at CPU number `cpu`.

@@ -73,6 +73,8 @@ pub(super) struct Note<'a> {
     pub(super) size_cells: Option<u8>,
     /// Whether its `status` is another than okay.
     pub(super) disabled: bool,
+    /// Whether it has `xen,passthrough`.
+    pub(super) spare: bool,
     /// The value of `compatible`, empty where there is none.
     pub(super) compatible: &'a [u8],
 }
@@ -324,6 +326,7 @@ impl<'a> Walk<'a> {
             address_cells: None,
             size_cells: None,
             disabled: false,
+            spare: false,
             compatible: &[],
         });
         self.skip(length + 1);
@@ -344,7 +347,7 @@ impl<'a> Walk<'a> {
             .get(self.at + 8..)
             .and_then(|rest| rest.get(..length as usize));
         let value = value.ok_or(err(self.at, "a value within the structure block"))?;
-        if let (b'#' | b'c' | b's', Some(note)) =
+        if let (b'#' | b'c' | b's' | b'x', Some(note)) =
             (name.first().copied().unwrap_or(0), self.notes.last_mut())
         {
             let cells = |value| {
@@ -362,6 +365,8 @@ impl<'a> Walk<'a> {
                 note.size_cells = Some(cells);
             } else if name.starts_with(b"status\0") {
                 note.disabled = !matches!(value, b"okay\0" | b"ok\0");
+            } else if name.starts_with(b"xen,passthrough\0") {
+                note.spare = true;
             }
         }
         self.at += 8;

@@ -71,6 +71,8 @@ pub struct VmConfig {
     pub hold: bool,
     /// Its regions beside the devices that every VM has.
     pub regions: Vec<RegionConfig>,
+    /// Whether its RAM is where it seems to be (`direct-map`).
+    pub direct_map: bool,
     /// The regions of other VMs for which it is the device model, each with a ring.
     pub serves: Vec<Served>,
 }
@@ -207,6 +209,7 @@ fn domain(tree: &Tree<'_, '_>, id: Id) -> Result<VmConfig, ConfigError> {
             "memory" => vm.memory = Some(memory(&vm.node, "memory", property.value)?),
             "cpus" => vm.cpus = cpus(&vm.node, "cpus", property.value)?,
             "vpl011" => vm.vpl011 = true,
+            "direct-map" => vm.direct_map = true,
             "bootargs" => vm.bootargs = string(property.value).unwrap_or_default().into(),
             name => own_property(&mut vm, name, property.value, "")?,
         }

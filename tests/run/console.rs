@@ -4,7 +4,9 @@ use crate::board::{Board, MIB, WRITE, access, config, data_abort, hvc, log_lines
 use armillary::machine::Exit;
 use armillary::machine::test::{self, Event};
 use armillary::vm::Vm;
+use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
 const UART: u32 = 0x0900_0000;
 /// The console's interrupt, and the Hyp timer's.
@@ -355,15 +357,18 @@ pub(crate) fn the_shell_resets_and_ends_one_vm() {
 
 /// The names of the VMs of which something runs in a few turns.
 fn running(board: &mut Board) -> Vec<String> {
-    let turns: BTreeSet<_> = (0..12)
-        .filter_map(|_| {
+    let ran = Rc::new(RefCell::new(BTreeSet::new()));
+    for _ in 0..12 {
+        let ran = ran.clone();
+        board.run_if(move |guest| {
+            ran.borrow_mut().insert(guest.vttbr);
             test::advance(HZ / 100);
-            board.soon()
-        })
-        .map(|guest| guest.vttbr)
-        .collect();
+            test::interrupt(0, HYP_TIMER);
+            Exit::Irq
+        });
+    }
     let vms = board.vms.iter();
-    let runs = vms.filter(|vm| turns.contains(&vm.vttbr(0)));
+    let runs = vms.filter(|vm| ran.borrow().contains(&vm.vttbr(0)));
     runs.map(|vm| vm.name().to_owned()).collect()
 }
 

@@ -12,6 +12,7 @@ mod calls;
 mod console;
 mod emulate;
 mod life;
+mod passed;
 mod regions;
 mod schedule;
 mod system;
@@ -77,6 +78,13 @@ const TESTS: &[Test] = tests! {
         both_stages_are_translated_in_the_long_format
         a_translation_of_no_operation_is_refused
         an_access_above_4_gib_does_not_wrap_to_a_device_below;
+    passed:
+        a_device_is_mapped_and_its_interrupt_is_the_guests_to_end
+        a_device_is_one_vms_until_that_is_gone
+        a_device_is_quiet_while_its_vm_is_off
+        an_interrupt_comes_to_the_cpu_that_its_guest_is_on
+        a_device_in_the_way_of_another_is_refused
+        ram_that_is_mapped_one_to_one_is_where_the_guest_sees_it;
     regions:
         a_load_is_made_by_the_device_model_and_completed_in_its_width
         a_store_waits_for_its_answer_unless_it_is_posted
