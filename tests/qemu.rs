@@ -498,6 +498,11 @@ const CASES: &[Case] = &[
         ..GUESTS
     },
     Case {
+        name: "guests::runtime_of_the_hypervisor",
+        vms: &["kernel=guest:runtime,memory=64M"],
+        ..GUESTS
+    },
+    Case {
         name: "guests::clock",
         vms: &["kernel=guest:clock,memory=64M"],
         ..GUESTS
