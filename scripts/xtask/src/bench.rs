@@ -27,7 +27,10 @@ use crate::setup;
 use crate::size::Size;
 use crate::vm::Vm;
 
+mod explain;
 mod linux;
+mod symbols;
+mod trace;
 
 /// The real-time clock begins at 0 and counts virtual time, as everything else.
 const CLOCK: [&str; 2] = ["-rtc", "base=1970-01-01T00:00:00,clock=vm"];
@@ -92,6 +95,10 @@ pub fn bench(options: &Bench) -> anyhow::Result<u8> {
     let qemu = setup::qemu(options.qemu.as_deref())?;
     let images = image::build(build::Profile::Release, image::DEFAULT_LOAD, Line::IfSlow)?;
     build::guests(Line::IfSlow)?;
+    if let Some(name) = &options.explain {
+        print!("{}", explain::explain(name, qemu, images)?);
+        return Ok(0);
+    }
     let figures = measure(qemu, images)?;
     let print = if options.json {
         print_json

@@ -124,8 +124,13 @@ pub struct Test {
 #[command(after_help = "\
 Examples:
   cargo xtask bench
-  cargo xtask bench --json > figures.json")]
+  cargo xtask bench --json > figures.json
+  cargo xtask bench --explain gicd_read
+  cargo xtask bench --explain boot_to_guest")]
 pub struct Bench {
+    /// Show where the instructions of one operation go, by function
+    #[arg(long, value_name = "NAME")]
+    pub explain: Option<String>,
     /// Print JSON on standard output instead of a table
     #[arg(long)]
     pub json: bool,

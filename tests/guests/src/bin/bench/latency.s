@@ -67,6 +67,7 @@ latency:
     cmp     r4, r10
     beq     1b
     mov     r10, r4
+latency_store:
     str     r2, [r1]
     teq     r3, #0
     bne     4f
@@ -95,7 +96,9 @@ ping_pong:
     adr     r7, 3f
     teq     r10, #0
     beq     2f
-1:  str     r2, [r1]
+1:
+ping_pong_send:
+    str     r2, [r1]
 2:  cpsie   i
     teq     r3, #0
     bne     5f

@@ -3,7 +3,7 @@
 //!
 //! CNTVCT advances by one for each 16 instructions, so a figure comes from enough repetitions to be exact to a tenth, or
 //! from PMCCNTR where the guest has it.
-//! Command line: `region=N` (an address to load from), `samples=N`, `only=WORD`, `no_pmu` (CNTVCT alone), `one_cpu` (the VM's two vCPUs share a CPU).
+//! Command line: `region=N` (an address to load from), `samples=N`, `only=WORD`, `exactly` (`only` is a whole name), `no_pmu` (CNTVCT alone), `one_cpu` (the VM's two vCPUs share a CPU).
 #![no_std]
 #![no_main]
 
@@ -121,7 +121,12 @@ fn print_figure(name: &str, tenths: i64, n: u32) {
 
 /// Whether the command line lets this figure be measured.
 fn wanted(name: &str) -> bool {
-    name.contains(machine::argument("only").unwrap_or_default())
+    let only = machine::argument("only").unwrap_or_default();
+    if has("exactly") {
+        name == only
+    } else {
+        name.contains(only)
+    }
 }
 
 /// Operations that a loop repeats: name, repetitions, why not here (or empty), instructions that prepare the operation and are
