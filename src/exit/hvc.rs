@@ -11,6 +11,7 @@ use crate::psci::{self, Answer, NOT_SUPPORTED, Platform, Workaround};
 use crate::syndrome::Hsr;
 use crate::vcpu::{Reason, Vcpu};
 use crate::vm::{self, State, Stop};
+use smccc::psci::PSCI_VERSION;
 
 /// Armillary's own calls, in the range of vendor-specific hypervisors (DEN 0028, 6.1).
 mod own {
@@ -85,6 +86,8 @@ pub(super) fn smc(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
 fn call(vcpu: &mut Vcpu) -> Next {
     let r = &mut vcpu.context.regs_mut().r;
     const YIELD: u32 = own::YIELD - own::NULL;
+    // By this one people measure a hypervisor, and nothing of the VM is needed for it.
+    const VERSION: u32 = PSCI_VERSION.wrapping_sub(own::NULL);
     match r[0].wrapping_sub(own::NULL) {
         0 => {
             r[0] = 0;
@@ -93,6 +96,10 @@ fn call(vcpu: &mut Vcpu) -> Next {
         YIELD => {
             r[0] = 0;
             Next::Yield
+        }
+        VERSION => {
+            r[0] = psci::VERSION;
+            Next::Resume
         }
         _ => other(vcpu),
     }
