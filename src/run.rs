@@ -13,6 +13,7 @@ use crate::machine::{self, Live, vfp};
 use crate::mem;
 use crate::monitor;
 use crate::regs::{mode, psr};
+use crate::table::Table;
 use crate::vcpu::{State, Vcpu};
 use crate::vm::{self, MAX_CPUS, Stop, Vm, news, request};
 use crate::vtimer::Timer;
@@ -136,7 +137,7 @@ pub struct Cpu {
         clippy::vec_box,
         reason = "a vCPU is over a KiB, and stays where it is while its context is live"
     )]
-    vcpus: Vec<Box<Vcpu>>,
+    vcpus: Table<Vec<Box<Vcpu>>>,
     /// The vCPU whose registers are in the hardware.
     loaded: Option<usize>,
     /// The vCPU whose VFP registers are.
@@ -167,7 +168,7 @@ impl Cpu {
     pub fn new(index: usize, frequency: u32) -> Self {
         Self {
             index,
-            vcpus: Vec::new(),
+            vcpus: Table(Vec::new()),
             loaded: None,
             vfp: None,
             next: 0,
@@ -530,7 +531,7 @@ impl Cpu {
     /// Makes the vCPUs ready whose deadlines have come; whether there are any.
     fn wake_due(&mut self) -> bool {
         let mut any = false;
-        for vcpu in &mut self.vcpus {
+        for vcpu in self.vcpus.iter_mut() {
             // The real-time clock is the first vCPU's to look after.
             if vcpu.index == 0
                 && let Some(alarm) = vcpu.vm.alarm_ticks()

@@ -46,6 +46,7 @@
 mod dist;
 mod lr;
 
+use crate::table::Table;
 use alloc::boxed::Box;
 use alloc::vec;
 
@@ -206,8 +207,8 @@ impl Vcpu {
 /// A VM's interrupt controller.
 pub struct Vgic {
     /// The private banks, one for each vCPU, then the shared ones.
-    banks: Box<[Bank]>,
-    vcpus: Box<[Vcpu]>,
+    banks: Table<Box<[Bank]>>,
+    vcpus: Table<Box<[Vcpu]>>,
     ctlr: u32,
     /// Which shared banks have something ready: bit n for interrupts 32n to 32n + 31.
     summary: u32,
@@ -228,8 +229,8 @@ impl Vgic {
         let vcpus = vcpus.clamp(1, MAX_VCPUS);
         let shared = spis.min(MAX_SPIS).div_ceil(32);
         let mut vgic = Self {
-            banks: vec![Bank::EMPTY; vcpus + shared].into_boxed_slice(),
-            vcpus: vec![Vcpu::EMPTY; vcpus].into_boxed_slice(),
+            banks: Table(vec![Bank::EMPTY; vcpus + shared].into_boxed_slice()),
+            vcpus: Table(vec![Vcpu::EMPTY; vcpus].into_boxed_slice()),
             ctlr: 0,
             summary: 0,
             loaded: 0,
