@@ -10,6 +10,7 @@
 use crate::arch::counter;
 use crate::driver::uart::Uart;
 use crate::tty::{LOG, Port, Pumped, Screen};
+use crate::warn;
 use alloc::string::String;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -341,7 +342,7 @@ pub fn set_level(words: &str) {
             name => match name.parse() {
                 Ok(filter) => filter,
                 Err(_) => {
-                    log::warn!(
+                    warn!(
                         "loglevel={name}: expected off, error, warn, info, debug, trace or 0 to 8"
                     );
                     continue;

@@ -131,6 +131,7 @@ extern crate alloc;
 // 1. Models: no `unsafe`, nothing of the machine.
 pub mod addr;
 pub mod table;
+pub mod note;
 pub mod regs;
 pub mod syndrome;
 pub mod decode;

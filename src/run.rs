@@ -17,6 +17,7 @@ use crate::table::Table;
 use crate::vcpu::{State, Vcpu};
 use crate::vm::{self, MAX_CPUS, Stop, Vm, news, request};
 use crate::vtimer::Timer;
+use crate::{error, info};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use spin::Mutex;
@@ -50,7 +51,7 @@ pub fn build(configs: Vec<VmConfig>, cpus: usize) -> usize {
     let mut built = Vec::new();
     for config in configs {
         if !mem::reserve_heap(VM_HEAP) {
-            log::error!(
+            error!(
                 "{}: no memory left for what the hypervisor keeps of it",
                 config.node
             );
@@ -65,7 +66,7 @@ pub fn build(configs: Vec<VmConfig>, cpus: usize) -> usize {
                 }
                 built.push(vm);
             }
-            Err(why) => log::error!("{why}"),
+            Err(why) => error!("{why}"),
         }
     }
     vm::connect(&built);
@@ -73,7 +74,7 @@ pub fn build(configs: Vec<VmConfig>, cpus: usize) -> usize {
     let _ = mem::reserve_heap(VM_HEAP);
     for vm in &built {
         if vm.config.hold {
-            log::info!("{} is held", vm.name());
+            info!("{} is held", vm.name());
         } else {
             vm.start();
         }

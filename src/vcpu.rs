@@ -10,6 +10,7 @@ use crate::syndrome::DataAbort;
 use crate::vgic::{Kick, Vgic};
 use crate::vm::{Figures, Link, REASONS, State as Shared, Vm, request};
 use crate::vtimer::{self, Timer};
+use crate::{info, warn};
 use alloc::sync::Arc;
 use spin::MutexGuard;
 
@@ -251,9 +252,9 @@ impl Vcpu {
     #[cold]
     pub fn dump(&mut self) {
         let (pc, cpsr) = (self.context.regs().pc, self.context.regs().cpsr);
-        log::info!("{}: pc {pc:08x} cpsr {cpsr:08x}", self.vm.name());
+        info!("{}: pc {pc:08x} cpsr {cpsr:08x}", self.vm.name());
         for n in 0..15 {
-            log::info!("r{n} {:08x}", self.gpr(n));
+            info!("r{n} {:08x}", self.gpr(n));
         }
     }
 
@@ -594,7 +595,7 @@ impl Vcpu {
         if !state.dir_trapped {
             state.dir_trapped = true;
             if let Err(why) = state.memory.trap_dir() {
-                log::warn!("{}: GICC_DIR is not watched: {why}", self.vm.name());
+                warn!("{}: GICC_DIR is not watched: {why}", self.vm.name());
             }
         }
     }

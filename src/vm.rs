@@ -23,6 +23,7 @@ use crate::sched::Reservation;
 use crate::tty::{FULL, Ring};
 use crate::vgic::{Kick, Vgic};
 use crate::vmid::{self, Vmid, Vmids};
+use crate::{error, info, warn};
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec;
@@ -477,7 +478,7 @@ impl Vm {
         let mut places = state.memory.places;
         places.set(id, address)?;
         state.memory.place(&self.config, places).map_err(|why| {
-            log::info!("{why}");
+            info!("{why}");
             Unplaced::Invalid
         })
     }
@@ -820,7 +821,7 @@ impl Vm {
         self.tell("off");
         let up = UP.fetch_sub(1, Ordering::AcqRel) - 1;
         if up == 0 {
-            log::info!("every VM is off");
+            info!("every VM is off");
             machine::power_off();
         }
         console::set_named(up > 1);
@@ -878,14 +879,14 @@ impl Vm {
         }
         *count += 1;
         if *count > RESTARTS {
-            log::info!("{}: crashed {RESTARTS} times in a minute", self.name());
+            info!("{}: crashed {RESTARTS} times in a minute", self.name());
         }
         *count <= RESTARTS
     }
 
     /// Logs `what` has become of it.
     fn tell(&self, what: &str) {
-        log::info!(
+        info!(
             "{}: {what} ({} KiB free)",
             self.name(),
             mem::free_bytes() / 1024
@@ -911,7 +912,7 @@ impl Vm {
                 .map(|start| state.starts[0] = start)
         };
         if let Err(why) = loaded {
-            log::error!("{why}");
+            error!("{why}");
             return false;
         }
         self.serves.store(true, Ordering::Release);
@@ -981,7 +982,7 @@ pub fn connect(vms: &[Arc<Vm>]) {
                 clients[ring].vm = Arc::downgrade(vm);
                 clients[ring].interrupt = region.interrupt;
             } else if let Some(name) = name {
-                log::error!(
+                error!(
                     "{}: armillary,backend is {name}, which is no VM with a ring left: it aborts",
                     region.node
                 );
@@ -1022,8 +1023,8 @@ pub fn last_words(here: Option<usize>) {
         let this = if here == Some(cpu) { ", this one," } else { "" };
         let known = vms.iter().flat_map(|vms| vms.iter());
         match known.filter_map(Weak::upgrade).find(|vm| vm.id == id) {
-            Some(vm) => log::error!("CPU {cpu}{this} has vCPU {index} of {}", vm.name()),
-            None => log::error!("CPU {cpu}{this} has vCPU {index} of VM {id}"),
+            Some(vm) => error!("CPU {cpu}{this} has vCPU {index} of {}", vm.name()),
+            None => error!("CPU {cpu}{this} has vCPU {index} of VM {id}"),
         }
     }
 }
@@ -1062,7 +1063,7 @@ impl Vm {
         console::set_focus(self.writer);
         if let Some(before) = before {
             before.state().hear();
-            log::info!("input goes to {}", self.name());
+            info!("input goes to {}", self.name());
         }
     }
 
@@ -1094,7 +1095,7 @@ impl Vm {
         state.hear();
         state.unheard = true;
         drop(state);
-        log::warn!("{} reads nothing: what is typed is lost", self.name());
+        warn!("{} reads nothing: what is typed is lost", self.name());
         None
     }
 }

@@ -4,6 +4,7 @@ mod cp15;
 mod hvc;
 mod mmio;
 
+use crate::info;
 use crate::inject::{self, Fault};
 use crate::machine::{self, Exit, Live};
 use crate::regs::psr;
@@ -156,7 +157,7 @@ fn jump(vcpu: &mut Vcpu, rm: u32) {
 fn stop(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
     vcpu.count(Reason::Other);
     let pc = vcpu.context.regs().pc;
-    log::info!(
+    info!(
         "{}: vCPU {} stopped at {pc:#010x}: {}",
         vcpu.vm.name(),
         vcpu.index,

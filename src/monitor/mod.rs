@@ -3,6 +3,7 @@
 //! What there is to say of the vCPUs only their own CPUs know: they are asked, and the last one to
 //! have answered prints it. Nobody waits for that.
 
+use crate::info;
 use crate::machine::{self, console};
 use crate::tty::{Key, Keys};
 use crate::vcpu::NAMES;
@@ -95,7 +96,7 @@ fn obey(command: Key) {
             }
         }
         Key::Off => {
-            log::info!("powered off from the console");
+            info!("powered off from the console");
             machine::power_off();
         }
         Key::Unknown(byte) => {
@@ -119,7 +120,7 @@ fn type_to(vm: &Vm) {
 
 fn reset(vm: &Vm) {
     if vm.is_up() {
-        log::info!("{}: reset from the console", vm.name());
+        info!("{}: reset from the console", vm.name());
         vm.stop(Stop::Reset);
     } else {
         say!("{} is off", vm.name());

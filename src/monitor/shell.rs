@@ -2,6 +2,7 @@
 
 use super::{ask, reset, say, show_vm, type_to};
 use crate::bus::interrupt;
+use crate::info;
 use crate::machine::{self, Live, console};
 use crate::mem;
 use crate::regs::mode;
@@ -137,7 +138,7 @@ fn obey<'a>(line: &'a str, vms: &'a [Arc<Vm>]) -> Result<(), Hint<'a>> {
         Some(Command::Interrupts) => interrupts(vms),
         Some(Command::Log(level)) => log_level(level),
         Some(Command::Reboot) => {
-            log::info!("reset from the console");
+            info!("reset from the console");
             machine::reset();
         }
         Some(Command::Exit) => leave(),
@@ -166,7 +167,7 @@ fn act(verb: Verb, vm: &Arc<Vm>) {
             vm.start_again();
         }
         Verb::Destroy => {
-            log::info!("{}: destroyed from the console", vm.name());
+            info!("{}: destroyed from the console", vm.name());
             vm.destroy();
         }
     }
