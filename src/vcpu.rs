@@ -404,7 +404,7 @@ impl Vcpu {
         if stale != 0 {
             drop(state);
             self.sync_others(offset, stale);
-            state = self.vm.lock();
+            state = self.vm.state();
         }
         self.sample_timer(&mut state.gic);
         let kick = self.vm.sample_lines(&mut state.gic);
@@ -426,7 +426,7 @@ impl Vcpu {
         for (_, link) in of_others() {
             link.request(request::SYNC);
         }
-        let holds = |index: usize| self.vm.lock().gic.stale(self.index, offset) & (1 << index) != 0;
+        let holds = |index: usize| self.vm.state().gic.stale(self.index, offset) & (1 << index) != 0;
         for (index, link) in of_others() {
             while link.mailbox.is_asked(request::SYNC) && holds(index) {
                 // Another vCPU of the VM may be waiting for this one in the same way.

@@ -114,7 +114,7 @@ fn other(vcpu: &mut Vcpu) -> Next {
             Some(count) => [0, count as u32, (count >> 32) as u32, c],
             None => [INVALID_PARAMETER, a, b, c],
         },
-        own::TRANSLATE => match memory::par(&vcpu.vm.lock().memory, a, b) {
+        own::TRANSLATE => match memory::par(&vcpu.vm.state().memory, a, b) {
             Some(par) => [0, par as u32, (par >> 32) as u32, c],
             None => [INVALID_PARAMETER, a, b, c],
         },
@@ -174,7 +174,7 @@ fn done(right: bool) -> u32 {
 /// PSCI and the calls of the SMC Calling Convention.
 fn standard(vcpu: &mut Vcpu, function: u32, args: [u32; 3]) -> Next {
     let answer = {
-        let mut state = vcpu.vm.lock();
+        let mut state = vcpu.vm.state();
         let State { memory, power, .. } = &mut *state;
         psci::call(function, args, vcpu.index, power, &mut Host { memory })
     };
