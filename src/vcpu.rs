@@ -426,7 +426,8 @@ impl Vcpu {
         for (_, link) in of_others() {
             link.request(request::SYNC);
         }
-        let holds = |index: usize| self.vm.state().gic.stale(self.index, offset) & (1 << index) != 0;
+        let holds =
+            |index: usize| self.vm.state().gic.stale(self.index, offset) & (1 << index) != 0;
         for (index, link) in of_others() {
             while link.mailbox.is_asked(request::SYNC) && holds(index) {
                 // Another vCPU of the VM may be waiting for this one in the same way.

@@ -132,7 +132,7 @@ fn fills() -> Outcome {
 fn compares() -> Outcome {
     let (mut one, mut other) = (Memory::new(), Memory::new());
     // SAFETY: both are longer, here and below.
-    let mut compare = |one: &mut Memory, other: &mut Memory, bytes| unsafe {
+    let compare = |one: &mut Memory, other: &mut Memory, bytes| unsafe {
         memcmp(one.at(1), other.at(1), bytes)
     };
     for bytes in 0..LONGEST {
