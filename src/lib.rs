@@ -176,6 +176,7 @@ pub mod forward;
 pub mod vcpu;
 pub mod inject;
 pub mod exit;
+pub mod describe;
 pub mod irq;
 pub mod monitor;
 pub mod balance;

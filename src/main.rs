@@ -53,7 +53,7 @@ mod image {
         };
         let (configs, errors) = fdt::vms(
             &tree,
-            board,
+            &board.memory,
             &[("the hypervisor", image), ("the device tree", place)],
         );
         for why in &errors {

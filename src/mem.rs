@@ -612,6 +612,48 @@ pub fn module(range: Range) -> ModuleMemory {
     }
 }
 
+/// A module that is the hypervisor's own copy, as long as this lives.
+pub struct OwnModule {
+    ram: Ram,
+    range: Range,
+}
+
+impl OwnModule {
+    /// Room for `size` bytes; `None` where there is none in one piece.
+    #[must_use]
+    pub fn new(size: u64) -> Option<Self> {
+        let mut ram = Ram::default();
+        let start = Pa(ram.add_direct(size.checked_next_multiple_of(PAGE)?)?.0);
+        let range = Range { start, size };
+        MODULES.lock().push(range);
+        Some(Self { ram, range })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn range(&self) -> Range {
+        self.range
+    }
+
+    /// Writes `bytes` to its own, `offset` into it.
+    ///
+    /// # Errors
+    /// The first address beyond it.
+    pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), NotRam> {
+        let at = Ipa(self.range.start.0 + offset);
+        self.ram.write(at, bytes)?;
+        // A guest may have it in place of a copy, its caches off.
+        self.ram.clean(at, bytes.len() as u64);
+        Ok(())
+    }
+}
+
+impl Drop for OwnModule {
+    fn drop(&mut self) {
+        MODULES.lock().retain(|module| *module != self.range);
+    }
+}
+
 impl ModuleMemory {
     /// Its bytes.
     #[must_use]

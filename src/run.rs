@@ -5,7 +5,8 @@
 //! entry brings the guest right out again, and one that comes before WFI ends it: nothing is lost.
 
 use crate::balance;
-use crate::exit::{self, Next};
+use crate::describe;
+use crate::exit::{self, INVALID_PARAMETER, Next};
 use crate::fdt::{ConfigError, OnCrash, VmConfig};
 use crate::irq::{self, Interrupt};
 use crate::loader::Start;
@@ -19,6 +20,8 @@ use crate::vm::{self, MAX_CPUS, Stop, Vm, news, request};
 use crate::vtimer::Timer;
 use crate::{error, info};
 use alloc::boxed::Box;
+use alloc::string::ToString;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use spin::Mutex;
 
@@ -45,27 +48,11 @@ pub fn adopt(vcpu: Box<Vcpu>) {
 /// Builds the VMs of `configs`, their vCPUs spread over `cpus` CPUs, and starts them; how many there
 /// are then. What can't be built is logged.
 pub fn build(configs: Vec<VmConfig>, cpus: usize) -> usize {
-    let cpus = cpus.clamp(1, MAX_CPUS);
-    balance::set_cpus(cpus);
-    let mut tenants = [0; MAX_CPUS];
+    balance::set_cpus(cpus.clamp(1, MAX_CPUS));
     let mut built = Vec::new();
     for config in configs {
-        if !mem::reserve_heap(VM_HEAP) {
-            error!(
-                "{}: no memory left for what the hypervisor keeps of it",
-                config.node
-            );
-            continue;
-        }
-        let mut taken = tenants;
-        match homes(&config, cpus, &mut taken).and_then(|homes| Vm::build(config, &homes)) {
-            Ok(vm) => {
-                tenants = taken;
-                for index in 0..vm.links.len() {
-                    adopt(Box::new(Vcpu::new(vm.clone(), index)));
-                }
-                built.push(vm);
-            }
+        match settle(config) {
+            Ok(vm) => built.push(vm),
             Err(why) => error!("{why}"),
         }
     }
@@ -82,28 +69,66 @@ pub fn build(configs: Vec<VmConfig>, cpus: usize) -> usize {
     built.len()
 }
 
-/// Where the vCPUs of a VM live at first: each on the CPU that has the fewest `tenants`.
-fn homes(
-    config: &VmConfig,
-    cpus: usize,
-    tenants: &mut [u32; MAX_CPUS],
-) -> Result<Vec<usize>, ConfigError> {
+/// Builds a VM and gives its vCPUs to CPUs.
+fn settle(config: VmConfig) -> Result<Arc<Vm>, ConfigError> {
+    if !mem::reserve_heap(VM_HEAP) {
+        return Err(config.no_memory(VM_HEAP as u64, mem::free_bytes()));
+    }
+    let homes = homes(&config)?;
+    let vm = Vm::build(config, &homes)?;
+    for index in 0..vm.links.len() {
+        adopt(Box::new(Vcpu::new(vm.clone(), index)));
+    }
+    Ok(vm)
+}
+
+/// Where the vCPUs of a VM live at first: each on the CPU that has the fewest.
+fn homes(config: &VmConfig) -> Result<Vec<usize>, ConfigError> {
+    let mut tenants = [0; MAX_CPUS];
+    for vm in vm::all() {
+        for link in &vm.links {
+            tenants[link.cpu() % MAX_CPUS] += 1;
+        }
+    }
     let mask = balance::present(config.policy.cpus);
     let mut homes = Vec::new();
     for _ in 0..config.cpus {
-        let allowed = (0..cpus).filter(|cpu| mask & 1 << cpu != 0);
+        let allowed = (0..MAX_CPUS).filter(|cpu| mask & 1 << cpu != 0);
         let Some(home) = allowed.min_by_key(|&cpu| tenants[cpu]) else {
             return Err(ConfigError::new(
                 &config.node,
                 "armillary,cpus",
                 format_args!("of CPUs that are not there"),
-                format_args!("name some of CPU 0 to {}", cpus - 1),
+                format_args!(
+                    "name some of CPU 0 to {}",
+                    balance::present(u32::MAX).trailing_ones() - 1
+                ),
             ));
         };
         tenants[home] += 1;
         homes.push(home);
     }
     Ok(homes)
+}
+
+/// Builds the VM that `vcpu` asks for, and answers.
+#[cold]
+fn create(vcpu: &mut Vcpu) {
+    let [_, at, size, ..] = vcpu.context.regs().r;
+    let made = describe::described(&vcpu.vm, at, size).and_then(|(config, modules)| {
+        let vm = settle(config).map_err(|why| why.to_string())?;
+        *vm.modules.lock() = modules;
+        vm::connect(core::slice::from_ref(&vm));
+        Ok(vm)
+    });
+    let r = &mut vcpu.context.regs_mut().r;
+    match made {
+        Ok(vm) => (r[0], r[1]) = (0, vm.id),
+        Err(why) => {
+            r[0] = INVALID_PARAMETER;
+            error!("{}: no VM created: {why}", vcpu.vm.name());
+        }
+    }
 }
 
 /// What the vCPUs of a CPU are, as long as none changes: a switch looks at this alone.
@@ -641,6 +666,7 @@ impl Cpu {
                     self.changed = true;
                     return;
                 }
+                Next::Create => create(vcpu),
                 Next::Off => return self.leave(index, false),
                 Next::Stop(stop) => {
                     if stop == Stop::Crash && vcpu.vm.config.policy.on_crash == OnCrash::Dump {

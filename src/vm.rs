@@ -14,7 +14,7 @@ use crate::line::Line;
 use crate::loader::{Memory, Start};
 use crate::machine::{self, Context, console};
 use crate::mailbox::Mailbox;
-use crate::mem;
+use crate::mem::{self, OwnModule};
 use crate::pl011::Pl011;
 use crate::pl031::Pl031;
 use crate::psci::{CpuPower, Power};
@@ -243,6 +243,8 @@ pub struct Vm {
     pub id: u32,
     /// Its description.
     pub config: VmConfig,
+    /// What it is loaded from, where that was in another VM's memory.
+    pub modules: Mutex<Vec<OwnModule>>,
     /// What writes its lines.
     pub writer: console::Writer,
     /// Interrupts of the board's devices that it has.
@@ -362,6 +364,7 @@ impl Vm {
         let root = state.memory.space.vttbr(0);
         let vm = Arc::new(Self {
             id,
+            modules: Mutex::default(),
             writer,
             wires,
             links,
@@ -608,7 +611,8 @@ impl Vm {
         self.ask_all(request::LOOK);
     }
 
-    fn ask_all(&self, requests: u32) {
+    /// Asks all its vCPUs.
+    pub fn ask_all(&self, requests: u32) {
         for link in &self.links {
             link.request(requests);
         }

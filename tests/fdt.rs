@@ -34,7 +34,7 @@ fn read(dtb: &[u8]) -> Result<(Board, Vec<VmConfig>, Vec<ConfigError>), String> 
     let checked = check(dtb, &mut copy).map_err(|e| e.to_string())?;
     let tree = Tree::of(&checked);
     let board = Board::read(&tree).map_err(|e| e.to_string())?;
-    let (good, bad) = vms(&tree, &board, &taken);
+    let (good, bad) = vms(&tree, &board.memory, &taken);
     Ok((board, good, bad))
 }
 

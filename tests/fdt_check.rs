@@ -46,7 +46,7 @@ fn read(dtb: &[u8], thoroughly: bool) -> Option<(bool, usize)> {
     );
     let board = Board::read(&tree);
     if let Ok(board) = &board {
-        for error in vms(&tree, board, &[]).1 {
+        for error in vms(&tree, &board.memory, &[]).1 {
             let _ = error.to_string();
         }
     }

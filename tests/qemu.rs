@@ -824,6 +824,24 @@ const CASES: &[Case] = &[
         expect: Expect::Ends(&["client: back one", "client: back two", "client: back three"]),
         ..LINUX
     },
+    // A VM that makes others.
+    Case {
+        name: "guests::create",
+        vms: &["kernel=guest:create,memory=64M,with=tests/guests/create.dts"],
+        check: Some(as_much_is_free),
+        ..GUESTS
+    },
+    Case {
+        name: "guests::create_beside_another_vm_on_two_cpus",
+        vms: &[
+            "kernel=guest:create,memory=64M,append=rounds=300,with=tests/guests/create.dts",
+            "kernel=guest:canary,memory=32M,append=rounds=30",
+        ],
+        smp: 2,
+        icount: false,
+        check: Some(as_much_is_free),
+        ..GUESTS
+    },
     // Devices at other places.
     Case {
         name: "guests::mmio",
@@ -1276,6 +1294,17 @@ fn reboots(text: &str) -> Result<(), String> {
     let ticks = numbers(text, r"two: tick ([\d.]+)")?;
     if ticks.is_empty() || !ticks.is_sorted() {
         return Err(format!("the other's uptime: {ticks:?}"));
+    }
+    Ok(())
+}
+
+/// Whether there is as much free memory whenever a VM that has been made starts; more once, where another one ends.
+fn as_much_is_free(text: &str) -> Result<(), String> {
+    let free = numbers(text, r"made: started \((\d+) KiB free")?;
+    let mut amounts = free.clone();
+    amounts.dedup();
+    if free.len() < 20 || amounts.len() > 2 || !amounts.is_sorted() {
+        return Err(format!("KiB free at each start: {free:?}"));
     }
     Ok(())
 }

@@ -2,7 +2,10 @@
 
 mod cp15;
 mod hvc;
+
 mod mmio;
+
+pub use hvc::INVALID_PARAMETER;
 
 use crate::info;
 use crate::inject::{self, Fault};
@@ -31,6 +34,8 @@ pub enum Next {
     Wait,
     /// Lets the vCPU wait for another VM to make its access.
     Stall,
+    /// Builds the VM that r1 and r2 describe.
+    Create,
     /// Turns the vCPU off.
     Off,
     /// Stops the VM.
