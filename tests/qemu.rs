@@ -1299,12 +1299,12 @@ fn reboots(text: &str) -> Result<(), String> {
 }
 
 /// Whether there is as much free memory in the end as when the first VM that has been made starts. On another CPU the one
-/// before may still be on its way out.
+/// before may still be on its way out, for which the heap grows once, by 256 KiB.
 fn as_much_is_free(text: &str) -> Result<(), String> {
     let free = numbers(text, r"made: started \((\d+) KiB free")?;
     let (first, last) = (free.first(), free.iter().rev().take(10));
     let most = last.copied().fold(0.0, f64::max);
-    if free.len() < 20 || first.is_none_or(|&first| most < first) {
+    if free.len() < 20 || first.is_none_or(|&first| most + 256.0 < first) {
         return Err(format!("KiB free at each start: {free:?}"));
     }
     Ok(())
