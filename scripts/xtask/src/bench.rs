@@ -26,6 +26,7 @@ use crate::qemu::{Load, Machine};
 use crate::setup;
 use crate::size::Size;
 use crate::vm::Vm;
+use trace::Steps;
 
 mod explain;
 mod linux;
@@ -46,7 +47,7 @@ const TWO_VCPUS: [(u32, &str); 4] = [
 /// Where the image is loaded to count its way to the guest: nowhere near the guest's own addresses.
 const APART: u32 = 0x4800_0000;
 /// More instructions than any boot takes.
-const BOOT_LIMIT: u64 = 100_000_000;
+const BOOT_LIMIT: usize = 100_000_000;
 
 /// One figure: the spread of its values.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -299,8 +300,7 @@ fn figures(values: Values) -> Figures {
         .collect()
 }
 
-/// Counts the instructions from reset to the guest's first one: with one instruction a block, QEMU's trace has one line for
-/// each.
+/// Counts the instructions from reset to the guest's first one.
 fn boot_to_guest(machine: &Machine) -> anyhow::Result<u64> {
     let guest = machine
         .vms
@@ -320,7 +320,7 @@ fn boot_to(machine: &Machine, entries: Range<u32>) -> anyhow::Result<u64> {
         ..machine.clone()
     };
     let mut command = machine.prepare(&place.path().join("boot.dtb"))?.command;
-    command.args(["-singlestep", "-d", "exec,nochain"]);
+    command.args(trace::options(&machine.qemu)?);
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -329,28 +329,19 @@ fn boot_to(machine: &Machine, entries: Range<u32>) -> anyhow::Result<u64> {
     let trace = qemu.stderr.take().map(BufReader::new);
     let count = trace
         .context("no trace")
-        .and_then(|trace| count_until(trace, entries));
+        .and_then(|trace| count_until(trace, &entries));
     qemu.kill()?;
     qemu.wait()?;
     count
 }
 
-/// The number of lines `Trace 0: host [flags/pc/…]` before the first one in `entries`.
-fn count_until(mut trace: impl BufRead, entries: Range<u32>) -> anyhow::Result<u64> {
-    let mut line = Vec::new();
-    let mut count = 0;
-    while count < BOOT_LIMIT && trace.read_until(b'\n', &mut line)? > 0 {
-        let text = String::from_utf8_lossy(&line);
-        if text.starts_with("Trace ") {
-            let pc = text.split('/').nth(1).map(|pc| u32::from_str_radix(pc, 16));
-            if matches!(pc, Some(Ok(pc)) if entries.contains(&pc)) {
-                return Ok(count);
-            }
-            count += 1;
-        }
-        line.clear();
-    }
-    bail!("the guest's entry {entries:#010x?} was not reached in {count} instructions")
+/// The number of instructions in `trace` before the first one in `entries`.
+fn count_until(trace: impl BufRead, entries: &Range<u32>) -> anyhow::Result<u64> {
+    let mut steps = Steps::new(trace).take(BOOT_LIMIT);
+    let count = steps.position(|step| entries.contains(&step.pc()));
+    let count =
+        count.with_context(|| format!("the guest's entry {entries:#010x?} was not reached"))?;
+    Ok(count as u64)
 }
 
 /// `{"figures": {NAME: {"armillary": {"min": …, "median": …, "max": …, "n": …}}}}`
@@ -423,12 +414,12 @@ mod tests {
 
     #[test]
     fn instructions_are_counted_up_to_the_entry() {
-        let trace = "Trace 0: 0x7f01 [00000400/48000000/0000/ff] \nStopped execution\nTrace 0: 0x7f02 [00000400/48000004/0000/ff] \n\
+        let trace = "Trace 0: 0x7f01 [00000400/48000000/0000/ff] \nTrace 0: 0x7f02 [00000400/48000004/0000/ff] \n\
                      Trace 0: 0x7f03 [00000400/40010000/0000/ff] \n";
         assert_eq!(
-            count_until(trace.as_bytes(), 0x4001_0000..0x4001_0001).unwrap(),
+            count_until(trace.as_bytes(), &(0x4001_0000..0x4001_0001)).unwrap(),
             2
         );
-        assert!(count_until(trace.as_bytes(), 0x4002_0000..0x4003_0000).is_err());
+        assert!(count_until(trace.as_bytes(), &(0x4002_0000..0x4003_0000)).is_err());
     }
 }

@@ -122,6 +122,11 @@ pub struct Test {
 /// `cargo xtask bench`
 #[derive(Debug, Args)]
 #[command(after_help = "\
+--explain traces the bench guest while it makes one figure, and shows the operation of the median length: by whom and in which \
+functions its instructions were executed, in the order of the way; what is inlined stands below what it is inlined in. 'own' \
+leaves out what stands below. In boot_to_guest the heaviest come first. An instruction that ends in an abort is in the trace, \
+but not in the figure.
+
 Examples:
   cargo xtask bench
   cargo xtask bench --json > figures.json

@@ -37,8 +37,8 @@ const APART: u32 = 0x4800_0000;
 const HYPERVISOR: Range<u32> = 0x20_0000..0x40_0000;
 /// More instructions than any figure needs.
 const LIMIT: usize = 40_000_000;
-/// So many operations are enough.
-const ENOUGH: usize = 64;
+/// After so many it is seen how far it is.
+const STRIDE: usize = 1 << 19;
 /// The longest that a trace may take.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// What all of them from reset to a guest are called.
@@ -65,6 +65,8 @@ const SHARED: Setting = Setting::Bench(2, 1, " one_cpu");
 enum How {
     /// As this says.
     Cut(Cut),
+    /// From the trap in this function to itself, whoever makes it.
+    In(&'static str),
     /// From the store of latency.s to the interrupt's vector.
     Store,
     /// What leads to the interrupt's vector.
@@ -76,7 +78,7 @@ enum How {
 }
 
 /// By name: what runs, and how one operation is cut out.
-const FIGURES: [(&str, Setting, How); 29] = {
+const FIGURES: [(&str, Setting, How); 28] = {
     use How::{Again, Interrupt, Start, Store};
     let trap = How::Cut(Cut::Trap);
     [
@@ -90,7 +92,6 @@ const FIGURES: [(&str, Setting, How); 29] = {
         ("cp15_timer_read", ALONE, trap),
         ("nosyndrome_store", ALONE, trap),
         ("unmapped", ALONE, trap),
-        ("first_touch", ALONE, How::Cut(Cut::Retried)),
         ("forwarded", Setting::Forwarded, trap),
         ("sgi_self", ALONE, Store),
         ("vtimer_spin", ALONE, Interrupt),
@@ -115,7 +116,7 @@ const FIGURES: [(&str, Setting, How); 29] = {
         ),
         ("cpu_on", Setting::Bench(2, 2, ""), Start("started_cpu")),
         ("ipi_one_cpu", SHARED, Again("ping_pong_send")),
-        ("vcpu_switch", SHARED, How::Cut(Cut::Exit)),
+        ("vcpu_switch", SHARED, How::In("bench::two::turns")),
         ("vfp_first_use", SHARED, How::Cut(Cut::Retried)),
     ]
 };
@@ -155,13 +156,17 @@ pub(super) fn explain(name: &str, qemu: PathBuf, images: Images) -> anyhow::Resu
 
 /// One operation of the median length.
 fn operation(name: &str, machine: &Machine, setting: Setting, how: How) -> anyhow::Result<String> {
-    let machine = set(machine, setting, &format!("samples=1 exactly only={name}"))?;
+    let machine = set(
+        machine,
+        setting,
+        &format!(",append=samples=1 exactly only={name}"),
+    )?;
     let code = Code::of(&machine)?;
-    let cut = cut(code.guest(0)?, how)?;
-    let (steps, console) = traced(name, &machine, |bar, steps| {
-        collect(steps, cut, |count| show_progress(bar, count))
-    })?;
-    let mut found = operations(&steps, &HYPERVISOR, cut);
+    let (cut, within) = cut(code.guest(0)?, how)?;
+    let found = |steps: &[Step]| operations(steps, &HYPERVISOR, &within, cut);
+    let enough = |steps: &[Step]| found(steps).len() >= cut.enough();
+    let (steps, console) = traced(name, &machine, |bar, steps| collect(steps, bar, enough))?;
+    let mut found = found(&steps);
     found.sort_by_key(Range::len);
     let Some(median) = found.get(found.len() / 2) else {
         bail!("{name} does not occur in the trace; the console:\n{console}");
@@ -171,30 +176,48 @@ fn operation(name: &str, machine: &Machine, setting: Setting, how: How) -> anyho
         tree.add(&code.path(*step)?, 1);
     }
     let mut out = format!(
-        "{name}: {} instructions, {} in the hypervisor (the median of {}, {} to {})\n",
+        "{name}: {} instructions, {} in the hypervisor (the median of {}: {})\n",
         tree.total,
         tree.total_of(Code::HYPERVISOR),
         found.len(),
-        found.first().map_or(0, Range::len),
-        found.last().map_or(0, Range::len)
+        lengths(found.iter().map(Range::len))
     );
     tree.show(&mut out)?;
     Ok(out)
 }
 
-/// The steps until there are enough operations.
+/// Sorted `lengths`, and how often each occurs: the most frequent ones.
+fn lengths(lengths: impl Iterator<Item = usize>) -> String {
+    const MOST: usize = 5;
+    let mut counts = Vec::<(usize, usize)>::new();
+    for length in lengths {
+        match counts.last_mut() {
+            Some((last, count)) if *last == length => *count += 1,
+            _ => counts.push((length, 1)),
+        }
+    }
+    counts.sort_by_key(|&(length, count)| (Reverse(count), length));
+    let shown = counts.iter().take(MOST);
+    let mut shown: Vec<_> = shown
+        .map(|(length, count)| format!("{length} ({count}x)"))
+        .collect();
+    if counts.len() > MOST {
+        shown.push("others".into());
+    }
+    shown.join(", ")
+}
+
+/// The steps until there are `enough`.
 fn collect(
     steps: impl Iterator<Item = Step>,
-    cut: Cut,
-    mut progress: impl FnMut(usize),
+    bar: &ProgressBar,
+    enough: impl Fn(&[Step]) -> bool,
 ) -> Vec<Step> {
-    let mut ends = 0;
     let mut all = Vec::new();
     for step in steps.take(LIMIT) {
         all.push(step);
-        progress(all.len());
-        ends += usize::from(cut.end() == Some(step.pc()));
-        if ends > ENOUGH {
+        show_progress(bar, all.len());
+        if all.len().is_multiple_of(STRIDE) && enough(&all) {
             break;
         }
     }
@@ -203,7 +226,7 @@ fn collect(
 
 /// The way from reset to the guest's first instruction, its parts by weight.
 fn boot(machine: &Machine) -> anyhow::Result<String> {
-    let machine = set(machine, ALONE, "only=nothing")?;
+    let machine = set(machine, ALONE, "")?;
     let code = Code::of(&machine)?;
     let guest = code.guest(0)?.address("_start")?;
     let (counts, console) = traced(BOOT, &machine, |bar, steps| {
@@ -228,18 +251,20 @@ fn boot(machine: &Machine) -> anyhow::Result<String> {
     Ok(out)
 }
 
-/// The machine with what runs, whose command line has these words too.
+/// The machine with what runs, and these `words` about the bench guest's VM.
 fn set(machine: &Machine, setting: Setting, words: &str) -> anyhow::Result<Machine> {
     let (cpus, specs) = match setting {
         Setting::Bench(vcpus, cpus, more) => {
-            let spec = format!(
-                "kernel=guest:bench,name=bench,memory=128M,cpus={vcpus},append={words}{more}"
-            );
+            let spec = "kernel=guest:bench,name=bench,memory=128M";
+            let spec = match vcpus {
+                1 => format!("{spec}{words}"),
+                _ => format!("{spec},cpus={vcpus}{words}{more}"),
+            };
             (cpus, vec![spec])
         }
         Setting::Forwarded => {
             let bench = format!(
-                "kernel=guest:bench,name=bench,memory=64M,append={words},with=tests/guests/forwarded.dts"
+                "kernel=guest:bench,name=bench,memory=64M{words},with=tests/guests/forwarded.dts"
             );
             let model = "kernel=guest:model,name=model,memory=64M";
             (2, vec![bench, model.into()])
@@ -257,16 +282,18 @@ fn set(machine: &Machine, setting: Setting, words: &str) -> anyhow::Result<Machi
     Ok(machine)
 }
 
-/// The cut by the addresses of `guest`.
-fn cut(guest: &Symbols, how: How) -> anyhow::Result<Cut> {
+/// The cut by the addresses of `guest`, and where a trap that it begins with lies.
+fn cut(guest: &Symbols, how: How) -> anyhow::Result<(Cut, Range<u32>)> {
     let irq = || anyhow::Ok(guest.address("bench_vectors")? + 0x18);
-    Ok(match how {
+    let cut = match how {
         How::Cut(cut) => cut,
+        How::In(name) => return Ok((Cut::Round, guest.code(name)?)),
         How::Store => Cut::Between(guest.address("latency_store")?, irq()?),
         How::Interrupt => Cut::Before(irq()?),
         How::Again(name) => Cut::Again(guest.address(name)?),
         How::Start(name) => Cut::Start(guest.address(name)?),
-    })
+    };
+    Ok((cut, 0..u32::MAX))
 }
 
 /// Runs `machine` with a trace of every instruction, until `work` has seen enough of it; with what the console said.
@@ -535,6 +562,13 @@ mod tests {
             ]
         );
         assert_eq!(tree.total_of("h"), 10);
+    }
+
+    #[test]
+    fn the_most_frequent_lengths_come_first() {
+        let all = [1, 2, 2, 3, 4, 5, 6].into_iter();
+        let text = "2 (2x), 1 (1x), 3 (1x), 4 (1x), 5 (1x), others";
+        assert_eq!(lengths(all), text);
     }
 
     #[test]

@@ -129,7 +129,8 @@ static STOP: AtomicU32 = AtomicU32::new(0);
 static TURNS: AtomicU32 = AtomicU32::new(0);
 static USES_VFP: AtomicU32 = AtomicU32::new(0);
 
-/// Gives the CPU to the other, `n` times; uses VFP after each if asked.
+/// Gives the CPU to the other, `n` times; uses VFP after each if asked. A function by itself: a trace is cut at its call.
+#[inline(never)]
 fn turns(n: u32, use_vfp: bool) {
     for _ in 0..n {
         armillary::yield_now();
