@@ -5,10 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -26,12 +25,13 @@ use crate::qemu::{Load, Machine};
 use crate::setup;
 use crate::size::Size;
 use crate::vm::Vm;
-use trace::Steps;
 
 mod explain;
 mod linux;
+mod size;
 mod symbols;
 mod trace;
+mod tracer;
 
 /// The real-time clock begins at 0 and counts virtual time, as everything else.
 const CLOCK: [&str; 2] = ["-rtc", "base=1970-01-01T00:00:00,clock=vm"];
@@ -46,8 +46,6 @@ const TWO_VCPUS: [(u32, &str); 4] = [
 ];
 /// Where the image is loaded to count its way to the guest: nowhere near the guest's own addresses.
 const APART: u32 = 0x4800_0000;
-/// More instructions than any boot takes.
-const BOOT_LIMIT: usize = 100_000_000;
 
 /// One figure: the spread of its values.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -156,6 +154,10 @@ pub fn measure(qemu: PathBuf, images: Images) -> anyhow::Result<Figures> {
         boot_to_guest(&machine)
     })?;
     values.insert("boot_to_guest".into(), vec![boot as f64]);
+    let more = progress::step("measure on boards of other sizes", Line::IfSlow, |_| {
+        size::figures(&machine)
+    })?;
+    values.extend(more);
     if debian::available() {
         let more = progress::step("boot Linux here and there", Line::IfSlow, |_| {
             linux::figures(&machine)
@@ -314,34 +316,11 @@ fn boot_to_guest(machine: &Machine) -> anyhow::Result<u64> {
 
 /// Counts the instructions from reset to the first one in `entries`.
 fn boot_to(machine: &Machine, entries: Range<u32>) -> anyhow::Result<u64> {
-    let place = tempfile::tempdir()?;
     let machine = Machine {
         load: Load::At(APART),
         ..machine.clone()
     };
-    let mut command = machine.prepare(&place.path().join("boot.dtb"))?.command;
-    command.args(trace::options(&machine.qemu)?);
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
-    let mut qemu = command.spawn().with_context(|| progress::shown(&command))?;
-    let trace = qemu.stderr.take().map(BufReader::new);
-    let count = trace
-        .context("no trace")
-        .and_then(|trace| count_until(trace, &entries));
-    qemu.kill()?;
-    qemu.wait()?;
-    count
-}
-
-/// The number of instructions in `trace` before the first one in `entries`.
-fn count_until(trace: impl BufRead, entries: &Range<u32>) -> anyhow::Result<u64> {
-    let mut steps = Steps::new(trace).take(BOOT_LIMIT);
-    let count = steps.position(|step| entries.contains(&step.pc()));
-    let count =
-        count.with_context(|| format!("the guest's entry {entries:#010x?} was not reached"))?;
-    Ok(count as u64)
+    Ok(tracer::count_to(&machine, &entries)?.0)
 }
 
 /// `{"figures": {NAME: {"armillary": {"min": …, "median": …, "max": …, "n": …}}}}`
@@ -410,16 +389,5 @@ mod tests {
             excesses(&figures, &budget),
             ["b is 4, its budget 3.5", "c was not measured, its budget 1"]
         );
-    }
-
-    #[test]
-    fn instructions_are_counted_up_to_the_entry() {
-        let trace = "Trace 0: 0x7f01 [00000400/48000000/0000/ff] \nTrace 0: 0x7f02 [00000400/48000004/0000/ff] \n\
-                     Trace 0: 0x7f03 [00000400/40010000/0000/ff] \n";
-        assert_eq!(
-            count_until(trace.as_bytes(), &(0x4001_0000..0x4001_0001)).unwrap(),
-            2
-        );
-        assert!(count_until(trace.as_bytes(), &(0x4002_0000..0x4003_0000)).is_err());
     }
 }

@@ -7,21 +7,16 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::fmt::{self, Write as _};
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
 use std::mem;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::process::{Child, ChildStderr, Command, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use indicatif::ProgressBar;
-use rustix::process::{Pid, Signal, kill_process};
 
 use super::symbols::{self, Frame, Symbols};
-use super::trace::{self, Cut, Step, Steps, operations};
+use super::trace::{Cut, Step, operations};
+use super::tracer::traced;
 use crate::board::{self, Board};
 use crate::build;
 use crate::failure::unusable;
@@ -39,8 +34,6 @@ const HYPERVISOR: Range<u32> = 0x20_0000..0x40_0000;
 const LIMIT: usize = 40_000_000;
 /// After so many it is seen how far it is.
 const STRIDE: usize = 1 << 19;
-/// The longest that a trace may take.
-const PATIENCE: Duration = Duration::from_secs(300);
 /// What all of them from reset to a guest are called.
 const BOOT: &str = "boot_to_guest";
 /// Parts smaller than one in so many of a long way are not shown by themselves.
@@ -165,7 +158,9 @@ fn operation(name: &str, machine: &Machine, setting: Setting, how: How) -> anyho
     let (cut, within) = cut(code.guest(0)?, how)?;
     let found = |steps: &[Step]| operations(steps, &HYPERVISOR, &within, cut);
     let enough = |steps: &[Step]| found(steps).len() >= cut.enough();
-    let (steps, console) = traced(name, &machine, |bar, steps| collect(steps, bar, enough))?;
+    let (steps, console) = progress::step(&format!("trace {name}"), Line::IfSlow, |bar| {
+        traced(&machine, |steps| collect(steps, bar, enough))
+    })?;
     let mut found = found(&steps);
     found.sort_by_key(Range::len);
     let Some(median) = found.get(found.len() / 2) else {
@@ -229,14 +224,11 @@ fn boot(machine: &Machine) -> anyhow::Result<String> {
     let machine = set(machine, ALONE, "")?;
     let code = Code::of(&machine)?;
     let guest = code.guest(0)?.address("_start")?;
-    let (counts, console) = traced(BOOT, &machine, |bar, steps| {
-        let mut counts = HashMap::<Step, u64>::new();
-        let steps = steps.take_while(|step| step.pc() != guest).take(LIMIT);
-        for (count, step) in steps.enumerate() {
-            show_progress(bar, count);
-            *counts.entry(step).or_default() += 1;
-        }
-        counts
+    let (counts, console) = progress::step("trace the way to the guest", Line::IfSlow, |bar| {
+        traced(&machine, |steps| {
+            let steps = steps.take_while(|step| step.pc() != guest);
+            counted(steps.take(LIMIT), bar)
+        })
     })?;
     if counts.is_empty() {
         bail!("nothing was traced; the console:\n{console}");
@@ -249,6 +241,16 @@ fn boot(machine: &Machine) -> anyhow::Result<String> {
     let mut out = format!("{BOOT}: {} instructions\n", tree.total);
     tree.show(&mut out)?;
     Ok(out)
+}
+
+/// How often each instruction is executed.
+fn counted(steps: impl Iterator<Item = Step>, bar: &ProgressBar) -> HashMap<Step, u64> {
+    let mut counts = HashMap::new();
+    for (count, step) in steps.enumerate() {
+        show_progress(bar, count);
+        *counts.entry(step).or_default() += 1;
+    }
+    counts
 }
 
 /// The machine with what runs, and these `words` about the bench guest's VM.
@@ -294,77 +296,6 @@ fn cut(guest: &Symbols, how: How) -> anyhow::Result<(Cut, Range<u32>)> {
         How::Start(name) => Cut::Start(guest.address(name)?),
     };
     Ok((cut, 0..u32::MAX))
-}
-
-/// Runs `machine` with a trace of every instruction, until `work` has seen enough of it; with what the console said.
-fn traced<T>(
-    name: &str,
-    machine: &Machine,
-    work: impl FnOnce(&ProgressBar, Steps<BufReader<ChildStderr>>) -> T,
-) -> anyhow::Result<(T, String)> {
-    progress::step(&format!("trace {name}"), Line::IfSlow, |bar| {
-        let place = tempfile::tempdir()?;
-        let mut command = machine.prepare(&place.path().join("trace.dtb"))?.command;
-        command.args(trace::options(&machine.qemu)?);
-        let mut qemu = Traced::spawn(&mut command)?;
-        let trace = qemu.0.stderr.take().context("no trace")?;
-        let console = qemu.0.stdout.take().context("no console")?;
-        let keys = qemu.0.stdin.take().context("no keys")?;
-        let console = thread::spawn(move || attend(console, keys));
-        let id = qemu.0.id();
-        let (over, watched) = mpsc::channel::<()>();
-        let watch = thread::spawn(move || {
-            let late = watched.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout);
-            if late && let Some(id) = Pid::from_raw(id as i32) {
-                // It has not been waited for: the id is still its own.
-                let _ = kill_process(id, Signal::KILL);
-            }
-            late
-        });
-        let result = work(bar, Steps::new(BufReader::with_capacity(1 << 20, trace)));
-        drop(over);
-        let late = watch.join().unwrap_or_default();
-        drop(qemu);
-        let console = console.join().unwrap_or_default();
-        if late {
-            bail!("it takes longer than {}", progress::seconds(PATIENCE));
-        }
-        Ok((result, console))
-    })
-}
-
-/// QEMU, killed by its own process id when this goes.
-struct Traced(Child);
-
-impl Traced {
-    fn spawn(command: &mut Command) -> anyhow::Result<Self> {
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let child = command.spawn().with_context(|| progress::shown(command))?;
-        Ok(Self(child))
-    }
-}
-
-impl Drop for Traced {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Reads the console to its end; when the bench guest is done, ends the hypervisor: a device model does not end by itself.
-fn attend(console: impl Read, mut keys: impl Write) -> String {
-    let mut text = String::new();
-    for line in BufReader::new(console).lines().map_while(Result::ok) {
-        if line.contains("bench: done") {
-            let _ = keys.write_all(b"\x01x");
-        }
-        text.push_str(&line);
-        text.push('\n');
-    }
-    text
 }
 
 fn show_progress(bar: &ProgressBar, count: usize) {
