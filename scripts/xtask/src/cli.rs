@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use regex::Regex;
 
 use crate::board;
@@ -122,16 +122,41 @@ pub struct Test {
 /// `cargo xtask bench`
 #[derive(Debug, Args)]
 #[command(after_help = "\
+The same guest runs on the bare machine, on Armillary and as Xen's domU, in QEMU with -icount: figures are instructions, and every run is \
+the same. Xen is Debian's package, fetched by apt-get into target/; where it can't be had its columns say why. \
+target/bench gets results.json, report.md and chart.svg.
+
 Examples:
   cargo xtask bench
-  cargo xtask bench --json > figures.json")]
+  cargo xtask bench --only gicd_read
+  cargo xtask bench --only vtimer --against none
+  cargo xtask bench --json > figures.json
+  cargo xtask bench --save")]
 pub struct Bench {
+    /// Measure only the figure of this name or, where there is none, those with this in their names
+    #[arg(long, value_name = "NAME")]
+    pub only: Option<String>,
+    /// Measure another hypervisor beside [default: xen, if it can be had]
+    #[arg(long)]
+    pub against: Option<Against>,
     /// Print JSON on standard output instead of a table
     #[arg(long)]
     pub json: bool,
+    /// Put table and chart into README.md and boards/qemu-virt
+    #[arg(long, conflicts_with_all = ["only", "against"])]
+    pub save: bool,
     /// The QEMU to use [default: qemu-system-arm on the path]
     #[arg(long, value_name = "PATH")]
     pub qemu: Option<PathBuf>,
+}
+
+/// What is measured beside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Against {
+    /// Nothing but the bare machine.
+    None,
+    /// Xen.
+    Xen,
 }
 
 /// `cargo xtask image`
