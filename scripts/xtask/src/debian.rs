@@ -33,11 +33,13 @@ pub enum Item {
     Initramfs,
     /// The firmware of `u-boot-qemu` for the 32-bit machine.
     UBoot,
+    /// Xen, of the package that `xen-system-armhf` depends on.
+    Xen,
 }
 
 impl Item {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Linux, Self::Initramfs, Self::UBoot];
+    pub const ALL: [Self; 4] = [Self::Linux, Self::Initramfs, Self::UBoot, Self::Xen];
 
     /// The item that `file` stands for, if it does.
     #[must_use]
@@ -59,6 +61,7 @@ impl Item {
             Self::Linux => "vmlinuz",
             Self::Initramfs => "initramfs.cpio",
             Self::UBoot => "u-boot.bin",
+            Self::Xen => "xen",
         })
     }
 
@@ -67,6 +70,7 @@ impl Item {
             Self::Linux => "linux",
             Self::Initramfs => "initramfs",
             Self::UBoot => "u-boot",
+            Self::Xen => "xen",
         }
     }
 
@@ -76,6 +80,9 @@ impl Item {
             Self::Linux => linux(),
             Self::UBoot => from_package(&[self.path()], "u-boot-qemu", |path| {
                 (path == "usr/lib/u-boot/qemu_arm/u-boot.bin").then_some("u-boot.bin")
+            }),
+            Self::Xen => from_package(&self.path(), "xen-system-armhf", |path| {
+                path.starts_with("boot/xen-") && !path.ends_with(".config")
             }),
             Self::Initramfs => {
                 let busybox = place().join("busybox");
@@ -271,7 +278,7 @@ impl Apt {
             .with_context(|| format!("apt-get fetched no {package}"))
     }
 
-    /// The package that `package` stands for: a kernel's depends on the one of the newest version.
+    /// The package that `package` stands for: a kernel's, and Xen's, depends on the one of the newest version.
     fn meant(&self, package: &str) -> anyhow::Result<String> {
         let mut depends = self.command("apt-cache", &["depends", "--important", package]);
         let (succeeded, output) = progress::captured(&mut depends, |_| ())?;
@@ -282,12 +289,12 @@ impl Apt {
     }
 }
 
-/// The kernel that the one of a plain name depends on, by what apt-cache prints.
+/// The kernel, or the Xen, that the one of a plain name depends on, by what apt-cache prints.
 fn versioned(depends: &str) -> Option<&str> {
     let mut names = depends
         .lines()
         .filter_map(|line| line.trim().strip_prefix("Depends: "));
-    names.find(|name| name.starts_with("linux-image-"))
+    names.find(|name| name.starts_with("linux-image-") || name.starts_with("xen-hypervisor-"))
 }
 
 /// How the system's apt reaches the network: proxies and the like.
@@ -318,6 +325,8 @@ mod tests {
     fn a_kernels_plain_name_stands_for_a_version() {
         let output = "linux-image-armmp-lpae\n  Depends: linux-image-6.1.0-50-armmp-lpae\n  Depends: libc6\n";
         assert_eq!(versioned(output), Some("linux-image-6.1.0-50-armmp-lpae"));
+        let output = "xen-system-armhf\n  Depends: xen-hypervisor-4.17-armhf\n  Depends: xen-hypervisor-common\n";
+        assert_eq!(versioned(output), Some("xen-hypervisor-4.17-armhf"));
         assert_eq!(versioned("u-boot-qemu\n  Depends: libc6\n"), None);
     }
 

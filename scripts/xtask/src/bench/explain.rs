@@ -7,21 +7,16 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::fmt::{self, Write as _};
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
 use std::mem;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::process::{Child, ChildStderr, Command, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use indicatif::ProgressBar;
-use rustix::process::{Pid, Signal, kill_process};
 
 use super::symbols::{self, Frame, Symbols};
-use super::trace::{self, Cut, Step, Steps, operations};
+use super::trace::{Cut, Step, operations};
+use super::tracer::traced;
 use crate::board::{self, Board};
 use crate::build;
 use crate::failure::unusable;
@@ -37,10 +32,8 @@ const APART: u32 = 0x4800_0000;
 const HYPERVISOR: Range<u32> = 0x20_0000..0x40_0000;
 /// More instructions than any figure needs.
 const LIMIT: usize = 40_000_000;
-/// So many operations are enough.
-const ENOUGH: usize = 64;
-/// The longest that a trace may take.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// After so many it is seen how far it is.
+const STRIDE: usize = 1 << 19;
 /// What all of them from reset to a guest are called.
 const BOOT: &str = "boot_to_guest";
 /// Parts smaller than one in so many of a long way are not shown by themselves.
@@ -65,6 +58,8 @@ const SHARED: Setting = Setting::Bench(2, 1, " one_cpu");
 enum How {
     /// As this says.
     Cut(Cut),
+    /// From the trap in this function to itself, whoever makes it.
+    In(&'static str),
     /// From the store of latency.s to the interrupt's vector.
     Store,
     /// What leads to the interrupt's vector.
@@ -76,7 +71,7 @@ enum How {
 }
 
 /// By name: what runs, and how one operation is cut out.
-const FIGURES: [(&str, Setting, How); 29] = {
+const FIGURES: [(&str, Setting, How); 28] = {
     use How::{Again, Interrupt, Start, Store};
     let trap = How::Cut(Cut::Trap);
     [
@@ -90,7 +85,6 @@ const FIGURES: [(&str, Setting, How); 29] = {
         ("cp15_timer_read", ALONE, trap),
         ("nosyndrome_store", ALONE, trap),
         ("unmapped", ALONE, trap),
-        ("first_touch", ALONE, How::Cut(Cut::Retried)),
         ("forwarded", Setting::Forwarded, trap),
         ("sgi_self", ALONE, Store),
         ("vtimer_spin", ALONE, Interrupt),
@@ -115,7 +109,7 @@ const FIGURES: [(&str, Setting, How); 29] = {
         ),
         ("cpu_on", Setting::Bench(2, 2, ""), Start("started_cpu")),
         ("ipi_one_cpu", SHARED, Again("ping_pong_send")),
-        ("vcpu_switch", SHARED, How::Cut(Cut::Exit)),
+        ("vcpu_switch", SHARED, How::In("bench::two::turns")),
         ("vfp_first_use", SHARED, How::Cut(Cut::Retried)),
     ]
 };
@@ -155,13 +149,19 @@ pub(super) fn explain(name: &str, qemu: PathBuf, images: Images) -> anyhow::Resu
 
 /// One operation of the median length.
 fn operation(name: &str, machine: &Machine, setting: Setting, how: How) -> anyhow::Result<String> {
-    let machine = set(machine, setting, &format!("samples=1 exactly only={name}"))?;
+    let machine = set(
+        machine,
+        setting,
+        &format!(",append=samples=1 exactly only={name}"),
+    )?;
     let code = Code::of(&machine)?;
-    let cut = cut(code.guest(0)?, how)?;
-    let (steps, console) = traced(name, &machine, |bar, steps| {
-        collect(steps, cut, |count| show_progress(bar, count))
+    let (cut, within) = cut(code.guest(0)?, how)?;
+    let found = |steps: &[Step]| operations(steps, &HYPERVISOR, &within, cut);
+    let enough = |steps: &[Step]| found(steps).len() >= cut.enough();
+    let (steps, console) = progress::step(&format!("trace {name}"), Line::IfSlow, |bar| {
+        traced(&machine, |steps| collect(steps, bar, enough))
     })?;
-    let mut found = operations(&steps, &HYPERVISOR, cut);
+    let mut found = found(&steps);
     found.sort_by_key(Range::len);
     let Some(median) = found.get(found.len() / 2) else {
         bail!("{name} does not occur in the trace; the console:\n{console}");
@@ -171,30 +171,48 @@ fn operation(name: &str, machine: &Machine, setting: Setting, how: How) -> anyho
         tree.add(&code.path(*step)?, 1);
     }
     let mut out = format!(
-        "{name}: {} instructions, {} in the hypervisor (the median of {}, {} to {})\n",
+        "{name}: {} instructions, {} in the hypervisor (the median of {}: {})\n",
         tree.total,
         tree.total_of(Code::HYPERVISOR),
         found.len(),
-        found.first().map_or(0, Range::len),
-        found.last().map_or(0, Range::len)
+        lengths(found.iter().map(Range::len))
     );
     tree.show(&mut out)?;
     Ok(out)
 }
 
-/// The steps until there are enough operations.
+/// Sorted `lengths`, and how often each occurs: the most frequent ones.
+fn lengths(lengths: impl Iterator<Item = usize>) -> String {
+    const MOST: usize = 5;
+    let mut counts = Vec::<(usize, usize)>::new();
+    for length in lengths {
+        match counts.last_mut() {
+            Some((last, count)) if *last == length => *count += 1,
+            _ => counts.push((length, 1)),
+        }
+    }
+    counts.sort_by_key(|&(length, count)| (Reverse(count), length));
+    let shown = counts.iter().take(MOST);
+    let mut shown: Vec<_> = shown
+        .map(|(length, count)| format!("{length} ({count}x)"))
+        .collect();
+    if counts.len() > MOST {
+        shown.push("others".into());
+    }
+    shown.join(", ")
+}
+
+/// The steps until there are `enough`.
 fn collect(
     steps: impl Iterator<Item = Step>,
-    cut: Cut,
-    mut progress: impl FnMut(usize),
+    bar: &ProgressBar,
+    enough: impl Fn(&[Step]) -> bool,
 ) -> Vec<Step> {
-    let mut ends = 0;
     let mut all = Vec::new();
     for step in steps.take(LIMIT) {
         all.push(step);
-        progress(all.len());
-        ends += usize::from(cut.end() == Some(step.pc()));
-        if ends > ENOUGH {
+        show_progress(bar, all.len());
+        if all.len().is_multiple_of(STRIDE) && enough(&all) {
             break;
         }
     }
@@ -203,17 +221,14 @@ fn collect(
 
 /// The way from reset to the guest's first instruction, its parts by weight.
 fn boot(machine: &Machine) -> anyhow::Result<String> {
-    let machine = set(machine, ALONE, "only=nothing")?;
+    let machine = set(machine, ALONE, "")?;
     let code = Code::of(&machine)?;
     let guest = code.guest(0)?.address("_start")?;
-    let (counts, console) = traced(BOOT, &machine, |bar, steps| {
-        let mut counts = HashMap::<Step, u64>::new();
-        let steps = steps.take_while(|step| step.pc() != guest).take(LIMIT);
-        for (count, step) in steps.enumerate() {
-            show_progress(bar, count);
-            *counts.entry(step).or_default() += 1;
-        }
-        counts
+    let (counts, console) = progress::step("trace the way to the guest", Line::IfSlow, |bar| {
+        traced(&machine, |steps| {
+            let steps = steps.take_while(|step| step.pc() != guest);
+            counted(steps.take(LIMIT), bar)
+        })
     })?;
     if counts.is_empty() {
         bail!("nothing was traced; the console:\n{console}");
@@ -228,18 +243,30 @@ fn boot(machine: &Machine) -> anyhow::Result<String> {
     Ok(out)
 }
 
-/// The machine with what runs, whose command line has these words too.
+/// How often each instruction is executed.
+fn counted(steps: impl Iterator<Item = Step>, bar: &ProgressBar) -> HashMap<Step, u64> {
+    let mut counts = HashMap::new();
+    for (count, step) in steps.enumerate() {
+        show_progress(bar, count);
+        *counts.entry(step).or_default() += 1;
+    }
+    counts
+}
+
+/// The machine with what runs, and these `words` about the bench guest's VM.
 fn set(machine: &Machine, setting: Setting, words: &str) -> anyhow::Result<Machine> {
     let (cpus, specs) = match setting {
         Setting::Bench(vcpus, cpus, more) => {
-            let spec = format!(
-                "kernel=guest:bench,name=bench,memory=128M,cpus={vcpus},append={words}{more}"
-            );
+            let spec = "kernel=guest:bench,name=bench,memory=128M";
+            let spec = match vcpus {
+                1 => format!("{spec}{words}"),
+                _ => format!("{spec},cpus={vcpus}{words}{more}"),
+            };
             (cpus, vec![spec])
         }
         Setting::Forwarded => {
             let bench = format!(
-                "kernel=guest:bench,name=bench,memory=64M,append={words},with=tests/guests/forwarded.dts"
+                "kernel=guest:bench,name=bench,memory=64M{words},with=tests/guests/forwarded.dts"
             );
             let model = "kernel=guest:model,name=model,memory=64M";
             (2, vec![bench, model.into()])
@@ -257,87 +284,18 @@ fn set(machine: &Machine, setting: Setting, words: &str) -> anyhow::Result<Machi
     Ok(machine)
 }
 
-/// The cut by the addresses of `guest`.
-fn cut(guest: &Symbols, how: How) -> anyhow::Result<Cut> {
+/// The cut by the addresses of `guest`, and where a trap that it begins with lies.
+fn cut(guest: &Symbols, how: How) -> anyhow::Result<(Cut, Range<u32>)> {
     let irq = || anyhow::Ok(guest.address("bench_vectors")? + 0x18);
-    Ok(match how {
+    let cut = match how {
         How::Cut(cut) => cut,
+        How::In(name) => return Ok((Cut::Round, guest.code(name)?)),
         How::Store => Cut::Between(guest.address("latency_store")?, irq()?),
         How::Interrupt => Cut::Before(irq()?),
         How::Again(name) => Cut::Again(guest.address(name)?),
         How::Start(name) => Cut::Start(guest.address(name)?),
-    })
-}
-
-/// Runs `machine` with a trace of every instruction, until `work` has seen enough of it; with what the console said.
-fn traced<T>(
-    name: &str,
-    machine: &Machine,
-    work: impl FnOnce(&ProgressBar, Steps<BufReader<ChildStderr>>) -> T,
-) -> anyhow::Result<(T, String)> {
-    progress::step(&format!("trace {name}"), Line::IfSlow, |bar| {
-        let place = tempfile::tempdir()?;
-        let mut command = machine.prepare(&place.path().join("trace.dtb"))?.command;
-        command.args(trace::options(&machine.qemu)?);
-        let mut qemu = Traced::spawn(&mut command)?;
-        let trace = qemu.0.stderr.take().context("no trace")?;
-        let console = qemu.0.stdout.take().context("no console")?;
-        let keys = qemu.0.stdin.take().context("no keys")?;
-        let console = thread::spawn(move || attend(console, keys));
-        let id = qemu.0.id();
-        let (over, watched) = mpsc::channel::<()>();
-        let watch = thread::spawn(move || {
-            let late = watched.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout);
-            if late && let Some(id) = Pid::from_raw(id as i32) {
-                // It has not been waited for: the id is still its own.
-                let _ = kill_process(id, Signal::KILL);
-            }
-            late
-        });
-        let result = work(bar, Steps::new(BufReader::with_capacity(1 << 20, trace)));
-        drop(over);
-        let late = watch.join().unwrap_or_default();
-        drop(qemu);
-        let console = console.join().unwrap_or_default();
-        if late {
-            bail!("it takes longer than {}", progress::seconds(PATIENCE));
-        }
-        Ok((result, console))
-    })
-}
-
-/// QEMU, killed by its own process id when this goes.
-struct Traced(Child);
-
-impl Traced {
-    fn spawn(command: &mut Command) -> anyhow::Result<Self> {
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let child = command.spawn().with_context(|| progress::shown(command))?;
-        Ok(Self(child))
-    }
-}
-
-impl Drop for Traced {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Reads the console to its end; when the bench guest is done, ends the hypervisor: a device model does not end by itself.
-fn attend(console: impl Read, mut keys: impl Write) -> String {
-    let mut text = String::new();
-    for line in BufReader::new(console).lines().map_while(Result::ok) {
-        if line.contains("bench: done") {
-            let _ = keys.write_all(b"\x01x");
-        }
-        text.push_str(&line);
-        text.push('\n');
-    }
-    text
+    };
+    Ok((cut, 0..u32::MAX))
 }
 
 fn show_progress(bar: &ProgressBar, count: usize) {
@@ -535,6 +493,13 @@ mod tests {
             ]
         );
         assert_eq!(tree.total_of("h"), 10);
+    }
+
+    #[test]
+    fn the_most_frequent_lengths_come_first() {
+        let all = [1, 2, 2, 3, 4, 5, 6].into_iter();
+        let text = "2 (2x), 1 (1x), 3 (1x), 4 (1x), 5 (1x), others";
+        assert_eq!(lengths(all), text);
     }
 
     #[test]

@@ -119,8 +119,6 @@ pub(super) enum Cut {
     Trap,
     /// The same, where it runs once more when the trap is over.
     Retried,
-    /// From it to whatever the guest does next on this CPU.
-    Exit,
     /// From it to itself.
     Round,
     /// From the guest's instruction at the first address to the one at the second, on one CPU.
@@ -134,26 +132,28 @@ pub(super) enum Cut {
 }
 
 impl Cut {
-    /// The address at which it ends, where that is known beforehand.
-    pub(super) const fn end(self) -> Option<u32> {
+    /// So many of it are enough to tell a median; and, where it begins with the most frequent trap, which one that is.
+    pub(super) const fn enough(self) -> usize {
         match self {
-            Self::Between(_, end) | Self::Again(end) | Self::Before(end) | Self::Start(end) => {
-                Some(end)
-            }
-            Self::Trap | Self::Retried | Self::Exit | Self::Round => None,
+            Self::Trap | Self::Retried | Self::Round => 512,
+            Self::Between(..) | Self::Again(_) | Self::Before(_) | Self::Start(_) => 64,
         }
     }
 }
 
-/// The operations in `steps`, where all in `hypervisor` is the hypervisor's.
-pub(super) fn operations(steps: &[Step], hypervisor: &Range<u32>, cut: Cut) -> Vec<Range<usize>> {
+/// The operations in `steps`, where all in `hypervisor` is the hypervisor's; of traps only those `within` this code count.
+pub(super) fn operations(
+    steps: &[Step],
+    hypervisor: &Range<u32>,
+    within: &Range<u32>,
+    cut: Cut,
+) -> Vec<Range<usize>> {
     let guest = |step: Step| !hypervisor.contains(&step.pc());
-    let trapping = |retried| trapping(steps, hypervisor, retried);
+    let trapping = |retried| trapping(steps, hypervisor, within, retried);
     let behind = |begin: u32| move |pc: u32| pc > begin && pc <= begin + 4;
     match cut {
         Cut::Trap => trapping(false).map(|pc| pairs(steps, pc, guest, behind(pc))),
         Cut::Retried => trapping(true).map(|pc| pairs(steps, pc, guest, |next| next == pc)),
-        Cut::Exit => trapping(false).map(|pc| pairs(steps, pc, guest, |_| true)),
         Cut::Round => trapping(false).map(|pc| pairs(steps, pc, guest, |next| next == pc)),
         Cut::Between(begin, end) => Some(pairs(steps, begin, guest, |pc| pc == end)),
         Cut::Again(pc) => Some(pairs(steps, pc, guest, |next| next == pc)),
@@ -164,7 +164,12 @@ pub(super) fn operations(steps: &[Step], hypervisor: &Range<u32>, cut: Cut) -> V
 }
 
 /// The guest's address from which the hypervisor is entered most often; where it is `retried`, of those to which it returns.
-fn trapping(steps: &[Step], hypervisor: &Range<u32>, retried: bool) -> Option<u32> {
+fn trapping(
+    steps: &[Step],
+    hypervisor: &Range<u32>,
+    within: &Range<u32>,
+    retried: bool,
+) -> Option<u32> {
     let mut counts = HashMap::<u32, usize>::new();
     let mut last = [None::<(u32, bool)>; 2];
     for step in steps {
@@ -184,6 +189,7 @@ fn trapping(steps: &[Step], hypervisor: &Range<u32>, retried: bool) -> Option<u3
             *last = Some((step.pc(), false));
         }
     }
+    counts.retain(|pc, _| within.contains(pc));
     let most = counts.into_iter().max_by_key(|&(pc, count)| (count, pc))?;
     (most.1 > 0).then_some(most.0)
 }
@@ -273,7 +279,7 @@ mod tests {
 
     /// Where the operations begin and end.
     fn cut(words: &str, cut: Cut) -> Vec<(usize, usize)> {
-        let found = operations(&steps(words), &HYPERVISOR, cut);
+        let found = operations(&steps(words), &HYPERVISOR, &(0..u32::MAX), cut);
         found.iter().map(|part| (part.start, part.end)).collect()
     }
 
@@ -309,7 +315,6 @@ mod tests {
     fn a_trap_ends_behind_its_instruction_though_others_run_meanwhile() {
         let words = "0:10 0:20 0:h0 0:22 0:20 0:h0 1:80 0:h4 0:40 0:h8 0:24";
         assert_eq!(cut(words, Cut::Trap), [(1, 3), (4, 10)]);
-        assert_eq!(cut(words, Cut::Exit), [(1, 3), (4, 8)]);
         assert_eq!(cut(words, Cut::Round), [(1, 4)]);
     }
 
@@ -317,6 +322,14 @@ mod tests {
     fn an_instruction_that_runs_again_is_told_from_others_that_trap_more() {
         let words = "0:8 0:h0 0:c 0:8 0:h0 0:c 0:20 0:h0 0:h4 0:20 0:24";
         assert_eq!(cut(words, Cut::Retried), [(6, 9)]);
+    }
+
+    #[test]
+    fn traps_elsewhere_do_not_count() {
+        let steps = steps("0:10 0:h0 0:10 0:h0 0:20 0:h0 0:22");
+        let within = 0x4000_0018..0x4000_0030;
+        let found = operations(&steps, &HYPERVISOR, &within, Cut::Trap);
+        assert_eq!(found, vec![4..6]);
     }
 
     #[test]

@@ -19,7 +19,7 @@ bench_vectors:
     b       vectors_arm + 4
     b       vectors_arm + 8
     b       vectors_arm + 12
-    subs    pc, lr, #4              // data abort: on to the next instruction
+    movs    pc, r12                 // data abort: not by lr, which not every hypervisor gets right
     b       .
     b       bench_irq
     b       .

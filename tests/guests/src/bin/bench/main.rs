@@ -12,7 +12,7 @@ mod two;
 
 use bare::exception::catch;
 use bare::machine::{self, has, machine};
-use bare::{armillary, console, gic, mcr, mrc, mrrc, println, psci, timer};
+use bare::{armillary, console, gic, mcr, mrc, mrrc, println, psci, timer, xen};
 use core::arch::asm;
 
 #[unsafe(no_mangle)]
@@ -163,12 +163,11 @@ macro_rules! around {
 fn loops(clock: &Clock) {
     let uart = machine().uart;
     let gicd = machine().gicd;
-    let alone = match (armillary::present(), machine().xen) {
-        (true, _) => "",
-        (_, true) => OTHER_FORM,
-        _ => "no hypervisor with a null call",
+    let (alone, xen) = match (armillary::present(), xen::present()) {
+        (true, _) => ("", OTHER_FORM),
+        (_, true) => (OTHER_FORM, ""),
+        _ => ("no hypervisor with a null call", OTHER_FORM),
     };
-    let xen = if machine().xen { "" } else { OTHER_FORM };
     let conduit = if machine().psci == Some(machine::Conduit::Hvc) {
         ""
     } else {
@@ -202,7 +201,7 @@ fn loops(clock: &Clock) {
     if wanted("first_touch") {
         first_touch(clock);
     }
-    if wanted("plain") {
+    if wanted("plain_ppm") {
         plain(clock);
     }
 }
@@ -233,8 +232,8 @@ fn unmapped(clock: &Clock) {
     }
     let old = latency::install();
     report("unmapped", N, || {
-        let empty = clock.time(|| around!(N, []));
-        clock.time(|| around!(N, ["ldr {v}, [{a}]"] a = in(reg) NOWHERE, v = out(reg) _)) as i64
+        let empty = clock.time(|| around!(N, ["adr r12, 3f", "3:"] out("r12") _));
+        clock.time(|| around!(N, ["adr r12, 3f", "ldr {v}, [{a}]", "3:"] a = in(reg) NOWHERE, v = out(reg) _, out("r12") _)) as i64
             - empty as i64
     });
     latency::restore(old);

@@ -5,9 +5,9 @@
 use crate::{Clock, latency, report, skip, wanted};
 use bare::gic::{self, gicd};
 use bare::machine::{has, machine};
-use bare::{armillary, cpu, psci, smp, timer, vfp};
+use bare::{armillary, cpu, psci, smp, timer, vfp, xen};
 use core::arch::asm;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 unsafe extern "C" {
     fn ping_pong(rally: &Rally);
@@ -128,11 +128,18 @@ fn cpu_on(clock: &Clock) {
 static STOP: AtomicU32 = AtomicU32::new(0);
 static TURNS: AtomicU32 = AtomicU32::new(0);
 static USES_VFP: AtomicU32 = AtomicU32::new(0);
+static ON_XEN: AtomicBool = AtomicBool::new(false);
 
-/// Gives the CPU to the other, `n` times; uses VFP after each if asked.
+/// Gives the CPU to the other, `n` times; uses VFP after each if asked. A function by itself: a trace is cut at its call.
+#[inline(never)]
 fn turns(n: u32, use_vfp: bool) {
+    let give_up = if ON_XEN.load(Ordering::Acquire) {
+        xen::yield_now
+    } else {
+        armillary::yield_now
+    };
     for _ in 0..n {
-        armillary::yield_now();
+        give_up();
         if use_vfp {
             // SAFETY: VFP is on, and the compiled code holds nothing in it.
             unsafe { asm!(".fpu neon", "vmov.f32 s0, s0", options(nostack)) };
@@ -146,7 +153,8 @@ fn switches(clock: &Clock) {
     if !wanted("vcpu_switch") && !wanted("vfp_first_use") {
         return;
     }
-    if !armillary::present() {
+    ON_XEN.store(xen::present(), Ordering::Release);
+    if !armillary::present() && !xen::present() {
         skip("vcpu_switch", "no call to give up the CPU");
         return skip("vfp_first_use", "no call to give up the CPU");
     }
@@ -163,7 +171,7 @@ fn switches(clock: &Clock) {
             }
         });
         timer::wait(10_000_000, || {
-            armillary::yield_now();
+            turns(1, false);
             TURNS.load(Ordering::Acquire).wrapping_sub(before) > 2
         });
         let before = TURNS.load(Ordering::Acquire);
