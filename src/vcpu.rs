@@ -115,6 +115,12 @@ pub struct Vcpu {
     pub priority: u8,
     /// Whether what its VM may take is bounded.
     pub bounded: bool,
+    /// How long its next turn is, ticks: a slice, or what is left of one.
+    pub slice: u64,
+    /// When its last turn began, ticks; 0: it had none, or has not had all of it.
+    pub served: u64,
+    /// Since when it is on its CPU, ticks.
+    pub came: u64,
     /// Its physical timer, which is emulated.
     pub timer: Timer,
     /// Loads and stores that could not be performed, UNPREDICTABLE ones among them, and the last one.
@@ -150,6 +156,9 @@ impl Vcpu {
         let policy = &vm.config.policy;
         let (priority, bounded) = (policy.priority, policy.budget_us.is_some());
         Self {
+            slice: vm.slice,
+            served: 0,
+            came: 0,
             vm,
             index,
             context,
@@ -235,7 +244,7 @@ impl Vcpu {
     /// It gets a CPU at `now`, ticks.
     #[inline(always)]
     pub fn start_clock(&mut self, now: u64) {
-        self.since = now;
+        (self.since, self.served) = (now, now);
     }
 
     /// It loses its CPU at `now`, ticks.
@@ -262,7 +271,7 @@ impl Vcpu {
         if self.since != NEVER {
             let now = machine::now();
             self.stop_clock(now);
-            self.start_clock(now);
+            self.since = now;
         }
         *self.link().figures.lock() = Figures {
             doing: match self.state {

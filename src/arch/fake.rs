@@ -1299,6 +1299,11 @@ pub mod test {
         machine(|machine| machine.cpus[cpu].active.iter().copied().collect())
     }
 
+    /// Has the counter, which all CPUs read, stand at `ticks`.
+    pub fn set_now(ticks: u64) {
+        machine(|machine| machine.now = ticks);
+    }
+
     /// Lets `ticks` pass.
     pub fn advance(ticks: u64) {
         machine(|machine| machine.now += ticks);
