@@ -13,7 +13,7 @@ use crate::machine::{self, Live, vfp};
 use crate::mem;
 use crate::monitor;
 use crate::regs::{mode, psr};
-use crate::vcpu::{State, Vcpu};
+use crate::vcpu::{NEVER, State, Vcpu};
 use crate::vm::{self, MAX_CPUS, Stop, Vm, news, request};
 use crate::vtimer::Timer;
 use alloc::boxed::Box;
@@ -123,8 +123,6 @@ struct Turns {
     due: u64,
 }
 
-/// No time, ticks.
-const NEVER: u64 = u64::MAX;
 /// No place among a CPU's vCPUs.
 const NOWHERE: usize = usize::MAX;
 
@@ -236,9 +234,7 @@ impl Cpu {
             }
             match vcpu.state {
                 State::Off => continue,
-                State::Waiting(Some(deadline)) | State::Stalled(deadline) => {
-                    due = earlier(due, deadline);
-                }
+                State::Waiting | State::Stalled => due = earlier(due, vcpu.until),
                 State::Ready if runs => {
                     ready += 1;
                     if vcpu.priority > priority {
@@ -255,7 +251,7 @@ impl Cpu {
                         }
                     }
                 }
-                _ => {}
+                State::Ready => {}
             }
             on += 1;
         }
@@ -472,7 +468,10 @@ impl Cpu {
                 vcpu.flush();
             }
         }
-        if requests & request::WAKE != 0 && matches!(vcpu.state, State::Waiting(_)) {
+        if self.loaded != index {
+            vcpu.stir();
+        }
+        if requests & request::WAKE != 0 && vcpu.state == State::Waiting {
             vcpu.state = State::Ready;
             more = true;
         }
@@ -494,9 +493,10 @@ impl Cpu {
         self.count_tenants();
         let vcpu = &mut self.vcpus[index];
         if requests & request::PAUSE != 0 && vcpu.state == State::Ready {
-            vcpu.state = State::Waiting(Some(machine::now() + vcpu.vm.slice));
+            vcpu.state = State::Waiting;
+            vcpu.until = machine::now() + vcpu.vm.slice;
         }
-        if requests & request::ANSWER != 0 && matches!(vcpu.state, State::Stalled(_)) {
+        if requests & request::ANSWER != 0 && vcpu.state == State::Stalled {
             vcpu.state = State::Ready;
         }
         if requests & request::REPORT != 0 {
@@ -538,7 +538,7 @@ impl Cpu {
         }
         // Whatever it was, the vCPU that is live may have something pending now.
         if let Some(vcpu) = self.vcpus.get_mut(self.loaded)
-            && matches!(vcpu.state, State::Waiting(_))
+            && vcpu.state == State::Waiting
         {
             vcpu.update_timer();
             if vcpu.pending() {
@@ -564,8 +564,7 @@ impl Cpu {
                 any |= vcpu.vm.runs();
                 self.changed = true;
             }
-            if let State::Waiting(Some(deadline)) | State::Stalled(deadline) = vcpu.state
-                && deadline <= machine::now()
+            if matches!(vcpu.state, State::Waiting | State::Stalled) && vcpu.until <= machine::now()
             {
                 vcpu.state = State::Ready;
                 any = true;
@@ -648,16 +647,17 @@ impl Cpu {
                 Next::Vfp => self.give_vfp(index),
                 Next::Timer => self.set_deadline(),
                 Next::Yield => return,
+                // With others to run it is put, which looks for itself whether something is pending.
                 Next::Wait => {
-                    if !vcpu.pending() {
-                        vcpu.state = State::Waiting(None);
+                    if self.turns.queue.len() > 1 || !vcpu.pending() {
+                        (vcpu.state, vcpu.until) = (State::Waiting, NEVER);
                         self.changed = true;
                         return;
                     }
                 }
                 Next::Stall => {
                     let deadline = vcpu.link().awaited.lock().deadline;
-                    vcpu.state = State::Stalled(deadline);
+                    (vcpu.state, vcpu.until) = (State::Stalled, deadline);
                     self.changed = true;
                     return;
                 }
@@ -721,12 +721,7 @@ impl Cpu {
         let Some(vcpu) = self.vcpus.get(index) else {
             return;
         };
-        machine::load(&vcpu.context, vcpu.vm.vttbr(self.index), self.vfp == index);
-        if vcpu.vm.takes_turns(self.index, vcpu.index) {
-            machine::flush_own_vmid();
-        }
-        vcpu.load_interrupts();
-        vm::note_loaded(self.index, &vcpu.vm, vcpu.index);
+        vcpu.make_live(self.index, self.vfp == index);
         self.loaded = index;
     }
 
@@ -735,10 +730,11 @@ impl Cpu {
     fn put(&mut self) {
         let index = core::mem::replace(&mut self.loaded, NOWHERE);
         if let Some(vcpu) = self.vcpus.get_mut(index) {
-            vcpu.put_interrupts();
-            machine::put(&mut vcpu.context);
-            if let State::Waiting(until) = vcpu.state {
-                self.note_wait(index, until);
+            let waits = vcpu.state == State::Waiting;
+            vcpu.put();
+            if waits {
+                self.turns.due = earlier(self.turns.due, vcpu.until);
+                self.changed |= vcpu.state == State::Ready;
             }
         }
     }
@@ -748,18 +744,6 @@ impl Cpu {
     fn unload(&mut self, index: usize) {
         if self.loaded == index {
             self.put();
-        }
-    }
-
-    /// Looks until when vCPU `index` waits, which has just been put.
-    #[inline(never)]
-    fn note_wait(&mut self, index: usize, until: Option<u64>) {
-        let vcpu = &mut self.vcpus[index];
-        vcpu.state = vcpu.waiting().until(until);
-        match vcpu.state {
-            State::Waiting(None) => {}
-            State::Waiting(Some(deadline)) => self.turns.due = earlier(self.turns.due, deadline),
-            _ => self.changed = true,
         }
     }
 
@@ -794,6 +778,9 @@ impl Cpu {
     #[inline(never)]
     fn forget(&mut self, index: usize) {
         self.unload(index);
+        if let Some(vcpu) = self.vcpus.get(index) {
+            vcpu.forget_interrupts();
+        }
         if self.vfp == index {
             self.vfp = NOWHERE;
         }

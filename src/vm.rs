@@ -435,16 +435,16 @@ impl Vm {
     /// may use the same ASIDs for them. What a vCPU invalidates is broadcast, so what it left elsewhere
     /// does no harm.
     #[inline(always)]
-    #[must_use]
-    pub fn takes_turns(&self, cpu: usize, index: usize) -> bool {
-        let own = index as u8 + 1;
-        let Some(last) = self.last_loaded.get(cpu) else {
+    fn takes_turns(&self, cpu: usize, index: usize) -> bool {
+        if self.links.len() < 2 {
             return false;
-        };
+        }
+        let own = index as u8 + 1;
         // Only that CPU writes it.
+        let last = &self.last_loaded[cpu % MAX_CPUS];
         let before = last.load(Ordering::Relaxed);
         last.store(own, Ordering::Relaxed);
-        self.links.len() > 1 && before != own
+        before != own
     }
 
     /// Its name.
@@ -920,11 +920,19 @@ pub fn all() -> Vec<Arc<Vm>> {
 /// and one in 7:0; 0: nothing.
 static LOADED: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
 
-/// Notes that CPU number `cpu` has vCPU `index` of `vm` loaded.
-pub fn note_loaded(cpu: usize, vm: &Vm, index: usize) {
-    if let Some(loaded) = LOADED.get(cpu) {
-        loaded.store(vm.id << 8 | (index as u32 + 1), Ordering::Relaxed);
+/// CPU number `cpu` loads vCPU `index` of `vm`: makes the VM's stage 2 that of the CPU. Whether what the
+/// TLB holds of the VM is another vCPU's.
+#[inline(always)]
+#[must_use]
+pub fn loads(cpu: usize, vm: &Vm, index: usize) -> bool {
+    let loaded = &LOADED[cpu % MAX_CPUS];
+    let before = loaded.load(Ordering::Relaxed);
+    loaded.store(vm.id << 8 | (index as u32 + 1), Ordering::Relaxed);
+    // The VMID stays with the VM that has been loaded last.
+    if before == 0 || before >> 8 != vm.id {
+        machine::set_vttbr(vm.vttbr(cpu));
     }
+    vm.takes_turns(cpu, index)
 }
 
 /// Says what each CPU has loaded; `here` is the CPU that panics. Waits for no lock, which that CPU

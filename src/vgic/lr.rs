@@ -56,7 +56,52 @@ const EOI_COUNT_SHIFT: u32 = 27;
 /// GICH_VMCR.VMCBPR (5.3.3).
 pub(super) const VMCR_CBPR: u32 = 1 << 4;
 
+/// All that a CPU's virtual interface holds while its list registers are empty.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Interface {
+    vmcr: u32,
+    apr: u32,
+}
+
+impl Interface {
+    /// What that of the CPU of `lrs` holds.
+    #[inline(always)]
+    #[must_use]
+    pub fn of(lrs: &impl Lrs) -> Self {
+        let (vmcr, apr) = (lrs.vmcr(), lrs.apr());
+        Self { vmcr, apr }
+    }
+
+    /// Makes that of the CPU of `lrs`, whose list registers are empty, hold this.
+    #[inline(always)]
+    pub fn load(self, lrs: &mut impl Lrs) {
+        lrs.set_hcr(EN);
+        lrs.set_vmcr(self.vmcr);
+        lrs.set_apr(self.apr);
+    }
+}
+
 impl Vgic {
+    /// What the interface of `vcpu`, which has just been loaded, holds, if nothing of it stands in a list
+    /// register or waits for one. As long as it is neither flushed nor told of anything by a [`Kick`],
+    /// it need not be put and loaded: it is enough to take its interface from its CPU and to give it
+    /// back, where that is still what it was. Before it is off it has to be put, or
+    /// [forgotten](Self::forget).
+    #[must_use]
+    pub fn quiet(&self, vcpu: usize) -> Option<Interface> {
+        let Vcpu { vmcr, apr, .. } = self.vcpus[vcpu];
+        let state = &self.vcpus[vcpu];
+        let busy = state.used | state.stale | state.spi_active;
+        let bank = &self.banks[vcpu];
+        let waits = bank.ready | bank.active | bank.held | u32::from(busy) | (state.hcr ^ EN);
+        (waits == 0).then_some(Interface { vmcr, apr })
+    }
+
+    /// `vcpu`, which was quiet when its interface was taken, is not loaded any more.
+    pub fn forget(&mut self, vcpu: usize) {
+        self.loaded &= !(1 << vcpu);
+    }
+
     /// Loads `vcpu` on the CPU that `lrs` belongs to, whose list registers are empty, and lists
     /// what it has.
     #[inline]

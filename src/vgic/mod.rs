@@ -49,7 +49,7 @@ mod lr;
 use alloc::boxed::Box;
 use alloc::vec;
 
-pub use lr::Lrs;
+pub use lr::{Interface, Lrs};
 
 /// The most vCPUs that a GICv2 can have.
 pub const MAX_VCPUS: usize = 8;
