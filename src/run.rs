@@ -576,10 +576,17 @@ impl Cpu {
 
     /// Sets the Hyp timer to the first thing that is due: the end of the slice, a deadline of a vCPU
     /// that waits, or of the physical timer of the one that is live.
+    #[inline(never)]
     fn set_deadline(&self) {
+        self.deadline(self.vcpus.get(self.loaded).map(|vcpu| &**vcpu));
+    }
+
+    /// The same, `live` being that vCPU.
+    #[inline(always)]
+    fn deadline(&self, live: Option<&Vcpu>) {
         let mut first = earlier(monitor::due(), self.turns.due);
         first = earlier(first, earlier(self.slice_end, self.spent));
-        if let Some(vcpu) = self.vcpus.get(self.loaded)
+        if let Some(vcpu) = live
             && let Some(timer) = vcpu.timer.due()
         {
             first = earlier(first, timer);
@@ -613,8 +620,13 @@ impl Cpu {
             self.slice_end = self.now + core::mem::replace(&mut vcpu.slice, vcpu.vm.slice);
         }
         Live::trap_wfi(!turns.alone);
-        self.set_deadline();
-        self.vcpus[index].watch_virtual_timer();
+        let Some(vcpu) = self.vcpus.get(index) else {
+            return false;
+        };
+        self.deadline(Some(vcpu));
+        if vcpu.watched {
+            self.vcpus[index].watch_virtual_timer();
+        }
         true
     }
 
@@ -623,9 +635,17 @@ impl Cpu {
     fn turn(&mut self, index: usize) {
         self.load(index);
         self.slice_end = NEVER;
-        if !self.share(index) {
-            return;
+        while self.share(index) {
+            if !self.go(index) {
+                return;
+            }
         }
+        self.keep_turn(index);
+    }
+
+    /// Runs vCPU `index` until its turn is over, or, `true`, who shares the CPU is not what it was.
+    #[inline(always)]
+    fn go(&mut self, index: usize) -> bool {
         loop {
             let vcpu = &mut *self.vcpus[index];
             let next = if vcpu.pending.is_some() {
@@ -640,47 +660,53 @@ impl Cpu {
                         Next::Look => Interrupt::Kick,
                         _ => irq::take(Some(vcpu)),
                     };
-                    if interrupt != Interrupt::None && !self.interrupted(index, interrupt) {
-                        return;
+                    if interrupt != Interrupt::None
+                        && let Some(goes_on) = self.interrupted(index, interrupt)
+                    {
+                        return goes_on;
                     }
                 }
                 Next::Vfp => self.give_vfp(index),
                 Next::Timer => self.set_deadline(),
-                Next::Yield => return,
+                Next::Yield => return false,
                 // With others to run it is put, which looks for itself whether something is pending.
                 Next::Wait => {
                     if self.turns.queue.len() > 1 || !vcpu.pending() {
                         (vcpu.state, vcpu.until) = (State::Waiting, NEVER);
                         self.changed = true;
-                        return;
+                        return false;
                     }
                 }
                 Next::Stall => {
                     let deadline = vcpu.link().awaited.lock().deadline;
                     (vcpu.state, vcpu.until) = (State::Stalled, deadline);
                     self.changed = true;
-                    return;
+                    return false;
                 }
-                Next::Off => return self.leave(index, false),
+                Next::Off => {
+                    self.leave(index, false);
+                    return false;
+                }
                 Next::Stop(stop) => {
                     if stop == Stop::Crash && vcpu.vm.config.policy.on_crash == OnCrash::Dump {
                         vcpu.dump();
                     }
                     vcpu.vm.stop(stop);
                     self.take_requests();
-                    return;
+                    return false;
                 }
             }
         }
     }
 
-    /// Does what an interrupt left to do; whether vCPU `index` goes on.
-    fn interrupted(&mut self, index: usize, interrupt: Interrupt) -> bool {
+    /// Does what an interrupt left to do. Whether vCPU `index` goes on, if it has to share anew; `None`
+    /// where nothing has changed.
+    fn interrupted(&mut self, index: usize, interrupt: Interrupt) -> Option<bool> {
         match interrupt {
-            Interrupt::None => return true,
+            Interrupt::None => return None,
             Interrupt::Kick => {
                 if !self.take_requests() {
-                    return true;
+                    return None;
                 }
             }
             Interrupt::Console => monitor::input(),
@@ -691,24 +717,20 @@ impl Cpu {
             }
         }
         if !may_run(&self.vcpus[index]) || self.loaded != index || self.dropping {
-            return false;
+            return Some(false);
         }
         self.now = machine::now();
-        if self.now >= earlier(self.slice_end, self.spent) {
-            return false;
-        }
-        self.share(index) || self.keep_turn(index)
+        Some(self.now < earlier(self.slice_end, self.spent))
     }
 
     /// vCPU `index` gives way in the midst of its turn, and has the rest of it next, before its equals.
     #[cold]
-    fn keep_turn(&mut self, index: usize) -> bool {
+    fn keep_turn(&mut self, index: usize) {
         if self.slice_end != NEVER {
             let vcpu = &mut self.vcpus[index];
             (vcpu.slice, vcpu.served) = (self.slice_end - self.now, 0);
             self.changed = true;
         }
-        false
     }
 
     /// Makes vCPU `index` the one that is live.

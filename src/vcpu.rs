@@ -122,7 +122,7 @@ pub struct Vcpu {
     /// What its interrupts' interface holds, if that is all there is to switch: see [`Vgic::quiet`].
     quiet: Cell<Option<Interface>>,
     /// Whether the virtual timer has fired, and is not known to have been deactivated since.
-    watched: bool,
+    pub watched: bool,
     exits: [u64; REASONS],
     /// How long it has had a CPU, and since when it has it now, ticks; [`NEVER`]: it has none.
     ran: u64,
@@ -667,16 +667,10 @@ impl Vcpu {
         self.with_gic(|gic, vcpu, lrs| gic.raise(vcpu, interrupt::VIRTUAL_TIMER, lrs));
     }
 
-    /// Sees to the virtual timer as above, after the Hyp timer has been set for other things.
-    #[inline(always)]
-    pub fn watch_virtual_timer(&mut self) {
-        if self.watched {
-            self.watch_on();
-        }
-    }
-
+    /// Sees to the virtual timer as above, where it is [watched](Self::watched), after the Hyp timer has
+    /// been set for other things.
     #[inline(never)]
-    fn watch_on(&mut self) {
+    pub fn watch_virtual_timer(&mut self) {
         const ID: u32 = interrupt::VIRTUAL_TIMER;
         self.watched = self.vm.lock().gic.outstanding(self.index, ID);
         if self.watched {

@@ -444,7 +444,7 @@ pub fn set_vttbr(vttbr: u64) {
 /// Makes `context` live on this CPU.
 ///
 /// `vfp_live` says that its VFP registers are still in the hardware. No other may be live.
-#[inline(never)]
+#[inline(always)]
 pub fn load(context: &Context, vfp_live: bool) {
     // SAFETY: no guest's state is live (the caller's word), and Hyp uses none of these.
     unsafe {
@@ -467,7 +467,7 @@ pub fn load(context: &Context, vfp_live: bool) {
 
 /// Takes `context` from the hardware, all but its VFP registers, which stay until another vCPU
 /// needs them. Stage 2 stays on with the old tables: nothing of the guest runs until the next load.
-#[inline(never)]
+#[inline(always)]
 pub fn put(context: &mut Context) {
     context.banked.save();
     context.cp15.save();
