@@ -137,6 +137,20 @@ fn may_run(vcpu: &Vcpu) -> bool {
     vcpu.state == State::Ready && vcpu.vm.runs()
 }
 
+/// Has the Hyp timer fire at the end of a turn, when something is `due` for others, or for the console, or
+/// for the physical `timer` of the vCPU that is live.
+#[inline(always)]
+fn wake_by(end: u64, due: u64, timer: Option<&Timer>) {
+    let mut first = earlier(monitor::due(), earlier(end, due));
+    if let Some(due) = timer.and_then(Timer::due) {
+        first = earlier(first, due);
+    }
+    match first {
+        NEVER => machine::clear_deadline(),
+        deadline => machine::set_deadline(deadline),
+    }
+}
+
 /// One physical CPU.
 pub struct Cpu {
     index: usize,
@@ -197,11 +211,11 @@ impl Cpu {
     /// Does what has been asked for, then runs one vCPU for a turn or waits for an interrupt.
     pub fn step(&mut self) {
         self.take_requests();
-        if self.dropping {
-            self.forget_dropped();
-        }
         let changed = self.changed;
         if changed {
+            if self.dropping {
+                self.forget_dropped();
+            }
             self.look_over();
         }
         if self.turns.crowded && (changed || self.now >= self.even) {
@@ -578,23 +592,8 @@ impl Cpu {
     /// that waits, or of the physical timer of the one that is live.
     #[inline(never)]
     fn set_deadline(&self) {
-        self.deadline(self.vcpus.get(self.loaded).map(|vcpu| &**vcpu));
-    }
-
-    /// The same, `live` being that vCPU.
-    #[inline(always)]
-    fn deadline(&self, live: Option<&Vcpu>) {
-        let mut first = earlier(monitor::due(), self.turns.due);
-        first = earlier(first, earlier(self.slice_end, self.spent));
-        if let Some(vcpu) = live
-            && let Some(timer) = vcpu.timer.due()
-        {
-            first = earlier(first, timer);
-        }
-        match first {
-            NEVER => machine::clear_deadline(),
-            deadline => machine::set_deadline(deadline),
-        }
+        let timer = self.vcpus.get(self.loaded).map(|vcpu| &vcpu.timer);
+        wake_by(earlier(self.slice_end, self.spent), self.turns.due, timer);
     }
 
     /// Whether vCPU `index` goes on: not where one of a higher priority is ready, or one that should be
@@ -620,18 +619,16 @@ impl Cpu {
             self.slice_end = self.now + core::mem::replace(&mut vcpu.slice, vcpu.vm.slice);
         }
         Live::trap_wfi(!turns.alone);
-        let Some(vcpu) = self.vcpus.get(index) else {
-            return false;
-        };
-        self.deadline(Some(vcpu));
+        let ends = earlier(self.slice_end, self.spent);
+        wake_by(ends, turns.due, Some(&vcpu.timer));
         if vcpu.watched {
-            self.vcpus[index].watch_virtual_timer();
+            vcpu.watch_virtual_timer();
         }
         true
     }
 
     /// Runs vCPU `index` until something other than itself has to be done.
-    #[inline(never)]
+    #[inline(always)]
     fn turn(&mut self, index: usize) {
         self.load(index);
         self.slice_end = NEVER;
@@ -752,9 +749,7 @@ impl Cpu {
     fn put(&mut self) {
         let index = core::mem::replace(&mut self.loaded, NOWHERE);
         if let Some(vcpu) = self.vcpus.get_mut(index) {
-            let waits = vcpu.state == State::Waiting;
-            vcpu.put();
-            if waits {
+            if vcpu.put() {
                 self.turns.due = earlier(self.turns.due, vcpu.until);
                 self.changed |= vcpu.state == State::Ready;
             }

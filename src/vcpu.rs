@@ -724,41 +724,39 @@ impl Vcpu {
         };
         match self.quiet.get() {
             Some(interface) => interface.load(&mut lrs),
-            None => self.load_interrupts(&mut lrs),
+            None => self.load_interrupts(lrs),
         }
     }
 
     #[inline(never)]
-    fn load_interrupts(&self, lrs: &mut ListRegisters) {
+    fn load_interrupts(&self, mut lrs: ListRegisters) {
         let mut state = self.vm.lock();
         each_bit(state.gic.held(self.index), |id| {
             machine::set_private_active(id, true);
         });
-        let kick = state.gic.load(self.index, lrs);
+        let kick = state.gic.load(self.index, &mut lrs);
         self.release(&mut state);
         self.quiet.set(state.gic.quiet(self.index));
         drop(state);
         self.vm.kick(kick, self.index);
     }
 
-    /// Takes it from this CPU, all but its VFP registers. In WFI it is ready again where something has
-    /// come for it.
+    /// Takes it from this CPU, all but its VFP registers. Whether it was in WFI: it is ready again where
+    /// something has come for it.
     #[inline(always)]
-    pub fn put(&mut self) {
+    pub fn put(&mut self) -> bool {
         machine::put(&mut self.context);
-        let Some(mut lrs) = machine::list_registers() else {
-            return;
-        };
-        if self.state != State::Ready || self.quiet.get() != Some(Interface::of(&lrs)) {
-            self.put_interrupts(&mut lrs);
-        }
+        machine::list_registers().is_some_and(|lrs| {
+            let quiet = self.state == State::Ready && self.quiet.get() == Some(Interface::of(&lrs));
+            !quiet && self.put_interrupts(lrs)
+        })
     }
 
     #[inline(never)]
-    fn put_interrupts(&mut self, lrs: &mut ListRegisters) {
+    fn put_interrupts(&mut self, mut lrs: ListRegisters) -> bool {
         self.quiet.set(None);
         let mut state = self.vm.lock();
-        let kick = state.gic.put(self.index, lrs);
+        let kick = state.gic.put(self.index, &mut lrs);
         self.release(&mut state);
         let held = state.gic.held(self.index);
         each_bit(held, |id| machine::set_private_active(id, false));
@@ -771,6 +769,7 @@ impl Vcpu {
         } else if waits && (self.timer.is_on() || self.context.virtual_timer().is_on()) {
             self.wait_for_timers(held & 1 << interrupt::VIRTUAL_TIMER != 0);
         }
+        waits
     }
 
     /// Something has come for it, which is not live: it is not enough to switch its interface.
