@@ -440,6 +440,7 @@ impl Cpu {
     #[inline(never)]
     fn take_news(&mut self, news: u32) -> bool {
         let mut more = news & (news::ARRIVAL | news::OFFER) != 0;
+        self.changed |= more;
         if news & news::ARRIVAL != 0 {
             self.adopt();
         }
@@ -449,7 +450,6 @@ impl Cpu {
                 more |= self.serve(index, requests);
             }
         }
-        self.changed |= more;
         more
     }
 
@@ -472,6 +472,7 @@ impl Cpu {
     fn serve(&mut self, index: usize, requests: u32) -> bool {
         let mut more = requests & !(request::WAKE | request::SYNC) != 0;
         if more {
+            self.changed = true;
             self.serve_rare(index, requests);
         }
         let vcpu = &mut self.vcpus[index];
@@ -488,8 +489,41 @@ impl Cpu {
         if requests & request::WAKE != 0 && vcpu.state == State::Waiting {
             vcpu.state = State::Ready;
             more = true;
+            self.joins(index);
         }
         more
+    }
+
+    /// vCPU `index`, which has waited, is ready: where all that run here take turns, it is the last.
+    fn joins(&mut self, index: usize) {
+        let turns = &mut self.turns;
+        let vcpu = &self.vcpus[index];
+        let last = vcpu.priority == turns.priority && !turns.queue.is_empty() && vcpu.vm.runs();
+        // Its deadline may be what is due.
+        let due = vcpu.until != NEVER && vcpu.until <= turns.due;
+        if last && !due && !balance::several() {
+            turns.queue.push(index);
+            turns.sliced = true;
+        } else {
+            self.changed = true;
+        }
+    }
+
+    /// vCPU `index`, whose turn it is, waits: if others take turns, they go on.
+    fn leaves(&mut self, index: usize) {
+        let turns = &mut self.turns;
+        let count = turns.queue.len();
+        let place = turns.next.wrapping_sub(1);
+        if turns.queue.get(place) != Some(&index) || count < 2 || balance::several() {
+            self.changed = true;
+            return;
+        }
+        for at in turns.next..count {
+            turns.queue.swap(at - 1, at);
+        }
+        turns.queue.pop();
+        turns.next = place;
+        turns.sliced = count > 2;
     }
 
     #[inline(never)]
@@ -670,7 +704,7 @@ impl Cpu {
                 Next::Wait => {
                     if self.turns.queue.len() > 1 || !vcpu.pending() {
                         (vcpu.state, vcpu.until) = (State::Waiting, NEVER);
-                        self.changed = true;
+                        self.leaves(index);
                         return false;
                     }
                 }
