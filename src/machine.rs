@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 
 pub use crate::arch::cache::forget_instructions;
 pub use crate::arch::context::{
-    Context, Exit, Live, LiveBanks, actlr, enter, id_register, load, put,
+    Context, Exit, Live, LiveBanks, actlr, enter, id_register, load, put, set_vttbr,
 };
 pub use crate::arch::counter::{
     advance_deadline, clear_deadline, now, set_deadline, set_deadline_if_none,

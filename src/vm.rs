@@ -265,7 +265,7 @@ pub struct Vm {
     halted: AtomicU32,
     /// When it last began anew by itself, and how often around then.
     restarts: Mutex<(u64, u32)>,
-    /// For each CPU the vCPU that was last loaded there, plus one.
+    /// For each CPU the vCPU that was last loaded there. Before the first there is nothing to confuse.
     last_loaded: [AtomicU8; MAX_CPUS],
     /// When the real-time clock's alarm is due, in seconds of the counter; [`NO_ALARM`]: never.
     alarm: AtomicU32,
@@ -376,7 +376,7 @@ impl Vm {
             up: AtomicBool::new(true),
             halted: AtomicU32::new(0),
             restarts: Mutex::default(),
-            last_loaded: Default::default(),
+            last_loaded: [const { AtomicU8::new(0) }; MAX_CPUS],
             alarm: AtomicU32::new(NO_ALARM),
             vmid,
             root,
@@ -438,23 +438,6 @@ impl Vm {
         let vttbr = self.root | u64::from(vmid) << 48;
         self.state().memory.space.tables_mut().vttbr = vttbr;
         vttbr
-    }
-
-    /// Whether CPU number `cpu`, which loads vCPU `index`, had another one of this VM last. Its TLB then
-    /// holds translations that look like this one's: on a machine of its own each has its own tables, and
-    /// may use the same ASIDs for them. What a vCPU invalidates is broadcast, so what it left elsewhere
-    /// does no harm.
-    #[inline(always)]
-    #[must_use]
-    pub fn takes_turns(&self, cpu: usize, index: usize) -> bool {
-        let own = index as u8 + 1;
-        let Some(last) = self.last_loaded.get(cpu) else {
-            return false;
-        };
-        // Only that CPU writes it.
-        let before = last.load(Ordering::Relaxed);
-        last.store(own, Ordering::Relaxed);
-        self.links.len() > 1 && before != own
     }
 
     /// Its name.
@@ -1004,15 +987,29 @@ pub fn all() -> Vec<Arc<Vm>> {
     vms.iter().filter_map(Weak::upgrade).collect()
 }
 
-/// What each CPU has loaded, for the last words of a panic: a VM's number in bits 31:8, a vCPU's
-/// and one in 7:0; 0: nothing.
+/// What each CPU has loaded last: a VM's number and one in bits 31:8, a vCPU's in 7:0; 0: nothing.
 static LOADED: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
 
-/// Notes that CPU number `cpu` has vCPU `index` of `vm` loaded.
-pub fn note_loaded(cpu: usize, vm: &Vm, index: usize) {
-    if let Some(loaded) = LOADED.get(cpu) {
-        loaded.store(vm.id << 8 | (index as u32 + 1), Ordering::Relaxed);
+/// CPU number `cpu` loads vCPU `index` of `vm`: makes the VM's stage 2 that of the CPU. Whether the CPU had
+/// another vCPU of the VM last. Its TLB then holds translations that look like this one's: on a machine of
+/// its own each has its own tables, and may use the same ASIDs for them. What a vCPU invalidates is
+/// broadcast, so what it left elsewhere does no harm.
+#[inline(always)]
+#[must_use]
+pub fn loads(cpu: usize, vm: &Vm, index: usize) -> bool {
+    let (loaded, last) = (&LOADED[cpu % MAX_CPUS], &vm.last_loaded[cpu % MAX_CPUS]);
+    let own = (vm.id + 1) << 8 | index as u32;
+    // Only that CPU writes these.
+    let before = loaded.load(Ordering::Relaxed);
+    loaded.store(own, Ordering::Relaxed);
+    let of_vm = last.load(Ordering::Relaxed);
+    last.store(index as u8, Ordering::Relaxed);
+    // The VMID stays with the VM that has been loaded last.
+    if (before ^ own) >> 8 == 0 {
+        return before != own;
     }
+    machine::set_vttbr(vm.vttbr(cpu));
+    of_vm != index as u8
 }
 
 /// Says what each CPU has loaded; `here` is the CPU that panics. Waits for no lock, which that CPU
@@ -1021,7 +1018,7 @@ pub fn last_words(here: Option<usize>) {
     let vms = VMS.try_lock();
     for (cpu, loaded) in LOADED.iter().enumerate() {
         let loaded = loaded.load(Ordering::Relaxed);
-        let (id, Some(index)) = (loaded >> 8, (loaded & 0xff).checked_sub(1)) else {
+        let (Some(id), index) = ((loaded >> 8).checked_sub(1), loaded & 0xff) else {
             continue;
         };
         let this = if here == Some(cpu) { ", this one," } else { "" };

@@ -238,16 +238,24 @@ impl Context {
     }
 }
 
+/// Makes the stage-2 tables and VMID of `vttbr` those of this CPU.
+pub fn set_vttbr(vttbr: u64) {
+    cpu(|cpu| {
+        assert!(cpu.live.is_none(), "another vCPU is live");
+        cpu.vttbr = vttbr;
+    });
+}
+
 /// Makes `context` live on this CPU.
-pub fn load(context: &Context, vttbr: u64, vfp_live: bool) {
+pub fn load(context: &Context, vfp_live: bool) {
     note(Event::Load {
-        vttbr,
+        vttbr: cpu(|cpu| cpu.vttbr),
         vmpidr: context.kept.system.vmpidr,
     });
     cpu(|cpu| {
         assert!(cpu.live.is_none(), "another vCPU is live");
         cpu.live = Some((context.number, context.kept.clone()));
-        cpu.vttbr = vttbr;
+        assert_eq!(cpu.gich.lr, [0; 4], "another vCPU's interrupts");
         if vfp_live {
             cpu.vfp_open = true;
             cpu.vfp.fpexc = context.vfp.fpexc;
@@ -1403,6 +1411,11 @@ pub mod test {
     #[must_use]
     pub fn active(cpu: usize) -> Vec<u32> {
         machine(|machine| machine.cpus[cpu].active.iter().copied().collect())
+    }
+
+    /// Has the counter, which all CPUs read, stand at `ticks`.
+    pub fn set_now(ticks: u64) {
+        machine(|machine| machine.now = ticks);
     }
 
     /// Lets `ticks` pass.

@@ -264,6 +264,7 @@ impl Gic {
 }
 
 /// This CPU's list registers.
+#[derive(Clone, Copy)]
 pub struct ListRegisters(&'static Hypervisor, usize);
 
 impl Gic {

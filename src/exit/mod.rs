@@ -103,6 +103,11 @@ fn trap(vcpu: &mut Vcpu) -> Next {
 /// Everything that is not on a hot path.
 #[inline(never)]
 fn rare(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
+    // An instruction that is not executed finds that out by itself.
+    if hsr.uses_vfp() {
+        vcpu.count(Reason::Vfp);
+        return Next::Vfp;
+    }
     let syndrome = hsr.decode();
     if !hsr.executes(vcpu.context.regs()) {
         skip(vcpu, hsr);
@@ -115,10 +120,6 @@ fn rare(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
             if wait.wfe() { Next::Yield } else { Next::Wait }
         }
         Syndrome::Smc => hvc::smc(vcpu, hsr),
-        Syndrome::Coprocessor(coprocessor) if coprocessor.vfp() || coprocessor.simd() => {
-            vcpu.count(Reason::Vfp);
-            Next::Vfp
-        }
         Syndrome::Cp15(transfer) => cp15::cp15(vcpu, transfer, hsr),
         Syndrome::Cp15Double(transfer) => cp15::cp15_double(vcpu, transfer, hsr),
         Syndrome::VfpId(transfer) => cp15::vfp_id(vcpu, transfer, hsr),

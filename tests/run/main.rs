@@ -129,6 +129,21 @@ const TESTS: &[Test] = tests! {
         a_cpu_with_nothing_to_do_takes_from_one_that_has_too_much
         a_vcpu_stays_on_the_cpus_that_it_may_run_on
         vcpus_that_move_take_their_vfp_registers_along
+        three_vcpus_share_two_cpus_evenly
+        five_vcpus_share_four_cpus_evenly
+        seven_vcpus_share_four_cpus_evenly
+        sixteen_vms_share_one_cpu_evenly
+        sixteen_vms_share_two_cpus_evenly
+        sixteen_vms_share_four_cpus_evenly
+        four_vms_of_eight_vcpus_share_one_cpu_evenly
+        four_vms_of_eight_vcpus_share_two_cpus_evenly
+        four_vms_of_eight_vcpus_share_four_cpus_evenly
+        a_newcomer_has_no_more_than_its_share
+        vcpus_that_must_stay_share_with_those_that_move
+        vcpus_that_must_stay_are_left_to_themselves
+        a_cpu_that_runs_less_than_before_takes_what_waits_elsewhere
+        who_wakes_on_a_cpu_that_is_busy_goes_to_one_that_runs_less
+        who_gives_way_in_the_midst_of_its_turn_has_the_rest_of_it
         vms_that_take_turns_keep_their_translations
         vcpus_that_take_turns_find_no_translations_of_each_other
         vcpus_of_one_vm_on_two_cpus_stop_together;

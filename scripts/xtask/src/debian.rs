@@ -81,8 +81,8 @@ impl Item {
             Self::UBoot => from_package(&[self.path()], "u-boot-qemu", |path| {
                 (path == "usr/lib/u-boot/qemu_arm/u-boot.bin").then_some("u-boot.bin")
             }),
-            Self::Xen => from_package(&self.path(), "xen-system-armhf", |path| {
-                path.starts_with("boot/xen-") && !path.ends_with(".config")
+            Self::Xen => from_package(&[self.path()], "xen-system-armhf", |path| {
+                (path.starts_with("boot/xen-") && !path.ends_with(".config")).then_some("xen")
             }),
             Self::Initramfs => {
                 let busybox = place().join("busybox");
@@ -193,7 +193,8 @@ fn find(files: impl Read, wanted: Wanted) -> anyhow::Result<Vec<(&'static str, V
     for entry in tar::Archive::new(files).entries()? {
         let mut entry = entry?;
         let path = entry.path()?.to_string_lossy().into_owned();
-        if let Some(name) = wanted(path.trim_start_matches("./")) {
+        let name = wanted(path.trim_start_matches("./"));
+        if let Some(name) = name.filter(|name| found.iter().all(|(other, _)| other != name)) {
             let mut contents = Vec::new();
             entry.read_to_end(&mut contents)?;
             found.push((name, contents));
