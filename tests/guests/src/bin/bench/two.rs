@@ -7,7 +7,7 @@ use bare::gic::{self, gicd};
 use bare::machine::{has, machine};
 use bare::{armillary, cpu, psci, smp, timer, vfp, xen};
 use core::arch::asm;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 unsafe extern "C" {
     fn ping_pong(rally: &Rally);
@@ -128,17 +128,16 @@ fn cpu_on(clock: &Clock) {
 static STOP: AtomicU32 = AtomicU32::new(0);
 static TURNS: AtomicU32 = AtomicU32::new(0);
 static USES_VFP: AtomicU32 = AtomicU32::new(0);
-static ON_XEN: AtomicBool = AtomicBool::new(false);
 
 /// Gives the CPU to the other, `n` times; uses VFP after each if asked.
-fn turns(n: u32, use_vfp: bool) {
-    let give_up = if ON_XEN.load(Ordering::Acquire) {
-        xen::yield_now
-    } else {
-        armillary::yield_now
-    };
+#[inline(always)]
+fn turns<const XEN: bool>(n: u32, use_vfp: bool) {
     for _ in 0..n {
-        give_up();
+        if XEN {
+            xen::yield_now();
+        } else {
+            armillary::yield_now();
+        }
         if use_vfp {
             // SAFETY: VFP is on, and the compiled code holds nothing in it.
             unsafe { asm!(".fpu neon", "vmov.f32 s0, s0", options(nostack)) };
@@ -148,15 +147,21 @@ fn turns(n: u32, use_vfp: bool) {
 
 /// Two vCPUs that give the CPU to each other, without and with a use of VFP after each switch.
 fn switches(clock: &Clock) {
-    const N: u32 = 1024;
     if !wanted("vcpu_switch") && !wanted("vfp_first_use") {
         return;
     }
-    ON_XEN.store(xen::present(), Ordering::Release);
-    if !armillary::present() && !xen::present() {
-        skip("vcpu_switch", "no call to give up the CPU");
-        return skip("vfp_first_use", "no call to give up the CPU");
+    match (armillary::present(), xen::present()) {
+        (true, _) => switches_on::<false>(clock),
+        (_, true) => switches_on::<true>(clock),
+        _ => {
+            skip("vcpu_switch", "no call to give up the CPU");
+            skip("vfp_first_use", "no call to give up the CPU");
+        }
     }
+}
+
+fn switches_on<const XEN: bool>(clock: &Clock) {
+    const N: u32 = 1024;
     vfp::on();
     let once = |use_vfp: bool| {
         STOP.store(0, Ordering::Release);
@@ -165,16 +170,16 @@ fn switches(clock: &Clock) {
         smp::start(1, || {
             vfp::on();
             while STOP.load(Ordering::Acquire) == 0 {
-                turns(1, USES_VFP.load(Ordering::Acquire) == 1);
+                turns::<XEN>(1, USES_VFP.load(Ordering::Acquire) == 1);
                 TURNS.fetch_add(1, Ordering::AcqRel);
             }
         });
         timer::wait(10_000_000, || {
-            turns(1, false);
+            turns::<XEN>(1, false);
             TURNS.load(Ordering::Acquire).wrapping_sub(before) > 2
         });
         let before = TURNS.load(Ordering::Acquire);
-        let passed = clock.time(|| turns(N, use_vfp)) as i64;
+        let passed = clock.time(|| turns::<XEN>(N, use_vfp)) as i64;
         let taken = TURNS.load(Ordering::Acquire).wrapping_sub(before);
         STOP.store(1, Ordering::Release);
         let _ = smp::wait_off(1);
