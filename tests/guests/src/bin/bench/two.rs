@@ -5,6 +5,7 @@
 use crate::{Clock, latency, report, skip, wanted};
 use bare::gic::{self, gicd};
 use bare::machine::{has, machine};
+use bare::timer::Timer;
 use bare::{armillary, cpu, psci, smp, timer, vfp, xen};
 use core::arch::asm;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -28,7 +29,7 @@ struct Rally {
 pub(super) fn all(clock: &Clock) {
     let shared = has("one_cpu");
     let names: &[&str] = if shared {
-        &["ipi_one_cpu", "vcpu_switch", "vfp_first_use"]
+        &["ipi_one_cpu", "vcpu_switch", "vfp_first_use", "wakeup"]
     } else {
         &["ipi_two_cpus_wfi", "ipi_two_cpus_spin", "cpu_on"]
     };
@@ -46,10 +47,24 @@ pub(super) fn all(clock: &Clock) {
     if shared {
         round_trips(&clock, "ipi_one_cpu", true);
         switches(&clock);
+        wakeup(&clock);
     } else {
         round_trips(&clock, "ipi_two_cpus_wfi", true);
         round_trips(&clock, "ipi_two_cpus_spin", false);
         cpu_on(&clock);
+    }
+}
+
+/// The timer's deadline to the handler in WFI where its CPU is the other vCPU's, too, which waits as well.
+fn wakeup(clock: &Clock) {
+    if wanted("wakeup") {
+        smp::start(1, || {
+            loop {
+                cpu::wfi();
+            }
+        });
+        timer::delay(100);
+        latency::timer(clock, "wakeup", Timer::Virtual, 100, true);
     }
 }
 
