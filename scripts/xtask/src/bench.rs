@@ -63,7 +63,7 @@ struct Run {
     words: &'static str,
 }
 
-const RUNS: [Run; 5] = [
+const RUNS: [Run; 6] = [
     Run {
         source: Source::Alone,
         cpus: 1,
@@ -93,6 +93,12 @@ const RUNS: [Run; 5] = [
         cpus: 1,
         vcpus: 2,
         words: "one_cpu only=vcpu_switch",
+    },
+    Run {
+        source: Source::Wakeup,
+        cpus: 1,
+        vcpus: 2,
+        words: "one_cpu only=wakeup",
     },
 ];
 
