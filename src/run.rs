@@ -115,7 +115,7 @@ struct Turns {
     priority: u8,
     /// How many are ready, whatever their priority.
     ready: u32,
-    /// How many are on.
+    /// How many are on; one with a reservation counts twice.
     on: u32,
     /// When something is due for one that does not run, ticks.
     due: u64,
@@ -248,7 +248,8 @@ impl Cpu {
                 }
                 _ => {}
             }
-            on += 1;
+            // What it waited in WFI alone would be taken from its reservation.
+            on += 1 + u32::from(vcpu.bounded);
         }
         let turns = &mut self.turns;
         (turns.next, turns.priority, turns.ready) = (next, priority, ready);
@@ -482,7 +483,10 @@ impl Cpu {
             }
         };
         turns.next += 1;
-        self.next = index + 1;
+        // One that goes before others does not change whose turn it is among them.
+        if turns.queue.len() == turns.ready as usize {
+            self.next = index + 1;
+        }
         Some(index)
     }
 
@@ -555,6 +559,15 @@ impl Cpu {
         }
     }
 
+    /// Keeps the rest of its slice for vCPU `index`, and its turn.
+    #[inline(never)]
+    fn cut_short(&mut self, index: usize) {
+        self.next = index;
+        if self.slice_end != NEVER {
+            self.vcpus[index].rest = self.slice_end.wrapping_sub(self.now);
+        }
+    }
+
     /// What the vCPU that runs may do depends on whether it has its CPU to itself. Whether it goes on:
     /// not where one of a higher priority is ready, or one that should be elsewhere.
     #[inline(always)]
@@ -565,6 +578,7 @@ impl Cpu {
         let turns = &self.turns;
         let vcpu = &self.vcpus[index];
         if vcpu.priority < turns.priority {
+            self.cut_short(index);
             return false;
         }
         if turns.ready > 1 && balance::several() && self.spare(Some(index)).is_some() {
@@ -575,7 +589,9 @@ impl Cpu {
         if turns.queue.len() < 2 {
             self.slice_end = NEVER;
         } else if self.slice_end == NEVER {
-            self.slice_end = self.now + self.vcpus[index].vm.slice;
+            let vcpu = &mut self.vcpus[index];
+            let rest = core::mem::take(&mut vcpu.rest);
+            self.slice_end = self.now + if rest != 0 { rest } else { vcpu.vm.slice };
         }
         Live::trap_wfi(!alone);
         self.set_deadline();

@@ -115,6 +115,8 @@ pub struct Vcpu {
     pub priority: u8,
     /// Whether what its VM may take is bounded.
     pub bounded: bool,
+    /// What is left of a slice that one of a higher priority has cut short, ticks; 0: nothing.
+    pub rest: u64,
     /// Its physical timer, which is emulated.
     pub timer: Timer,
     /// Loads and stores that could not be performed, UNPREDICTABLE ones among them, and the last one.
@@ -157,6 +159,7 @@ impl Vcpu {
             dropped: false,
             priority,
             bounded,
+            rest: 0,
             timer,
             refused: (0, None),
             pending: None,

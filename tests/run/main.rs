@@ -116,7 +116,9 @@ const TESTS: &[Test] = tests! {
         a_vcpu_without_vfp_moves_none
         registers_come_back_after_another_vcpu_ran
         the_highest_priority_that_is_ready_runs
+        one_that_preempts_leaves_the_others_their_turns
         a_reservation_bounds_what_a_vm_takes
+        waiting_takes_nothing_from_a_reservation
         a_vm_that_is_paused_runs_on_when_it_is_resumed
         a_cpu_with_nothing_to_do_takes_from_one_that_has_too_much
         a_vcpu_stays_on_the_cpus_that_it_may_run_on
