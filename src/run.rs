@@ -559,15 +559,6 @@ impl Cpu {
         }
     }
 
-    /// Keeps the rest of its slice for vCPU `index`, and its turn.
-    #[inline(never)]
-    fn cut_short(&mut self, index: usize) {
-        self.next = index;
-        if self.slice_end != NEVER {
-            self.vcpus[index].rest = self.slice_end.wrapping_sub(self.now);
-        }
-    }
-
     /// What the vCPU that runs may do depends on whether it has its CPU to itself. Whether it goes on:
     /// not where one of a higher priority is ready, or one that should be elsewhere.
     #[inline(always)]
@@ -578,7 +569,9 @@ impl Cpu {
         let turns = &self.turns;
         let vcpu = &self.vcpus[index];
         if vcpu.priority < turns.priority {
-            self.cut_short(index);
+            // It keeps its turn, and the rest of its slice if that had an end.
+            self.next = index;
+            self.vcpus[index].rest = self.slice_end.wrapping_sub(self.now);
             return false;
         }
         if turns.ready > 1 && balance::several() && self.spare(Some(index)).is_some() {
@@ -589,9 +582,10 @@ impl Cpu {
         if turns.queue.len() < 2 {
             self.slice_end = NEVER;
         } else if self.slice_end == NEVER {
-            let vcpu = &mut self.vcpus[index];
-            let rest = core::mem::take(&mut vcpu.rest);
-            self.slice_end = self.now + if rest != 0 { rest } else { vcpu.vm.slice };
+            let vcpu = &mut *self.vcpus[index];
+            let (slice, rest) = (vcpu.vm.slice, core::mem::take(&mut vcpu.rest));
+            let cut = rest.wrapping_sub(1) < slice;
+            self.slice_end = self.now + if cut { rest } else { slice };
         }
         Live::trap_wfi(!alone);
         self.set_deadline();

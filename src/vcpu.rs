@@ -115,7 +115,7 @@ pub struct Vcpu {
     pub priority: u8,
     /// Whether what its VM may take is bounded.
     pub bounded: bool,
-    /// What is left of a slice that one of a higher priority has cut short, ticks; 0: nothing.
+    /// What is left of a slice that one of a higher priority has cut short, ticks; 0, or more than a slice: nothing.
     pub rest: u64,
     /// Its physical timer, which is emulated.
     pub timer: Timer,

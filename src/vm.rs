@@ -361,9 +361,9 @@ impl Vm {
             unassigned: Unassigned::default(),
             serves: AtomicBool::new(true),
             slice: ticks(config.policy.slice_us),
+            up: AtomicBool::new(!config.hold),
             config,
             reservation,
-            up: AtomicBool::new(true),
             halted: AtomicU32::new(0),
             restarts: Mutex::default(),
             last_loaded: Default::default(),
@@ -373,10 +373,12 @@ impl Vm {
             state: Mutex::new(state),
         });
         VMS.lock().push(Arc::downgrade(&vm));
-        let up = UP.fetch_add(1, Ordering::Relaxed) + 1;
-        console::set_named(up > 1);
-        if up == 1 {
-            vm.focus();
+        if vm.is_up() {
+            let up = UP.fetch_add(1, Ordering::Relaxed) + 1;
+            console::set_named(up > 1);
+            if up == 1 {
+                vm.focus();
+            }
         }
         Ok(vm)
     }
@@ -476,17 +478,15 @@ impl Vm {
         })
     }
 
-    /// Starts a VM that is held; whether it is one. What has been placed anew its device tree says.
-    #[must_use]
-    pub fn release(&self) -> bool {
-        self.config.hold && !self.state().begun && self.begin("started")
-    }
-
     /// Starts the first vCPU.
     pub fn start(&self) {
         self.state().begun = true;
+        let mut state = self.state();
+        // From now on it is asked to stop, too; it may have been before.
+        state.power.started(0);
+        let stop = state.stop.map_or(0, |_| request::STOP);
         if let Some(link) = self.links.first() {
-            link.request(request::START);
+            link.request(request::START | stop);
         }
     }
 
@@ -500,15 +500,19 @@ impl Vm {
         }
     }
 
-    /// Asks all vCPUs to leave, for what `stop` says; the first reason stands.
-    pub fn stop(&self, stop: Stop) {
+    /// Asks all vCPUs to leave, for what `stop` says; the first reason stands. Whether it is up.
+    pub fn stop(&self, stop: Stop) -> bool {
         let mut state = self.state();
-        state.stop.get_or_insert(stop);
-        for (index, link) in self.links.iter().enumerate() {
-            if state.power.cpu(index) != CpuPower::Off {
-                link.request(request::STOP);
+        let up = self.is_up();
+        if up {
+            state.stop.get_or_insert(stop);
+            for (index, link) in self.links.iter().enumerate() {
+                if state.power.cpu(index) != CpuPower::Off {
+                    link.request(request::STOP);
+                }
             }
         }
+        up
     }
 
     /// Whether its vCPUs may run.
@@ -758,28 +762,28 @@ impl Vm {
             machine::power_off();
         }
         console::set_named(up > 1);
+        {
+            let mut state = self.state();
+            state.stop = None;
+            self.up.store(false, Ordering::SeqCst);
+        }
         if FOCUS.load(Ordering::Relaxed) == self.id {
             focus_next();
         }
-        self.up.store(false, Ordering::SeqCst);
         if self.is_doomed() {
             self.ask_all(request::DROP);
         }
     }
 
-    /// Starts it after it has been off; whether it was, and could be loaded.
+    /// Starts it where it is off or held; whether it is, and could be loaded. What has been placed anew its
+    /// device tree says.
     pub fn start_again(&self) -> bool {
-        let is = |was, is| {
-            let result = self
-                .up
-                .compare_exchange(was, is, Ordering::SeqCst, Ordering::SeqCst);
-            result.is_ok()
-        };
-        if self.is_doomed() || !is(false, true) {
+        if self.is_doomed() || self.up.swap(true, Ordering::SeqCst) {
             return false;
         }
         console::set_named(UP.fetch_add(1, Ordering::AcqRel) > 0);
-        let begun = self.begin("started");
+        // It may have been destroyed meanwhile.
+        let begun = !self.is_doomed() && self.begin("started");
         if !begun {
             self.end();
         }
@@ -789,11 +793,7 @@ impl Vm {
     /// Ends it for good: its vCPUs are forgotten, and what it had is free once they are.
     pub fn destroy(&self) {
         self.halted.fetch_or(halt::DOOMED, Ordering::SeqCst);
-        if self.config.hold && !self.state().begun {
-            self.end();
-        } else if self.up.load(Ordering::SeqCst) {
-            self.stop(Stop::Off);
-        } else {
+        if !self.stop(Stop::Off) {
             self.ask_all(request::DROP);
         }
     }
@@ -966,10 +966,10 @@ pub fn focus_next() {
 
 /// What is typed.
 impl Vm {
-    /// Whether one of its vCPUs is on.
+    /// Whether it is neither off nor held: it has begun, or will without being started.
     #[must_use]
     pub fn is_up(&self) -> bool {
-        !self.state().power.all_off()
+        self.up.load(Ordering::SeqCst)
     }
 
     /// From now on what is typed goes to this VM.

@@ -445,9 +445,9 @@ pub(crate) fn a_vm_that_is_destroyed_leaves_nothing() {
     board.settle();
     board.soon();
     let before = mem::free_bytes();
-    // More lives than there are VMIDs.
-    for life in 0..300 {
-        let vm = board.add(config("goes", 4 * MIB), &[0]);
+    // Many more lives than there are VMIDs.
+    for life in 0..10_000 {
+        let vm = board.add(config("goes", 256 << 10), &[0]);
         board.vms.pop();
         for _ in 0..4 {
             board.step(0);
@@ -590,4 +590,34 @@ pub(crate) fn a_vm_without_control_manages_nobody() {
         });
         assert_eq!(guest.regs.r[0] as i32, -1);
     }
+}
+
+pub(crate) fn a_vm_that_is_stopped_while_it_begins_anew_stops() {
+    use armillary::vm::Stop;
+    let mut board = Board::two();
+    let vm = board.vms[0].clone();
+    // It has left and begun anew, and has not run yet.
+    assert!(vm.stop(Stop::Reset));
+    board.step(0);
+    assert!(vm.is_up(), "it is on its way");
+    assert!(!vm.start_again());
+    assert!(vm.stop(Stop::Off));
+    for _ in 0..4 {
+        board.step(0);
+    }
+    assert!(!vm.is_up() && is_off(&vm));
+    assert!(!vm.stop(Stop::Reset), "it is off");
+    // Nothing of that is left for its next life.
+    assert!(vm.start_again());
+    for _ in 0..6 {
+        board.step(0);
+    }
+    assert!(vm.is_up() && !is_off(&vm));
+    vm.destroy();
+    vm.destroy();
+    assert!(!vm.start_again(), "it is destroyed");
+    for _ in 0..4 {
+        board.step(0);
+    }
+    assert!(!vm.is_up() && board.vms[1].is_up());
 }
