@@ -159,20 +159,59 @@ const SECOND_UART: &str = concat!(
 );
 const UART_MODEL: &str = "kernel=guest:model,memory=16M,name=model";
 
-/// Sixteen VMs that count what they get of a CPU.
-const SIXTEEN: [&str; 16] = ["kernel=guest:share,memory=16M"; 16];
+/// Sixteen VMs that count what they get of the CPUs, and four of eight vCPUs each.
+const SIXTEEN: [&str; 16] = ["kernel=guest:share,memory=16M,append=from=300"; 16];
+const FOUR: [&str; 4] = ["kernel=guest:share,memory=16M,cpus=8,append=from=300"; 4];
+const SIXTEEN_LATER: [&str; 16] = ["kernel=guest:share,memory=16M,append=from=1500 for=1500"; 16];
+const FOUR_LATER: [&str; 4] = ["kernel=guest:share,memory=16M,cpus=8,append=from=1500 for=1500"; 4];
 
-/// Whether `count` VMs got the same, within 2 %.
-fn even(text: &str, count: usize) -> Result<(), String> {
-    let shares = text.lines().filter_map(|line| {
-        let (_, share) = line.split_once("SHARE ")?;
-        share.split(' ').nth(1)?.trim().parse::<u32>().ok()
+/// VMs on several CPUs, where time is the host's, all make progress.
+const PROGRESS: Case = Case {
+    expect: Expect::Ends(&["TOTAL", "every VM is off"]),
+    check: Some(|text| {
+        let rounds = numbers(text, r"SHARE \d+ (\d+)$")?;
+        if rounds.is_empty() || rounds.contains(&0.0) {
+            return Err(format!("what each vCPU has done: {rounds:?}"));
+        }
+        Ok(())
+    }),
+    icount: false,
+    ..GUESTS
+};
+
+/// Each of `count` VMs got what it asked for, in thousandths of the CPU, within 2 %; all the same where they ask for nothing.
+fn shares(text: &str, count: usize) -> Result<(), String> {
+    let totals = numbers(text, r"TOTAL (\d+)")?;
+    let asked = numbers(text, r"TOTAL \d+ (\d+)")?;
+    let sum: f64 = totals.iter().sum();
+    let right = totals.iter().zip(&asked).all(|(total, asked)| {
+        let part = if *asked == 0.0 {
+            1.0 / count as f64
+        } else {
+            asked / 1000.0
+        };
+        (total / (sum * part) - 1.0).abs() < 0.02
     });
-    let shares: Vec<u32> = shares.collect();
-    let (least, most) = (shares.iter().min(), shares.iter().max());
-    match (least, most) {
-        (Some(least), Some(most)) if shares.len() == count && most - least <= most / 50 => Ok(()),
-        _ => Err(format!("shares are {shares:?}")),
+    if right && totals.len() == count && asked.len() == count {
+        Ok(())
+    } else {
+        Err(format!("of shares {asked:?} came {totals:?}"))
+    }
+}
+
+/// The VM with a period of 1 ms did all of its jobs in time, though three others kept the hypervisor busy as best they could.
+fn in_time(text: &str) -> Result<(), String> {
+    let late = numbers(text, r"LATE (\d+)")?;
+    let jobs = numbers(text, r"LATE 0 of (\d+)")?;
+    let rounds = numbers(text, r"FLOOD (\d+)")?;
+    let interrupts: f64 = numbers(text, r"FLOOD \d+ (\d+)")?.iter().sum();
+    let busy = rounds.len() == 3 && rounds.iter().all(|&n| n > 100.0) && interrupts > 100_000.0;
+    if jobs.iter().all(|&n| n > 990.0) && jobs.len() == 1 && busy {
+        Ok(())
+    } else {
+        Err(format!(
+            "late {late:?}, rounds {rounds:?}, {interrupts} interrupts"
+        ))
     }
 }
 
@@ -412,6 +451,26 @@ const CASES: &[Case] = &[
         ..GUESTS
     },
     Case {
+        name: "guests::registers_of_two_vms_that_do_what_harm_they_can",
+        vms: &[
+            "kernel=guest:registers,memory=32M,append=harm seed=1,name=one",
+            "kernel=guest:registers,memory=32M,append=harm seed=2,name=two",
+        ],
+        ..GUESTS
+    },
+    Case {
+        name: "guests::registers_of_two_vms_that_do_what_harm_they_can_on_two_cpus",
+        vms: &[
+            "kernel=guest:registers,memory=32M,cpus=2,append=harm seed=1,name=one",
+            "kernel=guest:registers,memory=32M,cpus=2,append=harm seed=2,name=two",
+            "kernel=guest:canary,memory=32M,append=seed=3 stride=64,name=memory",
+        ],
+        smp: 2,
+        icount: false,
+        checked: true,
+        ..GUESTS
+    },
+    Case {
         name: "guests::vfp",
         vms: &["kernel=guest:vfp,memory=64M"],
         ..GUESTS
@@ -495,10 +554,67 @@ const CASES: &[Case] = &[
         ..GUESTS
     },
     Case {
-        name: "guests::shares_of_sixteen_vms_are_even",
+        name: "shares::of_sixteen_vms_are_even",
         vms: &SIXTEEN,
         expect: Expect::Ends(&["SHARE"]),
-        check: Some(|text| even(text, 16)),
+        check: Some(|text| shares(text, 16)),
+        ..GUESTS
+    },
+    Case {
+        name: "shares::of_four_vms_with_eight_vcpus_are_even",
+        vms: &FOUR,
+        expect: Expect::Ends(&["SHARE"]),
+        check: Some(|text| shares(text, 4)),
+        ..GUESTS
+    },
+    Case {
+        name: "shares::are_what_reservations_say",
+        vms: &[
+            "kernel=guest:share,memory=16M,append=from=200 asked=500,with=tests/guests/half.dts",
+            "kernel=guest:share,memory=16M,append=from=200 asked=200,with=tests/guests/fifth.dts",
+            "kernel=guest:share,memory=16M,append=from=200 asked=150",
+            "kernel=guest:share,memory=16M,append=from=200 asked=150",
+        ],
+        expect: Expect::Ends(&["SHARE"]),
+        check: Some(|text| shares(text, 4)),
+        ..GUESTS
+    },
+    Case {
+        name: "shares::sixteen_vms_make_progress_on_two_cpus",
+        vms: &SIXTEEN_LATER,
+        smp: 2,
+        ..PROGRESS
+    },
+    Case {
+        name: "shares::sixteen_vms_make_progress_on_four_cpus",
+        vms: &SIXTEEN_LATER,
+        smp: 4,
+        soak: true,
+        ..PROGRESS
+    },
+    Case {
+        name: "shares::thirty_two_vcpus_make_progress_on_two_cpus",
+        vms: &FOUR_LATER,
+        smp: 2,
+        soak: true,
+        ..PROGRESS
+    },
+    Case {
+        name: "shares::thirty_two_vcpus_make_progress_on_four_cpus",
+        vms: &FOUR_LATER,
+        smp: 4,
+        ..PROGRESS
+    },
+    Case {
+        name: "shares::a_period_of_a_millisecond_is_kept_beside_three_floods",
+        vms: &[
+            "kernel=guest:share,memory=16M,append=from=100 period=1000,with=tests/guests/real-time.dts,name=real",
+            "kernel=guest:flood,memory=16M,append=interrupts until=1100,name=interrupts",
+            "kernel=guest:flood,memory=16M,append=calls exits until=1100,name=exits",
+            "kernel=guest:flood,memory=16M,append=console until=1100,name=console",
+        ],
+        expect: Expect::Ends(&["LATE"]),
+        check: Some(in_time),
         ..GUESTS
     },
     Case {
