@@ -500,12 +500,14 @@ impl Vm {
         }
     }
 
-    /// Asks all vCPUs to leave, for what `stop` says; the first reason stands. Whether it is up.
+    /// Asks all vCPUs to leave, for what `stop` says; the first reason stands. Whether it is up. Paused it is
+    /// no longer, unless it is again before it begins anew.
     pub fn stop(&self, stop: Stop) -> bool {
         let mut state = self.state();
         let up = self.is_up();
         if up {
             state.stop.get_or_insert(stop);
+            self.halted.fetch_and(!halt::PAUSED, Ordering::Relaxed);
             for (index, link) in self.links.iter().enumerate() {
                 if state.power.cpu(index) != CpuPower::Off {
                     link.request(request::STOP);
@@ -850,7 +852,6 @@ impl Vm {
         }
         self.serves.store(true, Ordering::Release);
         self.tell(how);
-        self.halted.fetch_and(!halt::PAUSED, Ordering::Relaxed);
         self.start();
         true
     }

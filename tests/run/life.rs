@@ -592,6 +592,25 @@ pub(crate) fn a_vm_without_control_manages_nobody() {
     }
 }
 
+pub(crate) fn a_vm_that_is_paused_while_it_begins_anew_waits() {
+    use armillary::vm::Stop;
+    let mut board = Board::two();
+    let vms = board.vms.clone();
+    vms[0].pause();
+    assert!(vms[0].stop(Stop::Reset));
+    assert!(!vms[0].is_paused());
+    vms[0].pause();
+    for _ in 0..8 {
+        let guest = board.next(0);
+        assert!(guest.is_none_or(|guest| guest.vttbr == vms[1].vttbr(0)));
+    }
+    assert!(vms[0].is_paused());
+    vms[0].resume();
+    let guest = (0..4).filter_map(|_| board.next(0));
+    let begun = guest.filter(|guest| guest.vttbr == vms[0].vttbr(0)).next();
+    assert_started(&vms[0], &begun.expect("the guest, anew"));
+}
+
 pub(crate) fn a_vm_that_is_stopped_while_it_begins_anew_stops() {
     use armillary::vm::Stop;
     let mut board = Board::two();

@@ -150,6 +150,7 @@ const TESTS: &[Test] = tests! {
         a_vm_that_wants_too_much_memory_is_refused_by_name_and_nothing_is_lost
         a_vm_that_is_destroyed_leaves_nothing
         a_vm_that_is_off_starts_again
+        a_vm_that_is_paused_while_it_begins_anew_waits
         a_vm_that_is_stopped_while_it_begins_anew_stops
         a_vm_that_crashes_begins_anew_a_few_times
         a_vm_with_control_manages_another
