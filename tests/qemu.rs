@@ -215,6 +215,85 @@ fn in_time(text: &str) -> Result<(), String> {
     }
 }
 
+/// VMs to which a last one with control does whatever it can: guests that tell it of each round of theirs, one with little time of
+/// a high priority, one on one CPU alone, and two that are busy.
+macro_rules! deeds {
+    ($append:literal $(, $more:literal)*) => {
+        &[
+            "kernel=guest:pulse,memory=8M,name=a,with=tests/guests/pulse-bounded.dts",
+            "kernel=guest:pulse,memory=4M,cpus=2,name=b,with=tests/guests/pulse.dts",
+            "kernel=guest:pulse,memory=4M,cpus=4,name=c,with=tests/guests/pulse.dts",
+            "kernel=guest:pulse,memory=4M,name=d,with=tests/guests/pulse-pinned.dts",
+            $($more,)*
+            concat!(
+                "kernel=guest:control,memory=4M,name=control,with=tests/guests/control.dts,append=",
+                $append
+            ),
+        ]
+    };
+    (busy $append:literal $(, $more:literal)*) => {
+        deeds!(
+            $append,
+            "kernel=guest:flood,memory=4M,append=interrupts calls until=100000000,name=e",
+            "kernel=guest:flood,memory=4M,append=exits console until=100000000,name=f"
+            $(, $more)*
+        )
+    };
+}
+
+const LIFE: Case = Case {
+    expect: Expect::Ends(&["every VM is off"]),
+    check: Some(|text| lives(text, 20)),
+    ..GUESTS
+};
+
+/// One VM starts some thousand times, and another with two vCPUs goes on.
+macro_rules! again {
+    ($rounds:literal) => {
+        Case {
+            vms: &[
+                "kernel=guest:pulse,memory=4M,name=goes,with=tests/guests/pulse.dts",
+                "kernel=guest:pulse,memory=4M,cpus=2,name=stays,with=tests/guests/pulse.dts",
+                concat!(
+                    "kernel=guest:control,memory=4M,name=control,with=tests/guests/control.dts,append=only=again vms=2 rounds=",
+                    $rounds
+                ),
+            ],
+            check: Some(|text| {
+                lives(text, 8)?;
+                match numbers(text, r"GAP of VM 1: (\d+) us")?[..] {
+                    [gap] if gap < 11_000.0 => Ok(()),
+                    ref gaps => Err(format!("between two rounds of 10 ms: {gaps:?} us")),
+                }
+            }),
+            ..LIFE
+        }
+    };
+}
+
+/// The guest with control has found nothing wrong, and memory is free as at first at each start and end of a VM, with `mib` MiB
+/// more in the end: those of all that were destroyed.
+fn lives(text: &str, mib: u32) -> Result<(), String> {
+    report::no_failure(text)?;
+    each(
+        text,
+        &[
+            r"PASS (others_live|one_starts)",
+            "SUMMARY 1 passed, 0 failed",
+        ],
+    )?;
+    let free = numbers(text, r"^\[info\] \S+: [a-z]+ \((\d+) KiB free\)$")?;
+    let gained = free
+        .last()
+        .zip(free.first())
+        .map(|(last, first)| last - first);
+    if gained == Some(f64::from(mib << 10)) && free.is_sorted() && free.len() > 20 {
+        Ok(())
+    } else {
+        Err(format!("KiB free: {:?} to {:?}", free.first(), free.last()))
+    }
+}
+
 /// A VM with nothing wrong, beside one that has.
 const GOOD: &str = "kernel=guest:hello,append=once,memory=16M,name=good";
 
@@ -693,6 +772,49 @@ const CASES: &[Case] = &[
         typed: &[("(?m)^> ", "good day\r"), ("You said: good day\n", "off\r")],
         expect: Expect::Ends(&["You said: good day", "Good-bye"]),
         ..PLAIN
+    },
+    // What a VM with control does to others, in turn and at random.
+    Case {
+        name: "life::a_vm_starts_two_thousand_times_and_another_does_not_notice",
+        ..again!("2000")
+    },
+    Case {
+        name: "life::a_vm_starts_ten_thousand_times_and_another_does_not_notice",
+        seconds: 1800,
+        soak: true,
+        ..again!("10000")
+    },
+    Case {
+        name: "life::vms_live_through_whatever_is_done_to_them",
+        vms: deeds!("only=random vms=4 for=8000"),
+        ..LIFE
+    },
+    Case {
+        name: "life::vms_live_through_whatever_is_done_to_them_on_two_cpus",
+        vms: deeds!(busy "only=random vms=6 for=15000 patience=30000"),
+        check: Some(|text| lives(text, 28)),
+        smp: 2,
+        icount: false,
+        checked: true,
+        ..LIFE
+    },
+    Case {
+        name: "life::vms_live_through_half_an_hour_of_it",
+        vms: deeds!("only=random vms=4 for=1800000 pause=100"),
+        seconds: 4 * 3600,
+        soak: true,
+        ..LIFE
+    },
+    Case {
+        name: "life::vms_live_through_half_an_hour_of_it_on_four_cpus",
+        vms: deeds!(busy "only=random vms=7 for=1800000 pause=1000 patience=60000",
+            "linux,memory=64M,cpus=2,name=g"),
+        check: Some(|text| lives(text, 28 + 64)),
+        smp: 4,
+        icount: false,
+        seconds: 3600,
+        soak: true,
+        ..LIFE
     },
     // Linux, from Debian's packages: kinds of machines.
     Case {
