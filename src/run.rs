@@ -271,7 +271,11 @@ impl Cpu {
         if bounded && !self.begin_bounded(index) {
             return;
         }
-        self.turn(index);
+        if self.vcpus[index].leaving {
+            self.scrub(index);
+        } else {
+            self.turn(index);
+        }
         self.now = machine::now();
         if bounded {
             self.spent = NEVER;
@@ -500,21 +504,50 @@ impl Cpu {
         balance::idles(self.index);
         self.set_deadline();
         machine::wait();
+        self.take_interrupt();
+    }
+
+    /// Takes an interrupt while no guest runs; whether there is something to do.
+    #[inline(never)]
+    fn take_interrupt(&mut self) -> bool {
         let loaded = self.loaded.map(|index| &mut *self.vcpus[index]);
-        match irq::take(loaded) {
+        let interrupt = irq::take(loaded);
+        match interrupt {
             Interrupt::Console => monitor::input(),
             Interrupt::Deadline => monitor::tick(),
             Interrupt::None | Interrupt::Kick => {}
         }
         // Whatever it was, the vCPU that is live may have something pending now.
         if let Some(index) = self.loaded
-            && matches!(self.vcpus[index].state, State::Waiting(_))
+            && let vcpu = &mut *self.vcpus[index]
+            && matches!(vcpu.state, State::Waiting(_))
         {
-            self.vcpus[index].update_timer();
-            if self.vcpus[index].pending() {
-                self.vcpus[index].state = State::Ready;
+            vcpu.update_timer();
+            if vcpu.pending() {
+                vcpu.state = State::Ready;
+                self.changed = true;
+                return true;
             }
         }
+        interrupt != Interrupt::None
+    }
+
+    /// Scrubs the memory of a VM that vCPU `index` has left as the last one, until there is something else to do.
+    #[cold]
+    #[inline(never)]
+    fn scrub(&mut self, index: usize) {
+        self.slice_end = self.now + self.vcpus[index].vm.slice;
+        self.set_deadline();
+        while !self.vcpus[index].vm.scrub() {
+            if self.take_interrupt() {
+                self.wake_due();
+                return;
+            }
+        }
+        self.changed = true;
+        let vcpu = &mut *self.vcpus[index];
+        (vcpu.leaving, vcpu.state) = (false, State::Off);
+        vcpu.vm.finish();
     }
 
     /// Makes the vCPUs ready whose deadlines have come; whether there are any.
@@ -767,9 +800,13 @@ impl Cpu {
         self.changed = true;
         self.forget(index);
         let vcpu = &mut self.vcpus[index];
-        if starting || vcpu.state != State::Off {
-            vcpu.state = State::Off;
-            vcpu.vm.left(vcpu.index);
+        if !vcpu.leaving && (starting || vcpu.state != State::Off) {
+            vcpu.leaving = vcpu.vm.left(vcpu.index);
+            vcpu.state = if vcpu.leaving {
+                State::Ready
+            } else {
+                State::Off
+            };
         }
     }
 }

@@ -115,6 +115,8 @@ pub struct Vcpu {
     pub priority: u8,
     /// Whether what its VM may take is bounded.
     pub bounded: bool,
+    /// Whether it has left as the last of its VM, whose memory it scrubs in its turns.
+    pub leaving: bool,
     /// What is left of a slice that one of a higher priority has cut short, ticks; 0, or more than a slice: nothing.
     pub rest: u64,
     /// Its physical timer, which is emulated.
@@ -159,6 +161,7 @@ impl Vcpu {
             dropped: false,
             priority,
             bounded,
+            leaving: false,
             rest: 0,
             timer,
             refused: (0, None),

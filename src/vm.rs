@@ -4,8 +4,8 @@
 //! alone, by [`Vm::lock`]; whoever holds it may take those of the console and of the free frames, in
 //! that order, and no other VM's. A [`Link`]'s are taken with nothing else held.
 //!
-//! **Life.** A VM stops when its vCPUs have all left their guests: [`Vm::stop`] asks them to, and the
-//! CPU that takes the last one out does what was asked for.
+//! **Life.** A VM stops when its vCPUs have all left their guests: [`Vm::stop`] asks them to. The last one
+//! keeps its place among those that take turns until the memory is scrubbed; then comes what was asked for.
 
 use crate::bus::{Unplaced, interrupt};
 use crate::decode::Instruction;
@@ -500,13 +500,13 @@ impl Vm {
         }
     }
 
-    /// Asks all vCPUs to leave, for what `stop` says; the first reason stands. Whether it is up. Paused it is
-    /// no longer, unless it is again before it begins anew.
+    /// Asks all vCPUs to leave, for what `stop` says; the first reason stands, or that it is to be off. Whether it is up.
+    /// Paused it is no longer, unless it is again before it begins anew.
     pub fn stop(&self, stop: Stop) -> bool {
         let mut state = self.state();
         let up = self.is_up();
         if up {
-            state.stop.get_or_insert(stop);
+            state.stop = state.stop.filter(|_| stop != Stop::Off).or(Some(stop));
             self.halted.fetch_and(!halt::PAUSED, Ordering::Relaxed);
             for (index, link) in self.links.iter().enumerate() {
                 if state.power.cpu(index) != CpuPower::Off {
@@ -521,7 +521,7 @@ impl Vm {
     #[inline(always)]
     #[must_use]
     pub fn runs(&self) -> bool {
-        self.halted.load(Ordering::Relaxed) == 0
+        self.halted.load(Ordering::Relaxed) & !halt::DOOMED == 0
     }
 
     /// Lets none of its vCPUs run until [`resume`](Self::resume). Time passes for it.
@@ -732,27 +732,38 @@ impl Vm {
         state.starts.get(index).copied().unwrap_or_default()
     }
 
-    /// vCPU `index` has left for good. If it was the last, the VM ends or begins anew.
-    pub fn left(&self, index: usize) {
+    /// vCPU `index` has left for good; whether it was the last, which has to [`scrub`](Self::scrub).
+    pub fn left(&self, index: usize) -> bool {
+        let mut state = self.state();
+        state.power.stopped(index);
+        let last = state.power.all_off();
+        drop(state);
+        if last {
+            self.stop_serving();
+        }
+        last
+    }
+
+    /// Scrubs a part of its memory; whether that is done, and it may [`finish`](Self::finish).
+    pub fn scrub(&self) -> bool {
+        self.state().memory.ram.scrub()
+    }
+
+    /// It ends or begins anew.
+    pub fn finish(&self) {
         let stop = {
             let mut state = self.state();
-            state.power.stopped(index);
-            if !state.power.all_off() {
-                return;
-            }
+            state.forget_input();
             state.stop.take().unwrap_or(Stop::Off)
         };
-        self.stop_serving();
         let again = match stop {
             Stop::Off => false,
             Stop::Reset => true,
             Stop::Crash => self.config.policy.on_crash == OnCrash::Restart && self.may_restart(),
         };
-        self.scrub();
-        if again && !self.is_doomed() && self.begin("reset") {
-            return;
+        if !again || self.is_doomed() || !self.begin("reset") {
+            self.end();
         }
-        self.end();
     }
 
     /// It is off.
@@ -826,12 +837,6 @@ impl Vm {
             self.name(),
             mem::free_bytes() / 1024
         );
-    }
-
-    fn scrub(&self) {
-        let mut state = self.state();
-        state.memory.ram.scrub();
-        state.forget_input();
     }
 
     /// Loads it into memory that is scrubbed, and starts its first vCPU; whether it could be loaded.

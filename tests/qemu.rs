@@ -775,8 +775,8 @@ const CASES: &[Case] = &[
     },
     // What a VM with control does to others, in turn and at random.
     Case {
-        name: "life::a_vm_starts_two_thousand_times_and_another_does_not_notice",
-        ..again!("2000")
+        name: "life::a_vm_starts_a_thousand_times_and_another_does_not_notice",
+        ..again!("1000")
     },
     Case {
         name: "life::a_vm_starts_ten_thousand_times_and_another_does_not_notice",
@@ -785,13 +785,26 @@ const CASES: &[Case] = &[
         ..again!("10000")
     },
     Case {
+        name: "life::a_period_of_a_millisecond_is_kept_while_a_vm_starts_again_and_again",
+        vms: &[
+            "kernel=guest:pulse,memory=64M,name=goes,with=tests/guests/pulse.dts",
+            "kernel=guest:control,memory=4M,name=control,with=tests/guests/control.dts,append=only=again vms=1 rounds=100",
+            "kernel=guest:share,memory=4M,append=from=100 period=1000,with=tests/guests/real-time.dts,name=real",
+        ],
+        check: Some(|text| {
+            lives(text, 64)?;
+            each(text, &[r"LATE 0 of (99\d|1000),"])
+        }),
+        ..LIFE
+    },
+    Case {
         name: "life::vms_live_through_whatever_is_done_to_them",
-        vms: deeds!("only=random vms=4 for=8000"),
+        vms: deeds!("only=random vms=4 for=5000"),
         ..LIFE
     },
     Case {
         name: "life::vms_live_through_whatever_is_done_to_them_on_two_cpus",
-        vms: deeds!(busy "only=random vms=6 for=15000 patience=30000"),
+        vms: deeds!(busy "only=random vms=6 for=12000 patience=30000"),
         check: Some(|text| lives(text, 28)),
         smp: 2,
         icount: false,

@@ -338,6 +338,7 @@ pub(crate) fn vcpus_of_one_vm_on_two_cpus_stop_together() {
         0
     );
     board.step(1);
+    board.step(1);
     assert!(count(&test::events(), |event| matches!(event, Event::Zero { .. })) > 0);
     let first = board.soon().expect("the first vCPU, anew");
     assert_eq!(u64::from(first.regs.pc), ENTRY.0);

@@ -162,7 +162,7 @@ impl Others {
     fn watch(&mut self, until: u64, mut done: impl FnMut(&mut Self) -> bool) -> Outcome {
         let timer = Timer::Virtual;
         while now() < until && !done(self) {
-            timer.set_deadline(until.min(now() + milliseconds(10)));
+            timer.set_deadline(until.min(now() + milliseconds(1)));
             timer.set_control(ENABLE);
             // Masked, a pending interrupt ends WFI all the same.
             cpu::wfi();

@@ -11,6 +11,9 @@ use bare::timer::{self, ENABLE, Timer, physical_now};
 use bare::{armillary, console, cpu, exception, gic, mmio, println, psci};
 use core::sync::atomic::{AtomicU32, Ordering};
 
+/// A word of the command line, and a round of what it asks for.
+type Kind = (&'static str, fn(u32));
+
 static INTERRUPTS: AtomicU32 = AtomicU32::new(0);
 const TIMERS: [Timer; 2] = [Timer::Virtual, Timer::Physical];
 /// Between two interrupts of a timer, ticks: some instructions of the guest's own.
@@ -19,13 +22,13 @@ const SOON: u32 = 50;
 #[unsafe(no_mangle)]
 extern "C" fn main() -> ! {
     let until = u64::from(number("until", 3000)) * u64::from(timer::frequency() / 1000);
-    let kinds: [(&str, fn(u32)); 4] = [
+    const KINDS: [Kind; 4] = [
         ("interrupts", interrupt),
         ("calls", call),
         ("exits", exit),
         ("console", print),
     ];
-    let kinds = kinds.map(|(word, round)| (has(word), round));
+    let kinds = KINDS.map(|(word, round)| (has(word), round));
     gic::init();
     if has("interrupts") {
         exception::on_irq(count);

@@ -260,7 +260,7 @@ fn translations() -> Outcome {
     let ram = machine().memory;
     let virtual_section = SHARED + cpu::index() as u32;
     let before = mmu::section(virtual_section);
-    let own = [1, 2].map(|n| (ram.base + ram.size >> 20) - n - 2 * cpu::index() as u32);
+    let own = [1, 2].map(|n| ((ram.base + ram.size) >> 20) - n - 2 * cpu::index() as u32);
     for (section, n) in own.into_iter().zip(0..) {
         mmio::write(section << 20, pattern(n, 98));
     }
