@@ -109,8 +109,9 @@
 //!
 //! # Stopping
 //!
-//! PSCI, a crash or the operator asks with [`vm::Vm::stop`]. Each vCPU is asked to leave; the CPU
-//! that takes out the last one scrubs the RAM, and starts the VM again if it was a reset. A VM that is
+//! PSCI, a crash or the operator asks with [`vm::Vm::stop`]. Each vCPU is asked to leave; in the
+//! turns of the last one its CPU scrubs the RAM, with looks for interrupts in between, so that nobody waits for it
+//! who goes before that VM. Then the VM begins again if it was a reset. A VM that is
 //! off can be started again, or destroyed: then its vCPUs are dropped, and with the last one all that
 //! it had. When no VM
 //! is up the machine is powered off. A fault of the hypervisor's own is the one thing that is not a

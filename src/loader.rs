@@ -290,6 +290,7 @@ impl Memory {
                 ));
             }
         };
+        self.ram.begin();
         let bad = |why: ImageError| VmConfig::bad_module(kind, module, &why);
         let source = mem::module(module.range);
         let image = if kind == "firmware" {

@@ -165,8 +165,12 @@ pub struct Ram {
     lent: Option<Lent>,
     /// The block that was asked for last, address / 2 MiB, and the one where all of it is.
     recent: Cell<(u32, u32)>,
+    /// How much of it, from its start, has been scrubbed since it was in use.
+    scrubbed: u64,
 }
 
+/// Bytes that are scrubbed in one go.
+pub const PART: u64 = 64 << 10;
 /// No number of a block.
 const NO_BLOCK: u32 = u32::MAX;
 
@@ -176,6 +180,7 @@ impl Default for Ram {
             extents: Vec::new(),
             lent: None,
             recent: Cell::new((NO_BLOCK, 0)),
+            scrubbed: 0,
         }
     }
 }
@@ -463,17 +468,31 @@ impl Ram {
         })
     }
 
-    /// Zeroes everything; nothing is lent any more.
-    pub fn scrub(&mut self) {
+    /// It is in use from now on.
+    pub fn begin(&mut self) {
+        self.scrubbed = 0;
+    }
+
+    /// Zeroes the next [`PART`] of it, which is no longer in use, and nothing is lent any more; whether all is
+    /// zero.
+    pub fn scrub(&mut self) -> bool {
         self.take_back();
+        let mut done = self.scrubbed;
         for extent in &self.extents {
-            // SAFETY: as for `read`.
-            unsafe {
-                window::zero(extent.pa, extent.size);
-                // Whoever has it next may begin with its caches off.
-                window::clean(extent.pa, extent.size);
+            if done < extent.size {
+                let (pa, size) = (Pa(extent.pa.0 + done), PART.min(extent.size - done));
+                // SAFETY: as for `read`.
+                unsafe {
+                    window::zero(pa, size);
+                    // Whoever has it next may begin with its caches off.
+                    window::clean(pa, size);
+                }
+                self.scrubbed += size;
+                return false;
             }
+            done -= extent.size;
         }
+        true
     }
 
     /// Zeroes `size` bytes from `ipa` on.
@@ -579,7 +598,7 @@ impl Page for Words<'_> {
 
 impl Drop for Ram {
     fn drop(&mut self) {
-        self.scrub();
+        while !self.scrub() {}
         self.release(0);
     }
 }

@@ -294,7 +294,8 @@ impl Cpu {
                 }
                 State::Ready => {}
             }
-            on += 1;
+            // What it waited in WFI alone would be taken from its reservation.
+            on += 1 + u32::from(vcpu.bounded);
         }
         let turns = &mut self.turns;
         let (several, count) = (balance::several(), turns.queue.len());
@@ -320,9 +321,13 @@ impl Cpu {
             return;
         };
         vcpu.start_clock(since);
-        let bounded = vcpu.bounded;
+        let (bounded, leaving) = (vcpu.bounded, vcpu.leaving);
         if !bounded || self.begin_bounded(index) {
-            self.turn(index);
+            if leaving {
+                self.scrub(index);
+            } else {
+                self.turn(index);
+            }
         }
         self.now = machine::now();
         let Some(vcpu) = self.vcpus.get_mut(index) else {
@@ -619,8 +624,15 @@ impl Cpu {
         balance::runs(self.index, 0);
         self.set_deadline();
         machine::wait();
+        self.take_interrupt();
+    }
+
+    /// Takes an interrupt while no guest runs; whether there is something to do.
+    #[inline(never)]
+    fn take_interrupt(&mut self) -> bool {
         let loaded = self.vcpus.get_mut(self.loaded).map(|vcpu| &mut **vcpu);
-        match irq::take(loaded) {
+        let interrupt = irq::take(loaded);
+        match interrupt {
             Interrupt::Console => monitor::input(),
             Interrupt::Deadline => monitor::tick(),
             Interrupt::None | Interrupt::Kick => {}
@@ -632,8 +644,29 @@ impl Cpu {
             vcpu.update_timer();
             if vcpu.pending() {
                 vcpu.state = State::Ready;
+                self.changed = true;
+                return true;
             }
         }
+        interrupt != Interrupt::None
+    }
+
+    /// Scrubs the memory of a VM that vCPU `index` has left as the last one, until there is something else to do.
+    #[cold]
+    #[inline(never)]
+    fn scrub(&mut self, index: usize) {
+        self.slice_end = self.now + self.vcpus[index].vm.slice;
+        self.set_deadline();
+        while !self.vcpus[index].vm.scrub() {
+            if self.take_interrupt() {
+                self.wake_due();
+                return;
+            }
+        }
+        self.changed = true;
+        let vcpu = &mut *self.vcpus[index];
+        (vcpu.leaving, vcpu.state) = (false, State::Off);
+        vcpu.vm.finish();
     }
 
     /// Makes the vCPUs ready whose deadlines have come; whether there are any.
@@ -884,9 +917,13 @@ impl Cpu {
         self.changed = true;
         self.forget(index);
         let vcpu = &mut self.vcpus[index];
-        if starting || vcpu.state != State::Off {
-            vcpu.state = State::Off;
-            vcpu.vm.left(vcpu.index);
+        if !vcpu.leaving && (starting || vcpu.state != State::Off) {
+            vcpu.leaving = vcpu.vm.left(vcpu.index);
+            vcpu.state = if vcpu.leaving {
+                State::Ready
+            } else {
+                State::Off
+            };
         }
     }
 }

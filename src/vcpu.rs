@@ -113,6 +113,8 @@ pub struct Vcpu {
     pub served: u64,
     /// Since when it is on its CPU, ticks.
     pub came: u64,
+    /// Whether it has left as the last of its VM, whose memory it scrubs in its turns.
+    pub leaving: bool,
     /// Its physical timer, which is emulated.
     pub timer: Timer,
     /// Loads and stores that could not be performed, UNPREDICTABLE ones among them, and the last one.
@@ -161,6 +163,7 @@ impl Vcpu {
             dropped: false,
             priority,
             bounded,
+            leaving: false,
             timer,
             refused: (0, None),
             pending: None,

@@ -4,8 +4,8 @@
 //! alone, by [`Vm::lock`]; whoever holds it may take those of the console and of the free frames, in
 //! that order, and no other VM's. A [`Link`]'s are taken with nothing else held.
 //!
-//! **Life.** A VM stops when its vCPUs have all left their guests: [`Vm::stop`] asks them to, and the
-//! CPU that takes the last one out does what was asked for.
+//! **Life.** A VM stops when its vCPUs have all left their guests: [`Vm::stop`] asks them to. The last one
+//! keeps its place among those that take turns until the memory is scrubbed; then comes what was asked for.
 
 use crate::bus::{Unplaced, interrupt};
 use crate::decode::Instruction;
@@ -371,9 +371,9 @@ impl Vm {
             unassigned: Unassigned::default(),
             serves: AtomicBool::new(true),
             slice: ticks(config.policy.slice_us),
+            up: AtomicBool::new(!config.hold),
             config,
             reservation,
-            up: AtomicBool::new(true),
             halted: AtomicU32::new(0),
             restarts: Mutex::default(),
             last_loaded: [const { AtomicU8::new(0) }; MAX_CPUS],
@@ -383,10 +383,12 @@ impl Vm {
             state: Mutex::new(state),
         });
         VMS.lock().push(Arc::downgrade(&vm));
-        let up = UP.fetch_add(1, Ordering::Relaxed) + 1;
-        console::set_named(up > 1);
-        if up == 1 {
-            vm.focus();
+        if vm.is_up() {
+            let up = UP.fetch_add(1, Ordering::Relaxed) + 1;
+            console::set_named(up > 1);
+            if up == 1 {
+                vm.focus();
+            }
         }
         Ok(vm)
     }
@@ -469,18 +471,16 @@ impl Vm {
         })
     }
 
-    /// Starts a VM that is held; whether it is one. What has been placed anew its device tree says.
-    #[must_use]
-    pub fn release(&self) -> bool {
-        self.config.hold && !self.state().begun && self.begin("started")
-    }
-
     /// Starts the first vCPU.
     pub fn start(&self) {
         self.state().begun = true;
         self.rewire();
+        let mut state = self.state();
+        // From now on it is asked to stop, too; it may have been before.
+        state.power.started(0);
+        let stop = state.stop.map_or(0, |_| request::STOP);
         if let Some(link) = self.links.first() {
-            link.request(request::START);
+            link.request(request::START | stop);
         }
     }
 
@@ -550,22 +550,28 @@ impl Vm {
         }
     }
 
-    /// Asks all vCPUs to leave, for what `stop` says; the first reason stands.
-    pub fn stop(&self, stop: Stop) {
+    /// Asks all vCPUs to leave, for what `stop` says; the first reason stands, or that it is to be off. Whether it is up.
+    /// Paused it is no longer, unless it is again before it begins anew.
+    pub fn stop(&self, stop: Stop) -> bool {
         let mut state = self.state();
-        state.stop.get_or_insert(stop);
-        for (index, link) in self.links.iter().enumerate() {
-            if state.power.cpu(index) != CpuPower::Off {
-                link.request(request::STOP);
+        let up = self.is_up();
+        if up {
+            state.stop = state.stop.filter(|_| stop != Stop::Off).or(Some(stop));
+            self.halted.fetch_and(!halt::PAUSED, Ordering::Relaxed);
+            for (index, link) in self.links.iter().enumerate() {
+                if state.power.cpu(index) != CpuPower::Off {
+                    link.request(request::STOP);
+                }
             }
         }
+        up
     }
 
     /// Whether its vCPUs may run.
     #[inline(always)]
     #[must_use]
     pub fn runs(&self) -> bool {
-        self.halted.load(Ordering::Relaxed) == 0
+        self.halted.load(Ordering::Relaxed) & !halt::DOOMED == 0
     }
 
     /// Lets none of its vCPUs run until [`resume`](Self::resume). Time passes for it.
@@ -777,30 +783,41 @@ impl Vm {
         state.starts.get(index).copied().unwrap_or_default()
     }
 
-    /// vCPU `index` has left for good. If it was the last, the VM ends or begins anew.
-    pub fn left(&self, index: usize) {
+    /// vCPU `index` has left for good; whether it was the last, which has to [`scrub`](Self::scrub).
+    pub fn left(&self, index: usize) -> bool {
+        let mut state = self.state();
+        state.power.stopped(index);
+        let last = state.power.all_off();
+        drop(state);
+        if last {
+            self.stop_serving();
+            for wire in &self.wires {
+                machine::silence(wire.physical.id);
+            }
+        }
+        last
+    }
+
+    /// Scrubs a part of its memory; whether that is done, and it may [`finish`](Self::finish).
+    pub fn scrub(&self) -> bool {
+        self.state().memory.ram.scrub()
+    }
+
+    /// It ends or begins anew.
+    pub fn finish(&self) {
         let stop = {
             let mut state = self.state();
-            state.power.stopped(index);
-            if !state.power.all_off() {
-                return;
-            }
+            state.forget_input();
             state.stop.take().unwrap_or(Stop::Off)
         };
-        self.stop_serving();
-        for wire in &self.wires {
-            machine::silence(wire.physical.id);
-        }
         let again = match stop {
             Stop::Off => false,
             Stop::Reset => true,
             Stop::Crash => self.config.policy.on_crash == OnCrash::Restart && self.may_restart(),
         };
-        self.scrub();
-        if again && !self.is_doomed() && self.begin("reset") {
-            return;
+        if !again || self.is_doomed() || !self.begin("reset") {
+            self.end();
         }
-        self.end();
     }
 
     /// It is off.
@@ -812,28 +829,28 @@ impl Vm {
             machine::power_off();
         }
         console::set_named(up > 1);
+        {
+            let mut state = self.state();
+            state.stop = None;
+            self.up.store(false, Ordering::SeqCst);
+        }
         if FOCUS.load(Ordering::Relaxed) == self.id {
             focus_next();
         }
-        self.up.store(false, Ordering::SeqCst);
         if self.is_doomed() {
             self.ask_all(request::DROP);
         }
     }
 
-    /// Starts it after it has been off; whether it was, and could be loaded.
+    /// Starts it where it is off or held; whether it is, and could be loaded. What has been placed anew its
+    /// device tree says.
     pub fn start_again(&self) -> bool {
-        let is = |was, is| {
-            let result = self
-                .up
-                .compare_exchange(was, is, Ordering::SeqCst, Ordering::SeqCst);
-            result.is_ok()
-        };
-        if self.is_doomed() || !is(false, true) {
+        if self.is_doomed() || self.up.swap(true, Ordering::SeqCst) {
             return false;
         }
         console::set_named(UP.fetch_add(1, Ordering::AcqRel) > 0);
-        let begun = self.begin("started");
+        // It may have been destroyed meanwhile.
+        let begun = !self.is_doomed() && self.begin("started");
         if !begun {
             self.end();
         }
@@ -843,11 +860,7 @@ impl Vm {
     /// Ends it for good: its vCPUs are forgotten, and what it had is free once they are.
     pub fn destroy(&self) {
         self.halted.fetch_or(halt::DOOMED, Ordering::SeqCst);
-        if self.config.hold && !self.state().begun {
-            self.end();
-        } else if self.up.load(Ordering::SeqCst) {
-            self.stop(Stop::Off);
-        } else {
+        if !self.stop(Stop::Off) {
             self.ask_all(request::DROP);
         }
     }
@@ -880,12 +893,6 @@ impl Vm {
         );
     }
 
-    fn scrub(&self) {
-        let mut state = self.state();
-        state.memory.ram.scrub();
-        state.forget_input();
-    }
-
     /// Loads it into memory that is scrubbed, and starts its first vCPU; whether it could be loaded.
     fn begin(&self, how: &str) -> bool {
         let loaded = {
@@ -904,7 +911,6 @@ impl Vm {
         }
         self.serves.store(true, Ordering::Release);
         self.tell(how);
-        self.halted.fetch_and(!halt::PAUSED, Ordering::Relaxed);
         self.start();
         true
     }
@@ -1051,10 +1057,10 @@ pub fn focus_next() {
 
 /// What is typed.
 impl Vm {
-    /// Whether one of its vCPUs is on.
+    /// Whether it is neither off nor held: it has begun, or will without being started.
     #[must_use]
     pub fn is_up(&self) -> bool {
-        !self.state().power.all_off()
+        self.up.load(Ordering::SeqCst)
     }
 
     /// From now on what is typed goes to this VM.

@@ -167,20 +167,138 @@ const SECOND_UART: &str = concat!(
 );
 const UART_MODEL: &str = "kernel=guest:model,memory=16M,name=model";
 
-/// Sixteen VMs that count what they get of a CPU.
-const SIXTEEN: [&str; 16] = ["kernel=guest:share,memory=16M"; 16];
+/// Sixteen VMs that count what they get of the CPUs, and four of eight vCPUs each.
+const SIXTEEN: [&str; 16] = ["kernel=guest:share,memory=16M,append=from=300"; 16];
+const FOUR: [&str; 4] = ["kernel=guest:share,memory=16M,cpus=8,append=from=300"; 4];
+const SIXTEEN_LATER: [&str; 16] = ["kernel=guest:share,memory=16M,append=from=1500 for=1500"; 16];
+const FOUR_LATER: [&str; 4] = ["kernel=guest:share,memory=16M,cpus=8,append=from=1500 for=1500"; 4];
 
-/// Whether `count` VMs got the same, within 2 %.
-fn even(text: &str, count: usize) -> Result<(), String> {
-    let shares = text.lines().filter_map(|line| {
-        let (_, share) = line.split_once("SHARE ")?;
-        share.split(' ').nth(1)?.trim().parse::<u32>().ok()
+/// VMs on several CPUs, where time is the host's, all make progress.
+const PROGRESS: Case = Case {
+    expect: Expect::Ends(&["TOTAL", "every VM is off"]),
+    check: Some(|text| {
+        let rounds = numbers(text, r"SHARE \d+ (\d+)$")?;
+        if rounds.is_empty() || rounds.contains(&0.0) {
+            return Err(format!("what each vCPU has done: {rounds:?}"));
+        }
+        Ok(())
+    }),
+    icount: false,
+    ..GUESTS
+};
+
+/// Each of `count` VMs got what it asked for, in thousandths of the CPU, within 2 %; all the same where they ask for nothing.
+fn shares(text: &str, count: usize) -> Result<(), String> {
+    let totals = numbers(text, r"TOTAL (\d+)")?;
+    let asked = numbers(text, r"TOTAL \d+ (\d+)")?;
+    let sum: f64 = totals.iter().sum();
+    let right = totals.iter().zip(&asked).all(|(total, asked)| {
+        let part = if *asked == 0.0 {
+            1.0 / count as f64
+        } else {
+            asked / 1000.0
+        };
+        (total / (sum * part) - 1.0).abs() < 0.02
     });
-    let shares: Vec<u32> = shares.collect();
-    let (least, most) = (shares.iter().min(), shares.iter().max());
-    match (least, most) {
-        (Some(least), Some(most)) if shares.len() == count && most - least <= most / 50 => Ok(()),
-        _ => Err(format!("shares are {shares:?}")),
+    if right && totals.len() == count && asked.len() == count {
+        Ok(())
+    } else {
+        Err(format!("of shares {asked:?} came {totals:?}"))
+    }
+}
+
+/// The VM with a period of 1 ms did all of its jobs in time, though three others kept the hypervisor busy as best they could.
+fn in_time(text: &str) -> Result<(), String> {
+    let late = numbers(text, r"LATE (\d+)")?;
+    let jobs = numbers(text, r"LATE 0 of (\d+)")?;
+    let rounds = numbers(text, r"FLOOD (\d+)")?;
+    let interrupts: f64 = numbers(text, r"FLOOD \d+ (\d+)")?.iter().sum();
+    let busy = rounds.len() == 3 && rounds.iter().all(|&n| n > 100.0) && interrupts > 100_000.0;
+    if jobs.iter().all(|&n| n > 990.0) && jobs.len() == 1 && busy {
+        Ok(())
+    } else {
+        Err(format!(
+            "late {late:?}, rounds {rounds:?}, {interrupts} interrupts"
+        ))
+    }
+}
+
+/// VMs to which a last one with control does whatever it can: guests that tell it of each round of theirs, one with little time of
+/// a high priority, one on one CPU alone, and two that are busy.
+macro_rules! deeds {
+    ($append:literal $(, $more:literal)*) => {
+        &[
+            "kernel=guest:pulse,memory=8M,name=a,with=tests/guests/pulse-bounded.dts",
+            "kernel=guest:pulse,memory=4M,cpus=2,name=b,with=tests/guests/pulse.dts",
+            "kernel=guest:pulse,memory=4M,cpus=4,name=c,with=tests/guests/pulse.dts",
+            "kernel=guest:pulse,memory=4M,name=d,with=tests/guests/pulse-pinned.dts",
+            $($more,)*
+            concat!(
+                "kernel=guest:control,memory=4M,name=control,with=tests/guests/control.dts,append=",
+                $append
+            ),
+        ]
+    };
+    (busy $append:literal $(, $more:literal)*) => {
+        deeds!(
+            $append,
+            "kernel=guest:flood,memory=4M,append=interrupts calls until=100000000,name=e",
+            "kernel=guest:flood,memory=4M,append=exits console until=100000000,name=f"
+            $(, $more)*
+        )
+    };
+}
+
+const LIFE: Case = Case {
+    expect: Expect::Ends(&["every VM is off"]),
+    check: Some(|text| lives(text, 20)),
+    ..GUESTS
+};
+
+/// One VM starts some thousand times, and another with two vCPUs goes on.
+macro_rules! again {
+    ($rounds:literal) => {
+        Case {
+            vms: &[
+                "kernel=guest:pulse,memory=4M,name=goes,with=tests/guests/pulse.dts",
+                "kernel=guest:pulse,memory=4M,cpus=2,name=stays,with=tests/guests/pulse.dts",
+                concat!(
+                    "kernel=guest:control,memory=4M,name=control,with=tests/guests/control.dts,append=only=again vms=2 rounds=",
+                    $rounds
+                ),
+            ],
+            check: Some(|text| {
+                lives(text, 8)?;
+                match numbers(text, r"GAP of VM 1: (\d+) us")?[..] {
+                    [gap] if gap < 11_000.0 => Ok(()),
+                    ref gaps => Err(format!("between two rounds of 10 ms: {gaps:?} us")),
+                }
+            }),
+            ..LIFE
+        }
+    };
+}
+
+/// The guest with control has found nothing wrong, and memory is free as at first at each start and end of a VM, with `mib` MiB
+/// more in the end: those of all that were destroyed.
+fn lives(text: &str, mib: u32) -> Result<(), String> {
+    report::no_failure(text)?;
+    each(
+        text,
+        &[
+            r"PASS (others_live|one_starts)",
+            "SUMMARY 1 passed, 0 failed",
+        ],
+    )?;
+    let free = numbers(text, r"^\[info\] \S+: [a-z]+ \((\d+) KiB free\)$")?;
+    let gained = free
+        .last()
+        .zip(free.first())
+        .map(|(last, first)| last - first);
+    if gained == Some(f64::from(mib << 10)) && free.is_sorted() && free.len() > 20 {
+        Ok(())
+    } else {
+        Err(format!("KiB free: {:?} to {:?}", free.first(), free.last()))
     }
 }
 
@@ -420,6 +538,26 @@ const CASES: &[Case] = &[
         ..GUESTS
     },
     Case {
+        name: "guests::registers_of_two_vms_that_do_what_harm_they_can",
+        vms: &[
+            "kernel=guest:registers,memory=32M,append=harm seed=1,name=one",
+            "kernel=guest:registers,memory=32M,append=harm seed=2,name=two",
+        ],
+        ..GUESTS
+    },
+    Case {
+        name: "guests::registers_of_two_vms_that_do_what_harm_they_can_on_two_cpus",
+        vms: &[
+            "kernel=guest:registers,memory=32M,cpus=2,append=harm seed=1,name=one",
+            "kernel=guest:registers,memory=32M,cpus=2,append=harm seed=2,name=two",
+            "kernel=guest:canary,memory=32M,append=seed=3 stride=64,name=memory",
+        ],
+        smp: 2,
+        icount: false,
+        checked: true,
+        ..GUESTS
+    },
+    Case {
         name: "guests::vfp",
         vms: &["kernel=guest:vfp,memory=64M"],
         ..GUESTS
@@ -508,10 +646,67 @@ const CASES: &[Case] = &[
         ..GUESTS
     },
     Case {
-        name: "guests::shares_of_sixteen_vms_are_even",
+        name: "shares::of_sixteen_vms_are_even",
         vms: &SIXTEEN,
         expect: Expect::Ends(&["SHARE"]),
-        check: Some(|text| even(text, 16)),
+        check: Some(|text| shares(text, 16)),
+        ..GUESTS
+    },
+    Case {
+        name: "shares::of_four_vms_with_eight_vcpus_are_even",
+        vms: &FOUR,
+        expect: Expect::Ends(&["SHARE"]),
+        check: Some(|text| shares(text, 4)),
+        ..GUESTS
+    },
+    Case {
+        name: "shares::are_what_reservations_say",
+        vms: &[
+            "kernel=guest:share,memory=16M,append=from=200 asked=500,with=tests/guests/half.dts",
+            "kernel=guest:share,memory=16M,append=from=200 asked=200,with=tests/guests/fifth.dts",
+            "kernel=guest:share,memory=16M,append=from=200 asked=150",
+            "kernel=guest:share,memory=16M,append=from=200 asked=150",
+        ],
+        expect: Expect::Ends(&["SHARE"]),
+        check: Some(|text| shares(text, 4)),
+        ..GUESTS
+    },
+    Case {
+        name: "shares::sixteen_vms_make_progress_on_two_cpus",
+        vms: &SIXTEEN_LATER,
+        smp: 2,
+        ..PROGRESS
+    },
+    Case {
+        name: "shares::sixteen_vms_make_progress_on_four_cpus",
+        vms: &SIXTEEN_LATER,
+        smp: 4,
+        soak: true,
+        ..PROGRESS
+    },
+    Case {
+        name: "shares::thirty_two_vcpus_make_progress_on_two_cpus",
+        vms: &FOUR_LATER,
+        smp: 2,
+        soak: true,
+        ..PROGRESS
+    },
+    Case {
+        name: "shares::thirty_two_vcpus_make_progress_on_four_cpus",
+        vms: &FOUR_LATER,
+        smp: 4,
+        ..PROGRESS
+    },
+    Case {
+        name: "shares::a_period_of_a_millisecond_is_kept_beside_three_floods",
+        vms: &[
+            "kernel=guest:share,memory=16M,append=from=100 period=1000,with=tests/guests/real-time.dts,name=real",
+            "kernel=guest:flood,memory=16M,append=interrupts until=1100,name=interrupts",
+            "kernel=guest:flood,memory=16M,append=calls exits until=1100,name=exits",
+            "kernel=guest:flood,memory=16M,append=console until=1100,name=console",
+        ],
+        expect: Expect::Ends(&["LATE"]),
+        check: Some(in_time),
         ..GUESTS
     },
     Case {
@@ -655,6 +850,62 @@ const CASES: &[Case] = &[
         ],
         expect: Expect::Ends(&["reset from the console", "Armillary 0", "every VM is off"]),
         ..PLAIN
+    },
+    // What a VM with control does to others, in turn and at random.
+    Case {
+        name: "life::a_vm_starts_a_thousand_times_and_another_does_not_notice",
+        ..again!("1000")
+    },
+    Case {
+        name: "life::a_vm_starts_ten_thousand_times_and_another_does_not_notice",
+        seconds: 1800,
+        soak: true,
+        ..again!("10000")
+    },
+    Case {
+        name: "life::a_period_of_a_millisecond_is_kept_while_a_vm_starts_again_and_again",
+        vms: &[
+            "kernel=guest:pulse,memory=64M,name=goes,with=tests/guests/pulse.dts",
+            "kernel=guest:control,memory=4M,name=control,with=tests/guests/control.dts,append=only=again vms=1 rounds=100",
+            "kernel=guest:share,memory=4M,append=from=100 period=1000,with=tests/guests/real-time.dts,name=real",
+        ],
+        check: Some(|text| {
+            lives(text, 64)?;
+            each(text, &[r"LATE 0 of (99\d|1000),"])
+        }),
+        ..LIFE
+    },
+    Case {
+        name: "life::vms_live_through_whatever_is_done_to_them",
+        vms: deeds!("only=random vms=4 for=5000"),
+        ..LIFE
+    },
+    Case {
+        name: "life::vms_live_through_whatever_is_done_to_them_on_two_cpus",
+        vms: deeds!(busy "only=random vms=6 for=12000 patience=30000"),
+        check: Some(|text| lives(text, 28)),
+        smp: 2,
+        icount: false,
+        checked: true,
+        ..LIFE
+    },
+    Case {
+        name: "life::vms_live_through_half_an_hour_of_it",
+        vms: deeds!("only=random vms=4 for=1800000 pause=100"),
+        seconds: 4 * 3600,
+        soak: true,
+        ..LIFE
+    },
+    Case {
+        name: "life::vms_live_through_half_an_hour_of_it_on_four_cpus",
+        vms: deeds!(busy "only=random vms=7 for=1800000 pause=1000 patience=60000",
+            "linux,memory=64M,cpus=2,name=g"),
+        check: Some(|text| lives(text, 28 + 64)),
+        smp: 4,
+        icount: false,
+        seconds: 3600,
+        soak: true,
+        ..LIFE
     },
     // Linux, from Debian's packages: kinds of machines.
     Case {

@@ -154,12 +154,11 @@ fn control(vcpu: &Vcpu, function: u32, [vm, id, low]: [u32; 3]) -> u32 {
         return INVALID_PARAMETER;
     };
     match function {
-        own::START => return done(vm.release() || vm.start_again()),
+        own::START => return done(vm.start_again()),
         own::PAUSE => vm.pause(),
         own::RESUME => vm.resume(),
-        own::RESET if vm.is_up() => vm.stop(Stop::Reset),
-        own::STOP if vm.is_up() => vm.stop(Stop::Off),
-        own::RESET | own::STOP => return INVALID_PARAMETER,
+        own::RESET => return done(vm.stop(Stop::Reset)),
+        own::STOP => return done(vm.stop(Stop::Off)),
         own::DESTROY => vm.destroy(),
         own::DUMP => vm.ask_all(request::REGISTERS),
         own::STATE if !vm.is_up() => return 1,

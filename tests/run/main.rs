@@ -124,7 +124,9 @@ const TESTS: &[Test] = tests! {
         a_vcpu_without_vfp_moves_none
         registers_come_back_after_another_vcpu_ran
         the_highest_priority_that_is_ready_runs
+        one_that_preempts_leaves_the_others_their_turns
         a_reservation_bounds_what_a_vm_takes
+        waiting_takes_nothing_from_a_reservation
         a_vm_that_is_paused_runs_on_when_it_is_resumed
         a_cpu_with_nothing_to_do_takes_from_one_that_has_too_much
         a_vcpu_stays_on_the_cpus_that_it_may_run_on
@@ -181,6 +183,8 @@ const TESTS: &[Test] = tests! {
         a_vm_that_wants_too_much_memory_is_refused_by_name_and_nothing_is_lost
         a_vm_that_is_destroyed_leaves_nothing
         a_vm_that_is_off_starts_again
+        a_vm_that_is_paused_while_it_begins_anew_waits
+        a_vm_that_is_stopped_while_it_begins_anew_stops
         a_vm_that_crashes_begins_anew_a_few_times
         a_vm_with_control_manages_another
         a_vm_without_control_manages_nobody

@@ -338,6 +338,7 @@ pub(crate) fn vcpus_of_one_vm_on_two_cpus_stop_together() {
         0
     );
     board.step(1);
+    board.step(1);
     assert!(count(&test::events(), |event| matches!(event, Event::Zero { .. })) > 0);
     let first = board.soon().expect("the first vCPU, anew");
     assert_eq!(u64::from(first.regs.pc), ENTRY.0);
@@ -384,6 +385,28 @@ pub(crate) fn the_highest_priority_that_is_ready_runs() {
     assert_eq!(guest.vttbr, high.vttbr(0));
 }
 
+pub(crate) fn one_that_preempts_leaves_the_others_their_turns() {
+    power_on(64 * MIB);
+    let mut board = Board::of(1);
+    let high = board.add(with("high", |policy| policy.priority = 200), &[0]);
+    let low = ["a", "b", "c"].map(|name| board.add(config(name, 4 * MIB), &[0]).vttbr(0));
+    board.settle();
+    // It runs for a moment whenever another one has had its slice, or almost.
+    let mut ran = Vec::new();
+    for _ in 0..9 {
+        board.run_if(|guest| guest.trap(WFI));
+        ran.push(board.soon().expect("another guest").vttbr);
+        test::advance(62_500);
+        high.wake(1);
+        let guest = board.run_if(null).or_else(|| board.soon());
+        assert_eq!(guest.expect("the first guest").vttbr, high.vttbr(0));
+    }
+    for own in low {
+        let turns = ran.iter().filter(|&&vttbr| vttbr == own).count();
+        assert!((2..=4).contains(&turns), "{turns} of 9");
+    }
+}
+
 pub(crate) fn a_reservation_bounds_what_a_vm_takes() {
     const MS: u64 = 62_500;
     power_on(64 * MIB);
@@ -419,6 +442,17 @@ pub(crate) fn a_reservation_bounds_what_a_vm_takes() {
         "{own} quarters of a millisecond instead of 80"
     );
     assert!(other.is_up());
+}
+
+pub(crate) fn waiting_takes_nothing_from_a_reservation() {
+    power_on(64 * MIB);
+    let mut board = Board::of(1);
+    let bounded = |policy: &mut Policy| policy.budget_us = Some(2000);
+    board.add(with("bounded", bounded), &[0]);
+    board.settle();
+    // Alone on its CPU as it is, the time in WFI would count.
+    let guest = board.run(null);
+    assert!(guest.system.wfi_traps);
 }
 
 pub(crate) fn a_vm_that_is_paused_runs_on_when_it_is_resumed() {

@@ -24,6 +24,26 @@ pub const REFUSE: u32 = 0x8600_0011;
 /// SET_LINE: sets the interrupt line of a ring's device.
 pub const SET_LINE: u32 = 0x8600_0012;
 
+/// What a VM with control does to another, whose number it names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Control {
+    /// START: starts one that is held or off.
+    Start = 0x8600_0014,
+    /// PAUSE: lets none of its vCPUs run.
+    Pause,
+    /// RESUME: lets them go on.
+    Resume,
+    /// RESET: resets it.
+    Reset,
+    /// STOP: turns it off.
+    Stop,
+    /// DESTROY: turns it off for good.
+    Destroy,
+}
+/// STATE: what another VM is doing.
+pub const STATE: u32 = 0x8600_001a;
+
 /// Why a vCPU left for the hypervisor.
 #[derive(Clone, Copy, Debug)]
 #[repr(u32)]
@@ -88,4 +108,16 @@ pub fn yield_now() {
 pub fn translate(va: u32, operation: u32) -> Option<u64> {
     let r = exception::catch(|| hvc(TRANSLATE, va, operation, 0)).ok()?;
     (r[0] == 0).then(|| u64::from(r[2]) << 32 | u64::from(r[1]))
+}
+
+/// Does `what` to VM number `vm`; 0, or why not.
+#[must_use]
+pub fn control(what: Control, vm: u32) -> i32 {
+    hvc(what as u32, vm, 0, 0)[0] as i32
+}
+
+/// What VM number `vm` is doing: 0 it is up, 1 off, 2 paused, or negative.
+#[must_use]
+pub fn state(vm: u32) -> i32 {
+    hvc(STATE, vm, 0, 0)[0] as i32
 }

@@ -1,15 +1,17 @@
 //! Every register that a VM has keeps its value while others run, and none shows another's.
 //!
 //! Each round fills registers with patterns of this VM's seed, its CPU and the round, lets others run, and looks.
-//! Command line: `seed=N` (another for each VM), `rounds=N`, `spin=N` (length of a wait in loop rounds).
+//! Command line: `seed=N` (another for each VM), `rounds=N`, `spin=N` (length of a wait in loop rounds), `harm`: does in each
+//! round all that could harm others, too.
 #![no_std]
 #![no_main]
 
+mod harm;
 mod system;
 
-use bare::machine::{Conduit, machine, number, reset};
+use bare::machine::{Conduit, has, machine, number, reset};
 use bare::report::Outcome;
-use bare::{armillary, check_eq, cpu, mmu, psci, skip, smp, tests, vfp};
+use bare::{armillary, check_eq, cpu, gic, mcr, mmio, mmu, psci, skip, smp, tests, vfp};
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,6 +22,8 @@ tests! {
     core_registers_of_every_mode_survive_the_passing_of_time => || smp::everywhere(banks_over_time),
     system_registers_survive_a_switch => || smp::everywhere(system_registers),
     vfp_registers_survive_a_switch => || smp::everywhere(vfp_registers),
+    the_interrupt_interface_survives_a_switch => || smp::everywhere(interrupt_interface),
+    translations_of_one_address_are_each_vms_own => || smp::everywhere(translations),
 }
 
 global_asm!(include_str!("banks.s"), options(raw));
@@ -63,6 +67,9 @@ fn spin() -> u32 {
 
 /// Lets others run: gives up the slice under the hypervisor on even rounds, else lets it pass.
 fn pause(round: u32) {
+    if has("harm") {
+        harm::everything(round);
+    }
     if round.is_multiple_of(2) && UNDER_ARMILLARY.load(Ordering::Relaxed) {
         armillary::yield_now();
     } else {
@@ -133,6 +140,9 @@ fn hold(round: u32, hvc: u32) -> Outcome {
     }
     if hvc == 0 {
         banks.set[0] = spin();
+    }
+    if has("harm") {
+        harm::everything(round);
     }
     // SAFETY: interrupts are masked, the structure is of the form that banks.s expects.
     unsafe { hold_banks(&mut banks, hvc) };
@@ -222,5 +232,57 @@ fn vfp_registers() -> Outcome {
         Ok(())
     });
     vfp::off();
+    outcome
+}
+
+/// The CPU interface, which is the hardware's under the hypervisor: priority mask and binary point.
+fn interrupt_interface() -> Outcome {
+    gic::init_cpu();
+    let outcome = rounds().try_for_each(|round| {
+        // Binary points from 3 on are there whatever the number of priorities.
+        let (mask, point) = (pattern(round, 96) & 0xf8, 3 + pattern(round, 97) % 5);
+        gic::write_cpu(gic::gicc::PMR, mask);
+        gic::write_cpu(gic::gicc::BPR, point);
+        pause(round);
+        check_eq!(gic::read_cpu(gic::gicc::PMR), mask, "PMR in round {round}");
+        check_eq!(gic::read_cpu(gic::gicc::BPR), point, "BPR in round {round}");
+        Ok(())
+    });
+    gic::init_cpu();
+    outcome
+}
+
+/// Where each CPU of each VM has a section of its own.
+const SHARED: u32 = 0xe00;
+
+/// One virtual address leads to one of two sections of this VM's, or of another's own: what is there says which.
+fn translations() -> Outcome {
+    let ram = machine().memory;
+    let virtual_section = SHARED + cpu::index() as u32;
+    let before = mmu::section(virtual_section);
+    let own = [1, 2].map(|n| ((ram.base + ram.size) >> 20) - n - 2 * cpu::index() as u32);
+    for (section, n) in own.into_iter().zip(0..) {
+        mmio::write(section << 20, pattern(n, 98));
+    }
+    let attributes = mmu::section(own[0]) & 0xf_ffff;
+    let outcome = rounds().try_for_each(|round| {
+        let n = round / 2 % 2;
+        if round % 2 == 0 {
+            mmu::set_section(virtual_section, own[n as usize] << 20 | attributes);
+            cpu::dsb();
+            // TLBIMVAA: the entry is of every ASID.
+            mcr!(15, 0, 8, 7, 3; virtual_section << 20);
+            cpu::dsb();
+            cpu::isb();
+        }
+        for _ in 0..2 {
+            let found = mmio::read(virtual_section << 20);
+            check_eq!(found, pattern(n, 98), "section {n} in round {round}");
+            pause(round);
+        }
+        Ok(())
+    });
+    mmu::set_section(virtual_section, before);
+    mmu::flush();
     outcome
 }
