@@ -208,8 +208,8 @@ fn count(items: &[Item]) -> Vec<usize> {
 /// beyond the most; fewer in the first rounds, whose codes are no good measure yet.
 fn drop_rare(counts: &mut [usize], lengths: &[usize], round: usize) {
     let saved = |symbol: usize| match symbol {
-        ..SPECIAL => 17_usize.saturating_sub(lengths[symbol]),
-        ..FAR => 8,
+        0..SPECIAL => 17_usize.saturating_sub(lengths[symbol]),
+        SPECIAL..FAR => 8,
         _ => TOLD,
     };
     let mut kept: Vec<_> = (0..SYMBOLS)
@@ -261,6 +261,11 @@ fn unlimited(counts: &[usize]) -> Vec<usize> {
     lengths
 }
 
+fn is_match(symbol: usize) -> bool {
+    (SPECIAL..FAR).contains(&symbol)
+        || matches!(FAR | symbol & 7, FAR | AGAIN | LONG) && symbol >= FAR
+}
+
 /// The items of the lowest price.
 fn choose(input: &Input, lengths: &[usize]) -> Vec<Item> {
     let Input { halfwords, .. } = input;
@@ -278,11 +283,7 @@ fn choose(input: &Input, lengths: &[usize]) -> Vec<Item> {
             let price = paid + BIT * (lengths[symbol] + beside) + instructions;
             let end = place + length;
             if lengths[symbol] > 0 && price < best[end].0 {
-                let again = if symbol < CALL && symbol >= SPECIAL {
-                    from
-                } else {
-                    last
-                };
+                let again = if is_match(symbol) { from } else { last };
                 let symbol = Some(symbol);
                 best[end] = (
                     price,
@@ -653,6 +654,25 @@ mod tests {
                 let image = [&block[..], &noise(apart - 100, 60000), &block].concat();
                 assert_eq!(unpack(&pack(&image).unwrap()), image, "{apart}");
             }
+        }
+    }
+
+    #[test]
+    fn matches_go_on_behind_a_change() {
+        let block = noise(400, 65536);
+        let mut changed = block.clone();
+        for byte in changed.iter_mut().step_by(14) {
+            *byte ^= 1;
+        }
+        for between in [300, 40_000, 70_000] {
+            let image = [&block[..], &noise(between, 65536), &changed].concat();
+            let packed = pack(&image).unwrap();
+            assert_eq!(unpack(&packed), image);
+            assert!(
+                packed.len() < image.len() * 17 / 16 - 400,
+                "{}",
+                packed.len()
+            );
         }
     }
 
