@@ -26,12 +26,11 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 
-use miniz_oxide::inflate::TINFLStatus;
-use miniz_oxide::inflate::core::inflate_flags::TINFL_FLAG_HAS_MORE_INPUT;
-use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
-
 use crate::addr::{Ipa, PAGE, Pa};
 use crate::lent::GRAIN;
+use inflate::{End, Inflate};
+
+mod inflate;
 
 /// Start of a guest's RAM, unless that is mapped one to one.
 pub const RAM: Ipa = Ipa(0x4000_0000);
@@ -392,7 +391,7 @@ impl Image {
         };
         let mut crc = Crc::new();
         let mut size = 0u32;
-        inflate(source, packed, |offset, piece| {
+        inflate(source, packed, &mut |offset, piece| {
             crc.update(piece);
             size = size.wrapping_add(piece.len() as u32);
             if size > packed.unpacked {
@@ -450,7 +449,7 @@ impl<'s> View<'s> {
             view.size = packed.unpacked.into();
             view.packed = Some(packed);
             view.head.clear();
-            inflate(source, packed, |_, piece| {
+            inflate(source, packed, &mut |_, piece| {
                 view.head.extend_from_slice(piece);
                 Ok(view.head.len() < UNPACKED_HEAD)
             })?;
@@ -882,39 +881,26 @@ fn elf(view: &View<'_>) -> Result<Image, ImageError> {
 fn inflate(
     source: &dyn Source,
     packed: Packed,
-    mut each: impl FnMut(u64, &[u8]) -> Result<bool, ImageError>,
+    each: &mut dyn FnMut(u64, &[u8]) -> Result<bool, ImageError>,
 ) -> Result<(), ImageError> {
-    let mut state = Box::<DecompressorOxide>::default();
-    let mut window = vec![0; 32 << 10];
-    let mut input = vec![0; 4096];
-    let (mut read, mut at, mut done) = (0, 0, 0u64);
-    let mut filled = 0;
-    loop {
-        if at == filled {
-            filled = (packed.bytes - read).min(input.len() as u64) as usize;
-            source.read(
-                packed.offset + read,
-                input.get_mut(..filled).unwrap_or_default(),
-            )?;
-            (read, at) = (read + filled as u64, 0);
+    let mut buffer = vec![0; 4096];
+    let mut read = 0;
+    let mut next = || {
+        if read == packed.bytes {
+            return Ok(None);
         }
-        let flags = if read < packed.bytes {
-            TINFL_FLAG_HAS_MORE_INPUT
-        } else {
-            0
-        };
-        let start = done as usize % window.len();
-        let piece = input.get(at..filled).unwrap_or_default();
-        let (status, taken, given) = decompress(&mut state, piece, &mut window, start, flags);
-        let more = each(done, window.get(start..start + given).unwrap_or_default())?;
-        (at, done) = (at + taken, done + given as u64);
-        match status {
-            TINFLStatus::Done => return Ok(()),
-            TINFLStatus::HasMoreOutput | TINFLStatus::NeedsMoreInput
-                if more && (taken > 0 || given > 0) => {}
-            _ if !more => return Ok(()),
-            _ => return Err(damaged()),
+        let at = (read % 4096) as usize;
+        if at == 0 {
+            let size = (packed.bytes - read).min(4096) as usize;
+            buffer.truncate(size);
+            source.read(packed.offset + read, &mut buffer)?;
         }
+        read += 1;
+        Ok(buffer.get(at).copied())
+    };
+    match Inflate::new(&mut next, each).run() {
+        Ok(()) | Err(End::Enough) => Ok(()),
+        Err(End::Wrong(why)) => Err(why),
     }
 }
 
