@@ -34,7 +34,7 @@
 .syntax unified
 .arm
 
-@ r3 = a number of seven bits a byte; r9, lr lost.
+@ r3 = a number of seven bits a byte; r11, lr lost.
 .macro unpack_number
     ldrb    r3, [r10], #1
     tst     r3, #0x80
@@ -93,59 +93,65 @@ unpack_tree_magic:
     bl      unpack_forget
 
     @ The targets.
-    add     r12, sp, #3
-    bic     r12, r12, #3
-    sub     r11, r12, #UNPACK_CODES
+    bl      unpack_table
     add     r8, r12, #UNPACK_CODES
     sub     r4, r6, #4
     unpack_number
     mov     r7, r3
 3:  subs    r7, r7, #1
-    bmi     4f
+    bmi     unpack_block
     unpack_number
     add     r4, r4, r3, lsl #1
     str     r4, [r8], #4
     b       3b
 
     @ The codes: for each length first those of symbols that are no halfwords. r5 = entries of each.
-4:  mov     r5, #(1 << (UNPACK_LONGEST - 2))
+unpack_block:
+    bl      unpack_table
+    mov     r5, #(1 << (UNPACK_LONGEST - 2))
     mov     r8, #2
-5:  eor     r8, r8, #0x8000
+4:  eor     r8, r8, #0x8000
     unpack_number
     mov     r7, r3
     mov     r4, #0
-6:  subs    r7, r7, #1
-    bmi     8f
+5:  subs    r7, r7, #1
+    bmi     7f
     unpack_number
     add     r4, r4, r3
     orr     r3, r8, r4, lsl #16
-    mov     r9, r5
-7:  str     r3, [r12], #4
-    subs    r9, r9, #1
-    bne     7b
-    b       6b
-8:  tst     r8, #0x8000
-    bne     5b
+    mov     lr, r5
+6:  str     r3, [r12], #4
+    subs    lr, lr, #1
+    bne     6b
+    b       5b
+7:  tst     r8, #0x8000
+    bne     4b
     add     r8, r8, #1
     lsrs    r5, r5, #1
-    bne     5b
+    bne     4b
 
-    add     r7, r11, #(2 * UNPACK_CODES)
-    adr     r9, unpack_packed + 8
+    bl      unpack_table
+    sub     r11, r12, #UNPACK_CODES
+    add     r7, r12, #UNPACK_CODES
     ldrh    r12, [r9], #2
     ldrh    r3, [r9], #2
     orrs    r12, r3, r12, lsl #16
     bmi     unpack_coded
     b       unpack_raw
 
+unpack_table:
+    add     r12, sp, #3
+    bic     r12, r12, #3
+    bx      lr
+
     @ The rest of a number of more bytes.
 unpack_more:
     bic     r3, r3, #0x80
-9:  ldrb    r9, [r10], #1
-    tst     r9, #0x80
-    bic     r9, r9, #0x80
-    orr     r3, r9, r3, lsl #7
-    bne     9b
+8:  ldrb    r11, [r10], #1
+    tst     r11, #0x80
+    bic     r11, r11, #0x80
+    orr     r3, r11, r3, lsl #7
+    bne     8b
     bx      lr
 
     @ The code used up the half of the buffer.
@@ -225,6 +231,7 @@ unpack_other:
     b       unpack_call
     b       unpack_address
     cmp     r6, sp
+    blo     unpack_block
     beq     unpack_done
 unpack_stop:
     wfi

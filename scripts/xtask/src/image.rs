@@ -83,16 +83,16 @@ pub fn packed(file: &[u8]) -> anyhow::Result<Vec<u8>> {
         .context("no section .unpack")?;
     let (stub, _) = elf.section_data(&section)?;
     let mut packed = stub.to_vec();
-    let raw = flatten(file)?;
-    packed.extend(pack::pack(&raw)?);
+    let (raw, starts) = flatten(file)?;
+    packed.extend(pack::pack(&raw, &starts)?);
     let size = u32::try_from(packed.len())?;
     let field = packed.get_mut(SIZE).context("no header in .unpack")?;
     field.copy_from_slice(&size.to_le_bytes());
     Ok(packed)
 }
 
-/// The loaded bytes of an ELF file, by physical address from the lowest.
-pub fn flatten(file: &[u8]) -> anyhow::Result<Vec<u8>> {
+/// The loaded bytes of an ELF file, by physical address from the lowest, and where among them each segment starts.
+pub fn flatten(file: &[u8]) -> anyhow::Result<(Vec<u8>, Vec<usize>)> {
     let elf = ElfBytes::<AnyEndian>::minimal_parse(file).context("not an ELF file")?;
     let segments = elf.segments().context("no program headers")?;
     let mut loaded: Vec<_> = segments
@@ -101,7 +101,7 @@ pub fn flatten(file: &[u8]) -> anyhow::Result<Vec<u8>> {
         .collect();
     loaded.sort_by_key(|segment| segment.p_paddr);
     let lowest = loaded.first().context("nothing to load")?.p_paddr;
-    let mut raw = Vec::new();
+    let (mut raw, mut starts) = (Vec::new(), Vec::new());
     for segment in &loaded {
         let start = segment.p_paddr - lowest;
         ensure!(
@@ -114,12 +114,13 @@ pub fn flatten(file: &[u8]) -> anyhow::Result<Vec<u8>> {
             "segments lie too far apart for a raw image"
         );
         raw.resize(usize::try_from(start)?, 0);
+        starts.push(raw.len());
         raw.extend(
             elf.segment_data(segment)
                 .context("a segment beyond the file's end")?,
         );
     }
-    Ok(raw)
+    Ok((raw, starts))
 }
 
 /// A legacy U-Boot image of a kernel for ARM Linux, uncompressed, loaded and entered at `load`.
@@ -209,7 +210,9 @@ mod tests {
     #[test]
     fn segments_are_laid_out_by_physical_address() {
         let file = elf(&[(0x4020_0008, b"data"), (0x4020_0000, b"text!")]);
-        assert_eq!(flatten(&file).unwrap(), b"text!\0\0\0data");
+        let (raw, starts) = flatten(&file).unwrap();
+        assert_eq!(raw, b"text!\0\0\0data");
+        assert_eq!(starts, [0, 8]);
     }
 
     #[test]
