@@ -145,7 +145,7 @@ fn guest(
 fn zimage(place: &Path) -> anyhow::Result<PathBuf> {
     let elf = fs::read(build::file(Path::new("guest:bench")))?;
     let file = place.join("bench.zimage");
-    fs::write(&file, image::flatten(&elf)?)?;
+    fs::write(&file, image::flatten(&elf)?.0)?;
     Ok(file)
 }
 
