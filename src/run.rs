@@ -271,11 +271,7 @@ impl Cpu {
         if bounded && !self.begin_bounded(index) {
             return;
         }
-        if self.vcpus[index].leaving {
-            self.scrub(index);
-        } else {
-            self.turn(index);
-        }
+        self.turn(index);
         self.now = machine::now();
         if bounded {
             self.spent = NEVER;
@@ -283,13 +279,23 @@ impl Cpu {
         }
     }
 
+    /// Whether vCPU `index` has time left to run. One that is leaving has used it.
     #[inline(never)]
     fn begin_bounded(&mut self, index: usize) -> bool {
-        let Some(grant @ 1..) = self.vcpus[index].vm.grant(self.now) else {
-            return false;
-        };
-        self.spent = self.now + grant;
-        true
+        match self.vcpus[index].vm.grant(self.now) {
+            Some(0) => return false,
+            Some(grant) => self.spent = self.now + grant,
+            None => {}
+        }
+        if !self.vcpus[index].leaving {
+            return true;
+        }
+        let (vm, since) = (self.vcpus[index].vm.clone(), self.now);
+        self.scrub(index);
+        self.now = machine::now();
+        self.spent = NEVER;
+        vm.charge(since, self.now);
+        false
     }
 
     /// Hands vCPUs to CPUs that should rather run them, or have fewer.
@@ -533,8 +539,6 @@ impl Cpu {
     }
 
     /// Scrubs the memory of a VM that vCPU `index` has left as the last one, until there is something else to do.
-    #[cold]
-    #[inline(never)]
     fn scrub(&mut self, index: usize) {
         self.slice_end = self.now + self.vcpus[index].vm.slice;
         self.set_deadline();
@@ -546,7 +550,8 @@ impl Cpu {
         }
         self.changed = true;
         let vcpu = &mut *self.vcpus[index];
-        (vcpu.leaving, vcpu.state) = (false, State::Off);
+        vcpu.set_leaving(false);
+        vcpu.state = State::Off;
         vcpu.vm.finish();
     }
 
@@ -592,6 +597,21 @@ impl Cpu {
         }
     }
 
+    /// vCPU `index` keeps its turn, and the rest of its slice if that has an end.
+    #[cold]
+    fn cut_short(&mut self, index: usize) {
+        self.next = index;
+        if self.slice_end != NEVER {
+            self.vcpus[index].rest = (self.slice_end - self.now) as u32;
+        }
+    }
+
+    #[cold]
+    fn go_on_with_slice(&mut self, index: usize) {
+        let rest = core::mem::take(&mut self.vcpus[index].rest);
+        self.slice_end = self.now + u64::from(rest);
+    }
+
     /// What the vCPU that runs may do depends on whether it has its CPU to itself. Whether it goes on:
     /// not where one of a higher priority is ready, or one that should be elsewhere.
     #[inline(always)]
@@ -602,9 +622,7 @@ impl Cpu {
         let turns = &self.turns;
         let vcpu = &self.vcpus[index];
         if vcpu.priority < turns.priority {
-            // It keeps its turn, and the rest of its slice if that had an end.
-            self.next = index;
-            self.vcpus[index].rest = self.slice_end.wrapping_sub(self.now);
+            self.cut_short(index);
             return false;
         }
         if turns.ready > 1 && balance::several() && self.spare(Some(index)).is_some() {
@@ -615,10 +633,11 @@ impl Cpu {
         if turns.queue.len() < 2 {
             self.slice_end = NEVER;
         } else if self.slice_end == NEVER {
-            let vcpu = &mut *self.vcpus[index];
-            let (slice, rest) = (vcpu.vm.slice, core::mem::take(&mut vcpu.rest));
-            let cut = rest.wrapping_sub(1) < slice;
-            self.slice_end = self.now + if cut { rest } else { slice };
+            let vcpu = &self.vcpus[index];
+            self.slice_end = self.now + vcpu.vm.slice;
+            if vcpu.rest != 0 {
+                self.go_on_with_slice(index);
+            }
         }
         Live::trap_wfi(!alone);
         self.set_deadline();
@@ -801,12 +820,9 @@ impl Cpu {
         self.forget(index);
         let vcpu = &mut self.vcpus[index];
         if !vcpu.leaving && (starting || vcpu.state != State::Off) {
-            vcpu.leaving = vcpu.vm.left(vcpu.index);
-            vcpu.state = if vcpu.leaving {
-                State::Ready
-            } else {
-                State::Off
-            };
+            let last = vcpu.vm.left(vcpu.index);
+            vcpu.set_leaving(last);
+            vcpu.state = if last { State::Ready } else { State::Off };
         }
     }
 }

@@ -113,12 +113,12 @@ pub struct Vcpu {
     pub dropped: bool,
     /// Its VM's priority.
     pub priority: u8,
-    /// Whether what its VM may take is bounded.
+    /// Whether what its VM may take is bounded, or it is leaving.
     pub bounded: bool,
     /// Whether it has left as the last of its VM, whose memory it scrubs in its turns.
     pub leaving: bool,
-    /// What is left of a slice that one of a higher priority has cut short, ticks; 0, or more than a slice: nothing.
-    pub rest: u64,
+    /// What is left of a slice that one of a higher priority has cut short, ticks; 0: nothing.
+    pub rest: u32,
     /// Its physical timer, which is emulated.
     pub timer: Timer,
     /// Loads and stores that could not be performed, UNPREDICTABLE ones among them, and the last one.
@@ -146,6 +146,12 @@ pub struct Vcpu {
 const SAMPLE: u32 = 64;
 
 impl Vcpu {
+    /// Says whether it is the last of its VM, which scrubs memory.
+    pub fn set_leaving(&mut self, leaving: bool) {
+        self.leaving = leaving;
+        self.bounded = leaving || self.vm.config.policy.budget_us.is_some();
+    }
+
     /// A vCPU that is off.
     #[must_use]
     pub fn new(vm: Arc<Vm>, index: usize) -> Self {
