@@ -1,10 +1,11 @@
 //! Which CPU a vCPU lives on: one that has nothing better to do takes from those that have too much.
 //!
-//! CPUs tell each other by words that each writes for itself: what it runs, whether it has a vCPU
-//! ready that could run elsewhere, whether it has several on at all. A CPU that falls idle asks one that
-//! has a vCPU to spare; one that gets one to spare looks for a CPU that runs less. So the highest
-//! priorities run, wherever they may. Among equals a CPU with more of them than another hands one on
-//! every [`EVEN_OUT`], which makes shares even over time where they can't be at once.
+//! CPUs tell each other by words that each writes for itself: what it runs, what it has ready that could
+//! run elsewhere, whether it has several vCPUs on at all. A CPU that comes to run less than before asks
+//! the one that has the most to spare; one that gets something to spare looks for a CPU that runs less.
+//! So the highest priorities run, wherever they may. Among equals a CPU with more of them than another
+//! hands one on every [`EVEN_OUT`], the one that has been there the longest, to the next such CPU: so all
+//! go round, and shares are even over time where they can't be at once.
 
 use crate::machine;
 use crate::vm::{MAX_CPUS, news};
@@ -12,17 +13,24 @@ use core::sync::atomic::{AtomicU32, Ordering, fence};
 
 /// How often CPUs that are as even as can be change places, 1/s.
 pub const EVEN_OUT: u32 = 100;
+/// More than any CPU has.
+pub const MANY: u32 = 0xffff;
 
 /// CPUs that run vCPUs.
 static CPUS: AtomicU32 = AtomicU32::new(0);
-/// What each runs: a priority plus one; 0: nothing.
-static RUNNING: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
-/// How many vCPUs each has ready.
-static READY: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
-/// CPUs with a vCPU ready that could run elsewhere, by bit.
-static SPARE: AtomicU32 = AtomicU32::new(0);
+/// The [`load`] of each.
+static LOAD: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
+/// Of what each has ready that could run elsewhere the load of the best.
+static SPARE: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
 /// CPUs with several vCPUs on, of which one could be elsewhere, by bit.
 static CROWDED: AtomicU32 = AtomicU32::new(0);
+
+/// What a CPU has to do that runs so many vCPUs of this priority by turns: the more, the greater. None:
+/// 0.
+#[must_use]
+pub fn load(priority: u8, turns: u32) -> u32 {
+    (u32::from(priority) + 1) << 16 | turns.min(MANY)
+}
 
 /// Says how many CPUs there are.
 pub fn set_cpus(count: usize) {
@@ -42,60 +50,53 @@ pub fn several() -> bool {
     CPUS.load(Ordering::Relaxed) > 1
 }
 
-/// Notes what CPU number `cpu` is going to run, of so many that are ready.
-pub fn runs(cpu: usize, priority: u8, ready: u32) {
-    note(cpu, u32::from(priority) + 1, ready);
-}
-
-fn note(cpu: usize, runs: u32, ready: u32) {
-    if let (Some(running), Some(count)) = (RUNNING.get(cpu), READY.get(cpu)) {
-        running.store(runs, Ordering::Relaxed);
-        count.store(ready, Ordering::Relaxed);
+/// Notes the load of CPU number `cpu`. Where it is of a lower priority than before, it asks for more.
+pub fn runs(cpu: usize, load: u32) {
+    let Some(own) = LOAD.get(cpu) else { return };
+    let before = own.load(Ordering::Relaxed);
+    own.store(load, Ordering::Relaxed);
+    if load >> 16 < before >> 16 {
+        // Either this sees who has one to spare, or that one sees what is run here.
+        fence(Ordering::SeqCst);
+        let others = each(present(!(1 << cpu)));
+        let spare = others.map(|cpu| (SPARE[cpu].load(Ordering::Relaxed), cpu));
+        if let Some((best, other)) = spare.max()
+            && best >> 16 > load >> 16
+        {
+            offer(other);
+        }
     }
 }
 
-/// CPU number `cpu` has nothing to run, and asks one that has too much.
-pub fn idles(cpu: usize) {
-    note(cpu, 0, 0);
-    set(&SPARE, cpu, false);
-    // Either this sees who has one to spare, or that one sees that this CPU idles.
-    fence(Ordering::SeqCst);
-    let spare = SPARE.load(Ordering::Relaxed) & !(1 << cpu);
-    if spare != 0 {
-        offer(spare.trailing_zeros() as usize);
+/// Notes of what CPU number `cpu` has ready that could run elsewhere the load of the best; 0: nothing.
+pub fn spares(cpu: usize, best: u32) {
+    if let Some(spare) = SPARE.get(cpu) {
+        spare.store(best, Ordering::Relaxed);
     }
-}
-
-/// Notes whether CPU number `cpu` has a vCPU ready that could run elsewhere.
-pub fn spares(cpu: usize, has: bool) {
-    set(&SPARE, cpu, has);
     fence(Ordering::SeqCst);
 }
 
-/// The CPU of `mask` other than `own` that should rather run a vCPU of this priority than what it
-/// runs: the one that runs the least.
+/// The CPU of `mask` other than `own` that has the least load, if that is below `load`: of several the
+/// next after `own`.
 #[must_use]
-pub fn better(own: usize, mask: u32, priority: u8) -> Option<usize> {
+pub fn better(own: usize, mask: u32, load: u32) -> Option<usize> {
     let others = each(present(mask) & !(1 << own));
-    let running = others.map(|cpu| (RUNNING[cpu].load(Ordering::Relaxed), cpu));
-    let (least, cpu) = running.min()?;
-    (least <= u32::from(priority)).then_some(cpu)
-}
-
-/// A CPU of `mask` other than `own`, which has `ready` vCPUs ready, that has fewer.
-#[must_use]
-pub fn emptier(own: usize, mask: u32, ready: u32) -> Option<usize> {
-    let others = each(present(mask) & !(1 << own));
-    let counts = others.map(|cpu| (READY[cpu].load(Ordering::Relaxed), cpu));
-    let (least, cpu) = counts.min()?;
-    (least < ready).then_some(cpu)
+    let loads = others.map(|cpu| (LOAD[cpu].load(Ordering::Relaxed), cpu < own, cpu));
+    let (least, _, cpu) = loads.min()?;
+    (least < load).then_some(cpu)
 }
 
 /// CPU number `cpu` gets a vCPU of this priority: until it says so itself.
 pub fn gets(cpu: usize, priority: u8) {
-    if let (Some(running), Some(count)) = (RUNNING.get(cpu), READY.get(cpu)) {
-        running.fetch_max(u32::from(priority) + 1, Ordering::Relaxed);
-        count.fetch_add(1, Ordering::Relaxed);
+    if let Some(own) = LOAD.get(cpu) {
+        let one = load(priority, 1);
+        let before = own.load(Ordering::Relaxed);
+        let more = if before >> 16 == one >> 16 {
+            before + 1
+        } else {
+            before.max(one)
+        };
+        own.store(more, Ordering::Relaxed);
     }
 }
 

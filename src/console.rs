@@ -10,6 +10,7 @@
 use crate::arch::counter;
 use crate::driver::uart::Uart;
 use crate::tty::{LOG, Port, Pumped, Screen};
+use crate::warn;
 use alloc::string::String;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -210,6 +211,19 @@ pub fn set_focus(writer: Writer) {
     advance();
 }
 
+/// Has `text` stand below all that is written; nothing where it is empty.
+pub fn prompt(text: String) {
+    console().screen.set_prompt(text, counter::now());
+    advance();
+}
+
+/// Answers the operator by a line of the log that is none of its levels'.
+pub fn say(text: fmt::Arguments<'_>) {
+    // Writing to the console can't fail.
+    let _ = writeln!(console(), "{text}");
+    advance();
+}
+
 /// Writes one byte of `writer`; `false` where that one had better wait before the next.
 #[inline(always)]
 #[must_use]
@@ -328,7 +342,7 @@ pub fn set_level(words: &str) {
             name => match name.parse() {
                 Ok(filter) => filter,
                 Err(_) => {
-                    log::warn!(
+                    warn!(
                         "loglevel={name}: expected off, error, warn, info, debug, trace or 0 to 8"
                     );
                     continue;

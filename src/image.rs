@@ -33,7 +33,7 @@ use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 use crate::addr::{Ipa, PAGE, Pa};
 use crate::lent::GRAIN;
 
-/// Start of a guest's RAM.
+/// Start of a guest's RAM, unless that is mapped one to one.
 pub const RAM: Ipa = Ipa(0x4000_0000);
 /// End of a guest's two flash banks, which start at 0.
 pub const FLASH_END: Ipa = Ipa(0x0800_0000);
@@ -203,6 +203,8 @@ pub struct Image {
     pub handover: Handover,
     /// What it needs to unpack itself, where it says so.
     pub unpacks: Option<Unpacks>,
+    /// Where RAM begins.
+    pub ram: Ipa,
 }
 
 /// What a kernel that unpacks itself needs.
@@ -225,19 +227,19 @@ pub struct Layout {
     pub registers: [u32; 3],
 }
 
-/// Tells what the kernel in `source` is.
+/// Tells what the kernel in `source` is, for a guest whose RAM begins at `ram`.
 ///
 /// # Errors
 ///
 /// Where it is no kernel that can be run, naming what it looks like.
-pub fn kernel(source: &dyn Source) -> Result<Image, ImageError> {
+pub fn kernel(source: &dyn Source, ram: Ipa) -> Result<Image, ImageError> {
     let view = View::open(source, 0, source.size())?;
     let image = if view.head.starts_with(UIMAGE_MAGIC) {
-        return uimage(&view);
+        uimage(&view, ram)?
     } else {
-        bare_kernel(&view)?
+        view.finish(bare_kernel(&view, ram)?)
     };
-    Ok(view.finish(image))
+    Ok(Image { ram, ..image })
 }
 
 /// Tells how the firmware in `source` is packed.
@@ -276,7 +278,7 @@ impl Image {
         let place = needs.end.next_multiple_of(GRAIN);
         let end = place + part.memory + needs.heap;
         let moved = Segment {
-            ipa: Ipa(RAM.0 + place),
+            ipa: Ipa(self.ram.0 + place),
             ..*part
         };
         if end > ram_to_initrd(ram) || moved.in_place(module).is_none() {
@@ -293,7 +295,8 @@ impl Image {
     ///
     /// Where a part lies neither in RAM nor in flash, two parts overlap, or not all fits.
     pub fn place(&self, ram: u64, initrd: Option<u64>, dtb: u64) -> Result<Layout, ImageError> {
-        let ram_end = Ipa(RAM.0.saturating_add(ram));
+        let base = self.ram;
+        let ram_end = Ipa(base.0.saturating_add(ram));
         let too_large = |what: &str, size: u64| {
             let found = format_args!(
                 "with {what} of {} KiB too large for {} KiB of RAM",
@@ -304,17 +307,18 @@ impl Image {
         };
         for (nth, part) in self.segments.iter().enumerate() {
             let in_flash = part.end() <= FLASH_END;
-            if !in_flash && part.ipa < RAM {
+            if !in_flash && part.ipa < base {
                 let found = format_args!(
                     "for {}..{}, where a guest has neither RAM nor flash",
                     part.ipa,
                     part.end()
                 );
-                let fix = "link it for RAM from 0x40000000 or for flash from 0";
+                let fix =
+                    "link it for RAM from 0x40000000, without direct-map, or for flash from 0";
                 return Err(ImageError::new(found, fix));
             }
             if !in_flash && part.end() > ram_end {
-                return Err(too_large("a part", part.end().0.saturating_sub(RAM.0)));
+                return Err(too_large("a part", part.end().0.saturating_sub(base.0)));
             }
             if self
                 .segments
@@ -328,8 +332,8 @@ impl Image {
                 ));
             }
         }
-        let high = self.segments.iter().map(Segment::end).max().unwrap_or(RAM);
-        let start = RAM.0.saturating_add(ram_to_initrd(ram)).max(high.0);
+        let high = self.segments.iter().map(Segment::end).max().unwrap_or(base);
+        let start = base.0.saturating_add(ram_to_initrd(ram)).max(high.0);
         let start = Ipa(start).align_up(PAGE).unwrap_or(ram_end);
         let initrd_end = start
             .checked_add(initrd.unwrap_or(0))
@@ -365,11 +369,11 @@ impl Image {
         let low = self
             .segments
             .iter()
-            .filter(|part| part.end() > RAM)
+            .filter(|part| part.end() > self.ram)
             .map(|part| part.ipa)
             .min();
-        let end = RAM.checked_add(bytes)?;
-        (end <= low.unwrap_or(limit).min(limit)).then_some(RAM)
+        let end = self.ram.checked_add(bytes)?;
+        (end <= low.unwrap_or(limit).min(limit)).then_some(self.ram)
     }
 
     /// Unpacks a packed image, handing each piece to `write` with its place. Bytes of memory beyond
@@ -541,14 +545,15 @@ fn whole(format: Format, view: &View<'_>, ipa: Ipa, handover: Handover) -> Image
         thumb: false,
         handover,
         unpacks: None,
+        ram: RAM,
     }
 }
 
 /// A kernel without U-Boot's header.
-fn bare_kernel(view: &View<'_>) -> Result<Image, ImageError> {
+fn bare_kernel(view: &View<'_>, ram: Ipa) -> Result<Image, ImageError> {
     let head = view.head.as_slice();
     let mut format = Format::Raw;
-    let mut ipa = Ipa(RAM.0 + RAW_OFFSET);
+    let mut ipa = Ipa(ram.0 + RAW_OFFSET);
     match little(head, 0x24) {
         _ if head.starts_with(b"\x7fELF") => return elf(view),
         ZIMAGE_MAGIC => {
@@ -572,7 +577,7 @@ fn bare_kernel(view: &View<'_>) -> Result<Image, ImageError> {
         _ => is_no_kernel(head)?,
     }
     if let (Format::Raw, Some(offset)) = (format, linked_offset(head)) {
-        (format, ipa) = (Format::LinuxImage, Ipa(RAM.0 + offset));
+        (format, ipa) = (Format::LinuxImage, Ipa(ram.0 + offset));
     }
     let mut image = whole(format, view, ipa, Handover::Linux);
     if format == Format::ZImage {
@@ -734,7 +739,7 @@ fn is_no_kernel(head: &[u8]) -> Result<(), ImageError> {
 }
 
 /// A legacy image of U-Boot's: a header of big-endian words, then the image.
-fn uimage(outer: &View<'_>) -> Result<Image, ImageError> {
+fn uimage(outer: &View<'_>, ram: Ipa) -> Result<Image, ImageError> {
     const ARM: u8 = 2;
     const KERNEL: u8 = 2;
     const NOLOAD: u8 = 14;
@@ -786,8 +791,8 @@ fn uimage(outer: &View<'_>) -> Result<Image, ImageError> {
     }
     let (load, entry) = match kind {
         NOLOAD => (
-            RAM.0 + NOLOAD_OFFSET,
-            RAM.0 + NOLOAD_OFFSET + u64::from(entry),
+            ram.0 + NOLOAD_OFFSET,
+            ram.0 + NOLOAD_OFFSET + u64::from(entry),
         ),
         _ => (load.into(), entry.into()),
     };
@@ -869,6 +874,7 @@ fn elf(view: &View<'_>) -> Result<Image, ImageError> {
         thumb,
         handover: Handover::Bare,
         unpacks: None,
+        ram: RAM,
     })
 }
 

@@ -2,6 +2,7 @@
 
 use crate::machine;
 use crate::vcpu::Vcpu;
+use crate::vm;
 use core::sync::atomic::{Ordering, fence};
 
 /// What an interrupt leaves to do for the CPU that took it.
@@ -51,8 +52,31 @@ pub fn take(loaded: Option<&mut Vcpu>) -> Interrupt {
             Interrupt::None
         }
         _ if Some(id) == wiring.console => Interrupt::Console,
-        _ => Interrupt::None,
+        _ => return device(id, loaded),
     };
     machine::deactivate(acknowledged);
     left
+}
+
+/// A device of a VM's has interrupted: the guest deactivates the interrupt.
+#[cold]
+#[inline(never)]
+fn device(id: u32, loaded: Option<&mut Vcpu>) -> Interrupt {
+    match (vm::wired(id), loaded) {
+        (None, _) => machine::deactivate(id),
+        (Some((vm, wire)), loaded) => {
+            // It comes where the guest wants it: the same CPU is to deactivate it.
+            let home = vm.home(wire.virt);
+            if home != machine::cpu_number() {
+                machine::forward(id, wire.physical.edge, home);
+            } else if let Some(vcpu) = loaded
+                && vcpu.vm.id == vm.id
+            {
+                vcpu.device_fired(wire.virt);
+            } else {
+                vm.set_line(Some(wire.virt), true);
+            }
+        }
+    }
+    Interrupt::None
 }

@@ -131,6 +131,8 @@ extern crate alloc;
 
 // 1. Models: no `unsafe`, nothing of the machine.
 pub mod addr;
+pub mod table;
+pub mod note;
 pub mod regs;
 pub mod syndrome;
 pub mod decode;
@@ -146,6 +148,7 @@ pub mod vtimer;
 pub mod pl011;
 pub mod pl031;
 pub mod tty;
+pub mod shell;
 pub mod psci;
 pub mod mailbox;
 pub mod sched;
@@ -167,12 +170,14 @@ pub mod mem;
 pub mod platform;
 
 // 3. The hypervisor: no `unsafe` again.
+pub mod assign;
 pub mod loader;
 pub mod vm;
 pub mod forward;
 pub mod vcpu;
 pub mod inject;
 pub mod exit;
+pub mod describe;
 pub mod irq;
 pub mod monitor;
 pub mod balance;

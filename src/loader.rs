@@ -1,8 +1,10 @@
 //! A VM's memory: RAM and devices in its stage 2, and its modules loaded.
 
 use crate::addr::{BLOCK, Ipa, PAGE, Pa};
+use crate::assign::Assigned;
+use crate::bus::interrupt::{self, RINGS as RINGS_INTERRUPT};
 use crate::bus::{Device, FLASH, Places, RAM, RINGS};
-use crate::fdt::{self, ConfigError, Guest, Module, Range, VmConfig};
+use crate::fdt::{self, ConfigError, Guest, Module, Range, VmConfig, Wire};
 use crate::image::{self, Image, ImageError, Source};
 use crate::machine::{self, Pool};
 use crate::mem::{self, ModuleMemory, NotRam, Ram};
@@ -37,7 +39,9 @@ pub struct Memory {
     pub space: Stage2<Pool>,
     /// RAM, and read-only memory where firmware lies.
     pub ram: Ram,
-    /// Bytes of it that are RAM, from [`RAM`] on.
+    /// Where it begins for the guest.
+    base: u32,
+    /// Bytes of it that are RAM, from there on.
     size: u64,
     /// Bytes of firmware at 0, in whole pages.
     rom: u64,
@@ -45,6 +49,8 @@ pub struct Memory {
     pub regions: Map,
     /// Where its devices are.
     pub places: Places,
+    /// The board's devices that it has.
+    pub assigned: Assigned,
 }
 
 impl Source for ModuleMemory {
@@ -90,13 +96,32 @@ impl Memory {
             ));
         }
         let mut ram = Ram::default();
+        let mut base = RAM;
+        if config.direct_map {
+            let free = ram.add_direct(size);
+            let error = || {
+                let shown = format_args!(
+                    "for {} KiB, of which not as many are free in one piece",
+                    size / 1024
+                );
+                ConfigError::new(
+                    &config.node,
+                    "direct-map",
+                    shown,
+                    format_args!("give it less memory"),
+                )
+            };
+            base = free.ok_or_else(error)?.0 as u32;
+        }
         let mut wanted = 0;
         let add: &mut dyn FnMut(u64, u64) -> Result<(), ConfigError> = &mut |ipa, size| {
             wanted += size;
             ram.add(Ipa(ipa), size)
                 .map_err(|_| config.no_memory(wanted, left))
         };
-        add(RAM.into(), size)?;
+        if !config.direct_map {
+            add(RAM.into(), size)?;
+        }
         let rom = config.firmware.as_ref();
         let rom = rom.map_or(0, |module| module.range.size.div_ceil(PAGE) * PAGE);
         add(0, rom)?;
@@ -106,7 +131,8 @@ impl Memory {
         // Several regions may share a page of memory.
         let mut done = 0;
         let places = config.places;
-        let regions = regions(config, &places, size, rom)?;
+        let assigned = assigned(config)?;
+        let regions = regions(config, &places, (base, size), rom, &assigned)?;
         for region in regions
             .regions()
             .iter()
@@ -140,10 +166,12 @@ impl Memory {
         let mut memory = Self {
             space,
             ram,
+            base,
             size,
             rom,
             regions,
             places,
+            assigned,
         };
         memory.map().map_err(|why| no_tables(config, why))?;
         Ok(memory)
@@ -163,7 +191,13 @@ impl Memory {
 
     /// Maps everything anew, with devices at `places`.
     fn arrange(&mut self, config: &VmConfig, places: Places) -> Result<(), ConfigError> {
-        self.regions = regions(config, &places, self.size, self.rom)?;
+        self.regions = regions(
+            config,
+            &places,
+            (self.base, self.size),
+            self.rom,
+            &self.assigned,
+        )?;
         self.places = places;
         self.ram.take_back();
         let unmapped = self.space.unmap(Ipa(0), 1 << WIDTH);
@@ -185,6 +219,7 @@ impl Memory {
             let (first, end) = (u64::from(pages.first), u64::from(pages.last) + 1);
             let (pa, attrs) = match region.map(|region| (region.owner, region.read, region.write)) {
                 Some((GICC_OWNER, ..)) => (Some(machine::wiring().gicv.start), Attrs::DEVICE),
+                Some((PASSED_OWNER, ..)) => (self.assigned.find(first), Attrs::DEVICE),
                 Some((_, Answer::Memory, Answer::Memory)) => (None, Attrs::RAM),
                 Some((_, Answer::Memory, _)) => (None, Attrs::ROM),
                 _ => {
@@ -261,10 +296,14 @@ impl Memory {
         let image = if kind == "firmware" {
             image::firmware(&source)
         } else {
-            image::kernel(&source)
+            image::kernel(&source, Ipa(self.base.into()))
         };
         let mut image = image.map_err(bad)?;
-        let lent = image.lift(module.range.start, self.size);
+        // What is lent is not where a device would look for it.
+        let lent = match config.direct_map {
+            true => 0,
+            false => image.lift(module.range.start, self.size),
+        };
         let initrd = config
             .ramdisk
             .as_ref()
@@ -329,6 +368,7 @@ impl Memory {
     /// describes what there is.
     fn tree(&self, config: &VmConfig, initrd: Option<Range>) -> Result<Vec<u8>, ConfigError> {
         let guest = Guest {
+            ram: self.base,
             memory: self.size,
             cpus: config.cpus,
             cpu: machine::cpu_compatible(),
@@ -336,14 +376,17 @@ impl Memory {
             initrd,
             seed: None,
             flash: true,
-            rtc: true,
+            rtc: !self.assigned.is_at(self.places.rtc.into()),
             virtio: 0,
             places: self.places,
             regions: &config.regions,
             serves: &config.serves,
         };
         match &config.device_tree {
-            Some(module) => adopt(&guest, module),
+            Some(module) => with_tree(module, |tree| match tree.find("/passthrough") {
+                Some(_) => guest.tree_with(Some(tree)),
+                None => guest.adopt(tree),
+            }),
             None => Ok(guest.tree()),
         }
     }
@@ -459,8 +502,46 @@ impl Memory {
     }
 }
 
-/// The user's own tree of `module`, with what QEMU would set in it.
-fn adopt(guest: &Guest<'_>, module: &Module) -> Result<Vec<u8>, ConfigError> {
+/// The board's devices that the VM is given.
+fn assigned(config: &VmConfig) -> Result<Assigned, ConfigError> {
+    let Some(module) = &config.device_tree else {
+        return Ok(Assigned::default());
+    };
+    let given = with_tree(module, |tree| Assigned::take(config, tree, &module.node))??;
+    let rings = RINGS_INTERRUPT..RINGS_INTERRUPT + config.serves.len() as u32;
+    for (nth, wire) in given.wires().enumerate() {
+        let is_own = match wire.virt {
+            interrupt::UART => true,
+            interrupt::RTC => !given.is_at(config.places.rtc.into()),
+            virt => {
+                rings.contains(&virt)
+                    || config
+                        .regions
+                        .iter()
+                        .any(|region| region.interrupt == Some(virt))
+            }
+        };
+        let clashes = |other: Wire| other.virt == wire.virt && other.physical != wire.physical;
+        if is_own || given.wires().take(nth).any(clashes) {
+            return Err(ConfigError::new(
+                &module.node,
+                "interrupts",
+                format_args!(
+                    "shared interrupt {}, which another device of the VM has",
+                    wire.virt - 32
+                ),
+                format_args!("give it another number"),
+            ));
+        }
+    }
+    Ok(given)
+}
+
+/// Does `what` with the tree that is `module`.
+fn with_tree<R>(
+    module: &Module,
+    what: impl FnOnce(&fdt::Tree<'_, '_>) -> R,
+) -> Result<R, ConfigError> {
     let bad = |found: fmt::Arguments<'_>| {
         let fix = "give a flattened tree";
         VmConfig::bad_module("device tree", module, &ImageError::new(found, fix))
@@ -481,7 +562,7 @@ fn adopt(guest: &Guest<'_>, module: &Module) -> Result<Vec<u8>, ConfigError> {
     let mut copy = Vec::new();
     let checked =
         fdt::check(&bytes, &mut copy).map_err(|why| bad(format_args!("damaged: {why}")))?;
-    Ok(guest.adopt(&fdt::Tree::of(&checked)))
+    Ok(what(&fdt::Tree::of(&checked)))
 }
 
 #[cold]
@@ -494,7 +575,7 @@ fn outside(at: NotRam) -> ImageError {
 }
 
 /// Owners of regions that every VM has; the described ones' follow from [`DESCRIBED`] on.
-const OWNERS: [&str; 8] = [
+const OWNERS: [&str; 9] = [
     "the RAM",
     "the flash",
     "the distributor",
@@ -503,10 +584,12 @@ const OWNERS: [&str; 8] = [
     "the clock",
     "the rings",
     "the firmware",
+    "a device of the board's",
 ];
 const GICC_OWNER: u32 = 3;
 const ROM_OWNER: u32 = 7;
-const DESCRIBED: u32 = 8;
+const PASSED_OWNER: u32 = 8;
+const DESCRIBED: u32 = 9;
 
 /// The error for a VM whose memory can't be mapped.
 #[cold]
@@ -515,8 +598,14 @@ fn no_tables(config: &VmConfig, why: stage2::Error) -> ConfigError {
     ConfigError::new(&config.node, "memory", format_args!("{why}"), fix)
 }
 
-/// All regions of a VM, its RAM of `size` bytes and `rom` bytes of firmware included.
-fn regions(config: &VmConfig, places: &Places, size: u64, rom: u64) -> Result<Map, ConfigError> {
+/// All regions of a VM, its RAM of `size` bytes from `base` on and `rom` bytes of firmware included.
+fn regions(
+    config: &VmConfig,
+    places: &Places,
+    (base, size): (u32, u64),
+    rom: u64,
+    assigned: &Assigned,
+) -> Result<Map, ConfigError> {
     let count: usize = config
         .regions
         .iter()
@@ -533,7 +622,7 @@ fn regions(config: &VmConfig, places: &Places, size: u64, rom: u64) -> Result<Ma
     }
     let mut map = Map::default();
     let bases = [
-        RAM,
+        base,
         rom as u32,
         places.gicd,
         places.gicc,
@@ -543,7 +632,9 @@ fn regions(config: &VmConfig, places: &Places, size: u64, rom: u64) -> Result<Ma
     ];
     let flash = FLASH.saturating_sub(rom as u32);
     let rings = config.serves.len() as u32 * PAGE as u32;
-    let sizes = [size as u32, flash, 0x1000, 0x2000, 0x1000, 0x1000, rings];
+    // A real clock takes the place of the emulated one.
+    let rtc = 0x1000 * u32::from(!assigned.is_at(places.rtc.into()));
+    let sizes = [size as u32, flash, 0x1000, 0x2000, 0x1000, rtc, rings];
     for (owner, (base, size)) in (0..).zip(bases.into_iter().zip(sizes)) {
         let answer = match owner {
             1 => Answer::Device(Device::Flash as u32),
@@ -567,6 +658,9 @@ fn regions(config: &VmConfig, places: &Places, size: u64, rom: u64) -> Result<Ma
         (0, rom),
         [Answer::Memory, Answer::Zero],
     )?;
+    for place in assigned.places() {
+        add(&mut map, config, PASSED_OWNER, place, [Answer::Memory; 2])?;
+    }
     for (number, described) in (0..).zip(&config.regions) {
         let answers = [described.read, described.write].map(|answer| match answer {
             Answer::Forward(_) => Answer::Forward(number),
@@ -607,7 +701,7 @@ fn add(
 #[cold]
 fn overlap(config: &VmConfig, a: Region, b: Region) -> ConfigError {
     let name = |region: Region| match region.owner.checked_sub(DESCRIBED) {
-        None => OWNERS[region.owner as usize & 7],
+        None => OWNERS.get(region.owner as usize).copied().unwrap_or(""),
         Some(number) => config
             .regions
             .get(number as usize)

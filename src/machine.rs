@@ -9,9 +9,11 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 
 pub use crate::arch::cache::forget_instructions;
 pub use crate::arch::context::{
-    Context, Exit, Live, LiveBanks, actlr, enter, id_register, load, put,
+    Context, Exit, Live, LiveBanks, actlr, enter, id_register, load, put, set_vttbr,
 };
-pub use crate::arch::counter::{clear_deadline, now, set_deadline, set_deadline_if_none};
+pub use crate::arch::counter::{
+    advance_deadline, clear_deadline, now, set_deadline, set_deadline_if_none,
+};
 pub use crate::arch::tables::Pool;
 pub use crate::arch::tlb::{flush_all_vmids, flush_own_vmid};
 pub use crate::arch::{vfp, window};
@@ -59,6 +61,12 @@ pub fn kick(cpu: usize) {
 pub fn power_off() -> ! {
     console::drain();
     crate::arch::smc::power_off()
+}
+
+/// Sends what the console still holds, and starts the machine anew.
+pub fn reset() -> ! {
+    console::drain();
+    crate::arch::smc::reset()
 }
 
 /// Waits for an interrupt; it stays pending.
@@ -122,11 +130,58 @@ pub fn list_registers() -> Option<ListRegisters> {
     gic::gic().map(Gic::list_registers)
 }
 
-/// Makes the private interrupt `id` of this CPU active, or inactive.
-pub fn set_private_active(id: u32, on: bool) {
+/// Makes interrupt `id`, of this CPU where it is private, active or inactive.
+pub fn set_active(id: u32, on: bool) {
     if let Some(gic) = gic::gic() {
-        gic.set_private_active(id, on);
+        gic.set_active(id, on);
     }
+}
+
+/// Makes the shared interrupt `id` edge-triggered, or level; one at a time.
+pub fn trigger(id: u32, edge: bool) {
+    if let Some(gic) = gic::gic() {
+        gic.trigger(id, edge);
+    }
+}
+
+/// Lets the shared interrupt `id` through to CPU number `cpu`.
+pub fn wire(id: u32, cpu: usize) {
+    if let Some(gic) = gic::gic() {
+        gic.target(id, cpu);
+        gic.enable(id, true);
+    }
+}
+
+/// Sends the shared interrupt `id`, which is active on this CPU, to CPU number `cpu` instead.
+pub fn forward(id: u32, edge: bool, cpu: usize) {
+    if let Some(gic) = gic::gic() {
+        gic.target(id, cpu);
+        if edge {
+            gic.set_pending(id, true);
+        }
+        gic.deactivate(id);
+    }
+}
+
+/// Whether interrupt `id` is pending, active or not.
+#[must_use]
+pub fn is_pending(id: u32) -> bool {
+    gic::gic().is_some_and(|gic| gic.is_pending(id))
+}
+
+/// Keeps the shared interrupt `id` back, and forgets it where it has come.
+pub fn silence(id: u32) {
+    if let Some(gic) = gic::gic() {
+        gic.enable(id, false);
+        gic.set_pending(id, false);
+        gic.set_active(id, false);
+    }
+}
+
+/// This CPU's number.
+#[must_use]
+pub fn cpu_number() -> usize {
+    crate::arch::context::number().unwrap_or(0)
 }
 
 /// Forgets this CPU's branch predictions, where that mitigates Spectre (BPIALL; on a Cortex-A15

@@ -17,7 +17,7 @@ mod image {
     use armillary::fdt::{self, Board, Range, Tree};
     use armillary::regs::mode;
     use armillary::run::{self, Cpu};
-    use armillary::{console, mem, platform, vm};
+    use armillary::{assign, console, error, info, mem, platform, vm};
     use core::panic::PanicInfo;
     use core::sync::atomic::{AtomicUsize, Ordering};
     use spin::Once;
@@ -38,11 +38,11 @@ mod image {
         let checked = fdt::check(bytes, &mut copy).unwrap_or_else(|why| stop(why));
         let tree = Tree::of(&checked);
         platform::attach_console(&tree);
-        log::info!("Armillary {}", env!("CARGO_PKG_VERSION"));
+        info!("Armillary {}", env!("CARGO_PKG_VERSION"));
         if handover.mode != mode::HYP {
             stop(format_args!(
                 "entered in {} mode: Armillary needs Hyp mode",
-                boot::mode_name(handover.mode)
+                mode::name(handover.mode)
             ));
         }
         let board = BOARD.call_once(|| Board::read(&tree).unwrap_or_else(|why| stop(why)));
@@ -53,26 +53,28 @@ mod image {
         };
         let (configs, errors) = fdt::vms(
             &tree,
-            board,
+            &board.memory,
             &[("the hypervisor", image), ("the device tree", place)],
         );
         for why in &errors {
-            log::error!("{why}");
+            error!("{why}");
         }
+        assign::offer(&board.spares);
         platform::add_ram(board, &[image, place], &configs);
         if platform::init(board).is_none() {
             stop("no room to map the interrupt controller");
         }
         let cpus = platform::start_cpus(board, || ONLINE.load(Ordering::Acquire));
         arch::mmu::forget_identity(handover.image);
-        log::info!("{cpus} CPUs");
+        info!("{cpus} CPUs");
         if run::build(configs, cpus) == 0 {
-            log::error!("no VM to run");
+            error!("no VM to run");
             armillary::machine::power_off();
         }
         arch::mmu::unmap_tree();
-        let own = handover.image_size + mem::own_bytes();
-        log::info!("own RAM: {own} bytes, of them {} heap", mem::heap_size());
+        mem::count_own(handover.image_size);
+        let (own, (heap, _)) = (mem::own_bytes(), mem::heap());
+        info!("own RAM: {own} bytes, of them {heap} heap");
         Cpu::new(0, platform::frequency(board)).run()
     }
 
@@ -89,7 +91,7 @@ mod image {
 
     /// Says why the board can't be used, and stops.
     fn stop(why: impl core::fmt::Display) -> ! {
-        log::error!("{why}");
+        error!("{why}");
         boot::stop()
     }
 
@@ -97,7 +99,7 @@ mod image {
     fn panic(info: &PanicInfo<'_>) -> ! {
         // SAFETY: the machine stops after this.
         unsafe { console::seize() };
-        log::error!("panic: {info}");
+        error!("panic: {info}");
         arch::trace();
         arch::die()
     }

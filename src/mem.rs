@@ -71,8 +71,11 @@ mod heap {
             block.is_ok()
         }
 
-        pub(super) fn total(&self) -> usize {
-            self.lock().stats_total_bytes()
+        /// Bytes in all, and those of them that are free.
+        pub(super) fn sizes(&self) -> (usize, usize) {
+            let heap = self.lock();
+            let total = heap.stats_total_bytes();
+            (total, total - heap.stats_alloc_actual())
         }
     }
 
@@ -217,6 +220,29 @@ impl Ram {
             }
         }
         Ok(())
+    }
+
+    /// As [`add`](Self::add), but in one piece below 4 GiB, which the guest sees where it is. It
+    /// begins at a multiple of 128 MiB if it can, from which Linux before 5.12 finds it by rounding
+    /// down, else of 2 MiB. `None` where no such piece is free.
+    #[cold]
+    pub fn add_direct(&mut self, size: u64) -> Option<Ipa> {
+        let end = 1 << (32 - PAGE_SHIFT);
+        let count = u32::try_from(size >> PAGE_SHIFT).ok()?;
+        let run = |order| frames().take_run(count, order, end);
+        let first = run(27 - PAGE_SHIFT).or_else(|| run(21 - PAGE_SHIFT))?;
+        let base = u64::from(first) << PAGE_SHIFT;
+        let mut at = base;
+        while at < base + size {
+            let piece = 1 << (base + size - at).ilog2().min(at.trailing_zeros());
+            self.extents.push(Extent {
+                ipa: Ipa(at),
+                pa: Pa(at),
+                size: piece,
+            });
+            at += piece;
+        }
+        Some(Ipa(base))
     }
 
     /// The pieces, in ascending order of each [`add`](Self::add).
@@ -605,6 +631,48 @@ pub fn module(range: Range) -> ModuleMemory {
     }
 }
 
+/// A module that is the hypervisor's own copy, as long as this lives.
+pub struct OwnModule {
+    ram: Ram,
+    range: Range,
+}
+
+impl OwnModule {
+    /// Room for `size` bytes; `None` where there is none in one piece.
+    #[must_use]
+    pub fn new(size: u64) -> Option<Self> {
+        let mut ram = Ram::default();
+        let start = Pa(ram.add_direct(size.checked_next_multiple_of(PAGE)?)?.0);
+        let range = Range { start, size };
+        MODULES.lock().push(range);
+        Some(Self { ram, range })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn range(&self) -> Range {
+        self.range
+    }
+
+    /// Writes `bytes` to its own, `offset` into it.
+    ///
+    /// # Errors
+    /// The first address beyond it.
+    pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), NotRam> {
+        let at = Ipa(self.range.start.0 + offset);
+        self.ram.write(at, bytes)?;
+        // A guest may have it in place of a copy, its caches off.
+        self.ram.clean(at, bytes.len() as u64);
+        Ok(())
+    }
+}
+
+impl Drop for OwnModule {
+    fn drop(&mut self) {
+        MODULES.lock().retain(|module| *module != self.range);
+    }
+}
+
 impl ModuleMemory {
     /// Its bytes.
     #[must_use]
@@ -652,7 +720,7 @@ pub fn reserve_heap(bytes: usize) -> bool {
     true
 }
 
-/// Bytes of RAM that the hypervisor has taken for itself, beside its image.
+/// Bytes of RAM that are the hypervisor's own.
 static OWN: Mutex<u64> = Mutex::new(0);
 
 /// As [`alloc()`], for the hypervisor itself and for good.
@@ -663,17 +731,29 @@ pub fn alloc_own(size: u64) -> Option<Pa> {
     Some(pa)
 }
 
-/// Bytes of RAM that the hypervisor has taken for itself, beside its image.
+/// Counts `size` bytes as the hypervisor's own: its image, which nothing here has given out.
+pub fn count_own(size: u64) {
+    *OWN.lock() += size;
+}
+
+/// Bytes of RAM that are the hypervisor's own: its image, stacks and heap.
 #[must_use]
 pub fn own_bytes() -> u64 {
     *OWN.lock()
 }
 
-/// Bytes that the heap has in all.
+/// Bytes that the heap has in all, and those of them that are free.
 #[cfg(target_os = "none")]
 #[must_use]
-pub fn heap_size() -> usize {
-    heap::HEAP.total()
+pub fn heap() -> (usize, usize) {
+    heap::HEAP.sizes()
+}
+
+/// On the host nothing of the heap is the hypervisor's own.
+#[cfg(not(target_os = "none"))]
+#[must_use]
+pub fn heap() -> (usize, usize) {
+    (0, 0)
 }
 
 /// On the host the heap is the host's.

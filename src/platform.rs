@@ -7,6 +7,7 @@ use crate::arch::{context, counter, mmu, smc};
 use crate::driver::{gic, uart::Uart};
 use crate::fdt::{self, Board, Range, VmConfig};
 use crate::machine;
+use crate::warn;
 use crate::{console, mem};
 use alloc::vec::Vec;
 
@@ -184,7 +185,7 @@ pub fn start_cpus(board: &Board, online: impl Fn() -> usize) -> usize {
         .filter(|cpu| cpu.mpidr != here & 0xff_ffff)
     {
         if running == mmu::MAX_CPUS.min(8) {
-            log::warn!("CPU {:#x} stays off: at most 8 CPUs are used", cpu.mpidr);
+            warn!("CPU {:#x} stays off: at most 8 CPUs are used", cpu.mpidr);
             continue;
         }
         match start_cpu(cpu, running) {
@@ -194,7 +195,7 @@ pub fn start_cpus(board: &Board, online: impl Fn() -> usize) -> usize {
                 }
                 running += 1;
             }
-            Err(why) => log::warn!("CPU {:#x} stays off: {why}", cpu.mpidr),
+            Err(why) => warn!("CPU {:#x} stays off: {why}", cpu.mpidr),
         }
     }
     running

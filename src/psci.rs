@@ -185,6 +185,9 @@ pub enum Answer {
     },
 }
 
+/// What PSCI_VERSION answers: 1.1 (ARM DEN 0022, 5.3).
+pub const VERSION: u32 = 0x0001_0001;
+
 /// Answers the call of `function` (r0) with `args` (r1 to r3) by CPU `caller`.
 ///
 /// Functions of SMC64 are unknown to a caller in AArch32 state.
@@ -197,7 +200,7 @@ pub fn call<P: Platform>(
     platform: &mut P,
 ) -> Answer {
     let value = match function {
-        PSCI_VERSION => 0x0001_0001,
+        PSCI_VERSION => VERSION,
         SMCCC_VERSION => 0x0001_0002,
         PSCI_CPU_SUSPEND_32 => return cpu_suspend(args, caller, power, platform),
         PSCI_CPU_OFF => return Answer::CpuOff,

@@ -26,6 +26,23 @@ pub mod mode {
     pub const SYS: u32 = 0x1f;
     /// The bits of CPSR that hold the mode.
     pub const MASK: u32 = 0x1f;
+
+    /// A mode's name.
+    #[must_use]
+    pub fn name(mode: u32) -> &'static str {
+        match mode {
+            USR => "User",
+            FIQ => "FIQ",
+            IRQ => "IRQ",
+            SVC => "Supervisor",
+            MON => "Monitor",
+            ABT => "Abort",
+            HYP => "Hyp",
+            UND => "Undefined",
+            SYS => "System",
+            _ => "an unknown",
+        }
+    }
 }
 
 /// Bits of the program status registers (ARM DDI 0406C, B1.3.3).

@@ -5,7 +5,8 @@
 //! entry brings the guest right out again, and one that comes before WFI ends it: nothing is lost.
 
 use crate::balance;
-use crate::exit::{self, Next};
+use crate::describe;
+use crate::exit::{self, INVALID_PARAMETER, Next};
 use crate::fdt::{ConfigError, OnCrash, VmConfig};
 use crate::irq::{self, Interrupt};
 use crate::loader::Start;
@@ -13,10 +14,14 @@ use crate::machine::{self, Live, vfp};
 use crate::mem;
 use crate::monitor;
 use crate::regs::{mode, psr};
-use crate::vcpu::{State, Vcpu};
+use crate::table::Table;
+use crate::vcpu::{NEVER, State, Vcpu};
 use crate::vm::{self, MAX_CPUS, Stop, Vm, news, request};
 use crate::vtimer::Timer;
+use crate::{error, info};
 use alloc::boxed::Box;
+use alloc::string::ToString;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use spin::Mutex;
 
@@ -43,28 +48,12 @@ pub fn adopt(vcpu: Box<Vcpu>) {
 /// Builds the VMs of `configs`, their vCPUs spread over `cpus` CPUs, and starts them; how many there
 /// are then. What can't be built is logged.
 pub fn build(configs: Vec<VmConfig>, cpus: usize) -> usize {
-    let cpus = cpus.clamp(1, MAX_CPUS);
-    balance::set_cpus(cpus);
-    let mut tenants = [0; MAX_CPUS];
+    balance::set_cpus(cpus.clamp(1, MAX_CPUS));
     let mut built = Vec::new();
     for config in configs {
-        if !mem::reserve_heap(VM_HEAP) {
-            log::error!(
-                "{}: no memory left for what the hypervisor keeps of it",
-                config.node
-            );
-            continue;
-        }
-        let mut taken = tenants;
-        match homes(&config, cpus, &mut taken).and_then(|homes| Vm::build(config, &homes)) {
-            Ok(vm) => {
-                tenants = taken;
-                for index in 0..vm.links.len() {
-                    adopt(Box::new(Vcpu::new(vm.clone(), index)));
-                }
-                built.push(vm);
-            }
-            Err(why) => log::error!("{why}"),
+        match settle(config) {
+            Ok(vm) => built.push(vm),
+            Err(why) => error!("{why}"),
         }
     }
     vm::connect(&built);
@@ -72,7 +61,7 @@ pub fn build(configs: Vec<VmConfig>, cpus: usize) -> usize {
     let _ = mem::reserve_heap(VM_HEAP);
     for vm in &built {
         if vm.config.hold {
-            log::info!("{} is held", vm.name());
+            info!("{} is held", vm.name());
         } else {
             vm.start();
         }
@@ -80,28 +69,66 @@ pub fn build(configs: Vec<VmConfig>, cpus: usize) -> usize {
     built.len()
 }
 
-/// Where the vCPUs of a VM live at first: each on the CPU that has the fewest `tenants`.
-fn homes(
-    config: &VmConfig,
-    cpus: usize,
-    tenants: &mut [u32; MAX_CPUS],
-) -> Result<Vec<usize>, ConfigError> {
+/// Builds a VM and gives its vCPUs to CPUs.
+fn settle(config: VmConfig) -> Result<Arc<Vm>, ConfigError> {
+    if !mem::reserve_heap(VM_HEAP) {
+        return Err(config.no_memory(VM_HEAP as u64, mem::free_bytes()));
+    }
+    let homes = homes(&config)?;
+    let vm = Vm::build(config, &homes)?;
+    for index in 0..vm.links.len() {
+        adopt(Box::new(Vcpu::new(vm.clone(), index)));
+    }
+    Ok(vm)
+}
+
+/// Where the vCPUs of a VM live at first: each on the CPU that has the fewest.
+fn homes(config: &VmConfig) -> Result<Vec<usize>, ConfigError> {
+    let mut tenants = [0; MAX_CPUS];
+    for vm in vm::all() {
+        for link in &vm.links {
+            tenants[link.cpu() % MAX_CPUS] += 1;
+        }
+    }
     let mask = balance::present(config.policy.cpus);
     let mut homes = Vec::new();
     for _ in 0..config.cpus {
-        let allowed = (0..cpus).filter(|cpu| mask & 1 << cpu != 0);
+        let allowed = (0..MAX_CPUS).filter(|cpu| mask & 1 << cpu != 0);
         let Some(home) = allowed.min_by_key(|&cpu| tenants[cpu]) else {
             return Err(ConfigError::new(
                 &config.node,
                 "armillary,cpus",
                 format_args!("of CPUs that are not there"),
-                format_args!("name some of CPU 0 to {}", cpus - 1),
+                format_args!(
+                    "name some of CPU 0 to {}",
+                    balance::present(u32::MAX).trailing_ones() - 1
+                ),
             ));
         };
         tenants[home] += 1;
         homes.push(home);
     }
     Ok(homes)
+}
+
+/// Builds the VM that `vcpu` asks for, and answers.
+#[cold]
+fn create(vcpu: &mut Vcpu) {
+    let [_, at, size, ..] = vcpu.context.regs().r;
+    let made = describe::described(&vcpu.vm, at, size).and_then(|(config, modules)| {
+        let vm = settle(config).map_err(|why| why.to_string())?;
+        *vm.modules.lock() = modules;
+        vm::connect(core::slice::from_ref(&vm));
+        Ok(vm)
+    });
+    let r = &mut vcpu.context.regs_mut().r;
+    match made {
+        Ok(vm) => (r[0], r[1]) = (0, vm.id),
+        Err(why) => {
+            r[0] = INVALID_PARAMETER;
+            error!("{}: no VM created: {why}", vcpu.vm.name());
+        }
+    }
 }
 
 /// What the vCPUs of a CPU are, as long as none changes: a switch looks at this alone.
@@ -113,20 +140,42 @@ struct Turns {
     next: usize,
     /// That priority.
     priority: u8,
-    /// How many are ready, whatever their priority.
-    ready: u32,
-    /// How many are on; one with a reservation counts twice.
-    on: u32,
+    /// Whether they take turns, or others that are ready wait for another CPU.
+    sliced: bool,
+    /// Whether several are ready, and there are other CPUs.
+    crowded: bool,
+    /// Whether one alone is on, and no other can come.
+    alone: bool,
     /// When something is due for one that does not run, ticks.
     due: u64,
 }
 
-/// No time, ticks.
-const NEVER: u64 = u64::MAX;
+/// No place among a CPU's vCPUs.
+const NOWHERE: usize = usize::MAX;
 
 #[inline(always)]
 fn earlier(a: u64, b: u64) -> u64 {
     if a < b { a } else { b }
+}
+
+/// Whether `vcpu` is ready, and its VM runs.
+#[inline(always)]
+fn may_run(vcpu: &Vcpu) -> bool {
+    vcpu.state == State::Ready && vcpu.vm.runs()
+}
+
+/// Has the Hyp timer fire at the end of a turn, when something is `due` for others, or for the console, or
+/// for the physical `timer` of the vCPU that is live.
+#[inline(always)]
+fn wake_by(end: u64, due: u64, timer: Option<&Timer>) {
+    let mut first = earlier(monitor::due(), earlier(end, due));
+    if let Some(due) = timer.and_then(Timer::due) {
+        first = earlier(first, due);
+    }
+    match first {
+        NEVER => machine::clear_deadline(),
+        deadline => machine::set_deadline(deadline),
+    }
 }
 
 /// One physical CPU.
@@ -136,13 +185,11 @@ pub struct Cpu {
         clippy::vec_box,
         reason = "a vCPU is over a KiB, and stays where it is while its context is live"
     )]
-    vcpus: Vec<Box<Vcpu>>,
-    /// The vCPU whose registers are in the hardware.
-    loaded: Option<usize>,
+    vcpus: Table<Vec<Box<Vcpu>>>,
+    /// The vCPU whose registers are in the hardware, or [`NOWHERE`].
+    loaded: usize,
     /// The vCPU whose VFP registers are.
-    vfp: Option<usize>,
-    /// Where the search for the next vCPU begins.
-    next: usize,
+    vfp: usize,
     /// Who runs by turns.
     turns: Turns,
     /// Whether a vCPU is not what `turns` says.
@@ -167,10 +214,9 @@ impl Cpu {
     pub fn new(index: usize, frequency: u32) -> Self {
         Self {
             index,
-            vcpus: Vec::new(),
-            loaded: None,
-            vfp: None,
-            next: 0,
+            vcpus: Table(Vec::new()),
+            loaded: NOWHERE,
+            vfp: NOWHERE,
             turns: Turns::default(),
             changed: true,
             now: 0,
@@ -192,21 +238,18 @@ impl Cpu {
     /// Does what has been asked for, then runs one vCPU for a turn or waits for an interrupt.
     pub fn step(&mut self) {
         self.take_requests();
-        if self.dropping {
-            self.forget_dropped();
-        }
-        if self.changed {
+        let changed = self.changed;
+        if changed {
+            if self.dropping {
+                self.forget_dropped();
+            }
             self.look_over();
         }
-        if self.turns.ready > 1 && balance::several() {
+        if self.turns.crowded && (changed || self.now >= self.even) {
             self.hand_on();
         }
         match self.pick() {
-            Some(index) => {
-                self.vcpus[index].start_clock(self.now);
-                self.bounded_turn(index);
-                self.vcpus[index].stop_clock(self.now);
-            }
+            Some(index) => self.bounded_turn(index),
             None => self.idle(),
         }
     }
@@ -219,6 +262,7 @@ impl Cpu {
         let queue = &mut self.turns.queue;
         queue.clear();
         let (mut next, mut priority, mut ready, mut on, mut due) = (0, 0, 0, 0, NEVER);
+        let mut last = 0;
         for (index, vcpu) in self.vcpus.iter().enumerate() {
             let runs = vcpu.vm.runs();
             if vcpu.index == 0
@@ -231,35 +275,40 @@ impl Cpu {
             }
             match vcpu.state {
                 State::Off => continue,
-                State::Waiting(Some(deadline)) | State::Stalled(deadline) => {
-                    due = earlier(due, deadline);
-                }
+                State::Waiting | State::Stalled => due = earlier(due, vcpu.until),
                 State::Ready if runs => {
                     ready += 1;
                     if vcpu.priority > priority {
                         priority = vcpu.priority;
-                        next = 0;
+                        (next, last) = (0, 0);
                         queue.clear();
                     }
                     if vcpu.priority == priority {
                         queue.push(index);
-                        next += usize::from(index < self.next);
+                        // Who has had its turn last is followed by the next.
+                        if vcpu.served > last {
+                            last = vcpu.served;
+                            next = queue.len();
+                        }
                     }
                 }
-                _ => {}
+                State::Ready => {}
             }
             // What it waited in WFI alone would be taken from its reservation.
             on += 1 + u32::from(vcpu.bounded);
         }
         let turns = &mut self.turns;
-        (turns.next, turns.priority, turns.ready) = (next, priority, ready);
-        (turns.on, turns.due) = (on, due);
-        if balance::several() {
+        let (several, count) = (balance::several(), turns.queue.len());
+        (turns.next, turns.priority, turns.due) = (next, priority, due);
+        turns.crowded = ready > 1 && several;
+        turns.sliced = count > 1 || turns.crowded;
+        turns.alone = on == 1 && balance::is_alone(self.index);
+        if several {
             if ready != 0 {
-                balance::runs(self.index, priority, ready);
+                balance::runs(self.index, balance::load(priority, count as u32));
             }
             if ready < 2 {
-                balance::spares(self.index, false);
+                balance::spares(self.index, 0);
             }
         }
     }
@@ -267,35 +316,37 @@ impl Cpu {
     /// A turn that lasts no longer than the VM's time, and is charged to it.
     #[inline(always)]
     fn bounded_turn(&mut self, index: usize) {
-        let (since, bounded) = (self.now, self.vcpus[index].bounded);
-        if bounded && !self.begin_bounded(index) {
+        let since = self.now;
+        let Some(vcpu) = self.vcpus.get_mut(index) else {
             return;
+        };
+        vcpu.start_clock(since);
+        let (bounded, leaving) = (vcpu.bounded, vcpu.leaving);
+        if !bounded || self.begin_bounded(index) {
+            if leaving {
+                self.scrub(index);
+            } else {
+                self.turn(index);
+            }
         }
-        self.turn(index);
         self.now = machine::now();
+        let Some(vcpu) = self.vcpus.get_mut(index) else {
+            return;
+        };
+        vcpu.stop_clock(self.now);
         if bounded {
             self.spent = NEVER;
-            self.vcpus[index].vm.charge(since, self.now);
+            vcpu.vm.charge(since, self.now);
         }
     }
 
-    /// Whether vCPU `index` has time left to run. One that is leaving has used it.
     #[inline(never)]
     fn begin_bounded(&mut self, index: usize) -> bool {
-        match self.vcpus[index].vm.grant(self.now) {
-            Some(0) => return false,
-            Some(grant) => self.spent = self.now + grant,
-            None => {}
-        }
-        if !self.vcpus[index].leaving {
-            return true;
-        }
-        let (vm, since) = (self.vcpus[index].vm.clone(), self.now);
-        self.scrub(index);
-        self.now = machine::now();
-        self.spent = NEVER;
-        vm.charge(since, self.now);
-        false
+        let Some(grant @ 1..) = self.vcpus[index].vm.grant(self.now) else {
+            return false;
+        };
+        self.spent = self.now + grant;
+        true
     }
 
     /// Hands vCPUs to CPUs that should rather run them, or have fewer.
@@ -304,56 +355,74 @@ impl Cpu {
         while let Some((index, cpu)) = self.spare(None) {
             self.give(index, cpu);
         }
+        if self.now >= self.even {
+            self.even = self.now + self.even_out;
+            if let Some((_, index, cpu)) = self.uneven() {
+                self.give(index, cpu);
+            }
+        }
         if self.changed {
             self.look_over();
         }
-        let ready = self.turns.ready;
-        if ready > 1 && self.now >= self.even {
-            self.even = self.now + self.even_out;
-            let last = self.next.wrapping_sub(1);
-            let order = (self.next..self.vcpus.len()).chain(0..self.next.min(self.vcpus.len()));
-            let movable = order
-                .filter(|&index| index != last && self.may_run(index))
-                .find_map(|index| {
-                    let mask = self.vcpus[index].vm.config.policy.cpus;
-                    Some((index, balance::emptier(self.index, mask, ready)?))
-                });
-            if let Some((index, cpu)) = movable {
-                self.give(index, cpu);
-                self.look_over();
-            }
-        }
+    }
+
+    fn ready(&self) -> impl Iterator<Item = (usize, &Vcpu)> + Clone {
+        let vcpus = self.vcpus.iter().enumerate();
+        vcpus
+            .filter(|(_, vcpu)| may_run(vcpu))
+            .map(|(index, vcpu)| (index, &**vcpu))
     }
 
     /// A vCPU that is ready, other than `running`, and the CPU that should rather run it.
     fn spare(&self, running: Option<usize>) -> Option<(usize, usize)> {
-        let ready = (0..self.vcpus.len()).filter(|&index| self.may_run(index));
-        let mask = |index: usize| self.vcpus[index].vm.config.policy.cpus;
-        let movable = |index: usize| self.movable(&self.vcpus[index]);
         // One stays: the best, and rather one that has to.
-        let worth = |&index: &usize| {
-            let priority = self.vcpus[index].priority;
-            (priority, !movable(index), self.loaded == Some(index))
+        let worth = |&(index, vcpu): &(usize, &Vcpu)| {
+            (vcpu.priority, !self.movable(vcpu), self.loaded == index)
         };
-        let kept = running.or_else(|| ready.clone().max_by_key(worth))?;
-        let mut others = ready.filter(|&index| index != kept && movable(index));
-        balance::spares(self.index, others.clone().next().is_some());
-        others.find_map(|index| {
-            let cpu = balance::better(self.index, mask(index), self.vcpus[index].priority)?;
-            Some((index, cpu))
-        })
+        let best = || self.ready().max_by_key(worth).map(|(index, _)| index);
+        let kept = running.or_else(best)?;
+        let movable = |&(index, vcpu): &(usize, &Vcpu)| index != kept && self.movable(vcpu);
+        let others = self.ready().filter(movable);
+        let loads = others
+            .clone()
+            .map(|(_, vcpu)| balance::load(vcpu.priority, 0));
+        balance::spares(self.index, loads.max().unwrap_or(0));
+        others
+            .map(|(index, vcpu)| (index, vcpu, balance::load(vcpu.priority, 0)))
+            .find_map(|(index, vcpu, load)| Some((index, self.better(vcpu, load)?)))
+    }
+
+    /// The vCPU that had better be elsewhere for a while: since when it is here, which it is, and that CPU.
+    fn uneven(&self) -> Option<(u64, usize, usize)> {
+        let turns = &self.turns;
+        let others = self.ready().filter_map(|(index, vcpu)| {
+            // One that waits for those of a higher priority takes turns with any number of equals.
+            let count = match vcpu.priority {
+                priority if priority < turns.priority => balance::MANY,
+                _ => turns.queue.len() as u32,
+            };
+            let cpu = self.better(vcpu, balance::load(vcpu.priority, count))?;
+            Some((vcpu.came, index, cpu))
+        });
+        others.min()
+    }
+
+    /// The CPU that should rather run `vcpu`: the least of those that have less than `load`.
+    fn better(&self, vcpu: &Vcpu, load: u32) -> Option<usize> {
+        balance::better(self.index, vcpu.vm.config.policy.cpus, load)
     }
 
     /// Hands vCPU `index` to CPU number `cpu`.
     fn give(&mut self, index: usize, cpu: usize) {
         // Put first: VFP registers are taken from a vCPU that is not live.
         self.unload(index);
-        if self.vfp == Some(index) {
+        if self.vfp == index {
             vfp::take(&mut self.vcpus[index].context.vfp);
         }
         let vcpu = self.remove(index);
         balance::gets(cpu, vcpu.priority);
         vcpu.link().mailbox.leave_for(cpu);
+        vcpu.vm.rewire();
         adopt(vcpu);
         self.count_tenants();
     }
@@ -364,10 +433,8 @@ impl Cpu {
         self.changed = true;
         let vcpu = self.vcpus.swap_remove(index);
         // The last one has taken its place.
-        let moved = |place: Option<usize>| match place {
-            Some(place) if place == self.vcpus.len() => Some(index),
-            place => place,
-        };
+        let last = self.vcpus.len();
+        let moved = |place| if place == last { index } else { place };
         (self.loaded, self.vfp) = (moved(self.loaded), moved(self.vfp));
         vcpu
     }
@@ -394,13 +461,6 @@ impl Cpu {
         balance::present(vcpu.vm.config.policy.cpus) & !(1 << self.index) != 0
     }
 
-    /// Whether vCPU `index` is ready, and its VM runs.
-    #[inline(always)]
-    fn may_run(&self, index: usize) -> bool {
-        let vcpu = &self.vcpus[index];
-        vcpu.state == State::Ready && vcpu.vm.runs()
-    }
-
     /// Does what has been asked for; whether that was more than to bring list registers up to date.
     #[inline(always)]
     fn take_requests(&mut self) -> bool {
@@ -413,6 +473,7 @@ impl Cpu {
     #[inline(never)]
     fn take_news(&mut self, news: u32) -> bool {
         let mut more = news & (news::ARRIVAL | news::OFFER) != 0;
+        self.changed |= more;
         if news & news::ARRIVAL != 0 {
             self.adopt();
         }
@@ -422,7 +483,6 @@ impl Cpu {
                 more |= self.serve(index, requests);
             }
         }
-        self.changed |= more;
         more
     }
 
@@ -430,7 +490,14 @@ impl Cpu {
     #[cold]
     fn adopt(&mut self) {
         if let Some(inbox) = INBOX.get(self.index) {
+            let first = self.vcpus.len();
             self.vcpus.append(&mut inbox.lock());
+            let now = machine::now();
+            for vcpu in self.vcpus.iter_mut().skip(first) {
+                vcpu.came = now;
+            }
+            // Who comes so that shares are even does not go at once.
+            self.even = now + self.even_out;
         }
         self.count_tenants();
     }
@@ -438,21 +505,58 @@ impl Cpu {
     fn serve(&mut self, index: usize, requests: u32) -> bool {
         let mut more = requests & !(request::WAKE | request::SYNC) != 0;
         if more {
+            self.changed = true;
             self.serve_rare(index, requests);
         }
         let vcpu = &mut self.vcpus[index];
-        if self.loaded == Some(index) {
+        if self.loaded == index {
             if requests & request::SYNC != 0 {
                 vcpu.sync();
             } else {
                 vcpu.flush();
             }
         }
-        if requests & request::WAKE != 0 && matches!(vcpu.state, State::Waiting(_)) {
+        if self.loaded != index {
+            vcpu.stir();
+        }
+        if requests & request::WAKE != 0 && vcpu.state == State::Waiting {
             vcpu.state = State::Ready;
             more = true;
+            self.joins(index);
         }
         more
+    }
+
+    /// vCPU `index`, which has waited, is ready: where all that run here take turns, it is the last.
+    fn joins(&mut self, index: usize) {
+        let turns = &mut self.turns;
+        let vcpu = &self.vcpus[index];
+        let last = vcpu.priority == turns.priority && !turns.queue.is_empty() && vcpu.vm.runs();
+        // Its deadline may be what is due.
+        let due = vcpu.until != NEVER && vcpu.until <= turns.due;
+        if last && !due && !balance::several() {
+            turns.queue.push(index);
+            turns.sliced = true;
+        } else {
+            self.changed = true;
+        }
+    }
+
+    /// vCPU `index`, whose turn it is, waits: if others take turns, they go on.
+    fn leaves(&mut self, index: usize) {
+        let turns = &mut self.turns;
+        let count = turns.queue.len();
+        let place = turns.next.wrapping_sub(1);
+        if turns.queue.get(place) != Some(&index) || count < 2 || balance::several() {
+            self.changed = true;
+            return;
+        }
+        for at in turns.next..count {
+            turns.queue.swap(at - 1, at);
+        }
+        turns.queue.pop();
+        turns.next = place;
+        turns.sliced = count > 2;
     }
 
     #[inline(never)]
@@ -470,14 +574,28 @@ impl Cpu {
         self.count_tenants();
         let vcpu = &mut self.vcpus[index];
         if requests & request::PAUSE != 0 && vcpu.state == State::Ready {
-            vcpu.state = State::Waiting(Some(machine::now() + vcpu.vm.slice));
+            vcpu.state = State::Waiting;
+            vcpu.until = machine::now() + vcpu.vm.slice;
         }
-        if requests & request::ANSWER != 0 && matches!(vcpu.state, State::Stalled(_)) {
+        if requests & request::ANSWER != 0 && vcpu.state == State::Stalled {
             vcpu.state = State::Ready;
         }
         if requests & request::REPORT != 0 {
             vcpu.publish();
             monitor::published();
+        }
+        if requests & request::REGISTERS != 0 {
+            self.show_registers(index);
+        }
+    }
+
+    /// Shows the registers of vCPU `index`, which are all live once it is loaded.
+    fn show_registers(&mut self, index: usize) {
+        let loaded = self.loaded == index;
+        self.load(index);
+        monitor::registers(&self.vcpus[index]);
+        if !loaded {
+            self.put();
         }
     }
 
@@ -493,10 +611,6 @@ impl Cpu {
             }
         };
         turns.next += 1;
-        // One that goes before others does not change whose turn it is among them.
-        if turns.queue.len() == turns.ready as usize {
-            self.next = index + 1;
-        }
         Some(index)
     }
 
@@ -507,7 +621,7 @@ impl Cpu {
         if self.wake_due() {
             return;
         }
-        balance::idles(self.index);
+        balance::runs(self.index, 0);
         self.set_deadline();
         machine::wait();
         self.take_interrupt();
@@ -516,7 +630,7 @@ impl Cpu {
     /// Takes an interrupt while no guest runs; whether there is something to do.
     #[inline(never)]
     fn take_interrupt(&mut self) -> bool {
-        let loaded = self.loaded.map(|index| &mut *self.vcpus[index]);
+        let loaded = self.vcpus.get_mut(self.loaded).map(|vcpu| &mut **vcpu);
         let interrupt = irq::take(loaded);
         match interrupt {
             Interrupt::Console => monitor::input(),
@@ -524,9 +638,8 @@ impl Cpu {
             Interrupt::None | Interrupt::Kick => {}
         }
         // Whatever it was, the vCPU that is live may have something pending now.
-        if let Some(index) = self.loaded
-            && let vcpu = &mut *self.vcpus[index]
-            && matches!(vcpu.state, State::Waiting(_))
+        if let Some(vcpu) = self.vcpus.get_mut(self.loaded)
+            && vcpu.state == State::Waiting
         {
             vcpu.update_timer();
             if vcpu.pending() {
@@ -539,6 +652,8 @@ impl Cpu {
     }
 
     /// Scrubs the memory of a VM that vCPU `index` has left as the last one, until there is something else to do.
+    #[cold]
+    #[inline(never)]
     fn scrub(&mut self, index: usize) {
         self.slice_end = self.now + self.vcpus[index].vm.slice;
         self.set_deadline();
@@ -550,15 +665,14 @@ impl Cpu {
         }
         self.changed = true;
         let vcpu = &mut *self.vcpus[index];
-        vcpu.set_leaving(false);
-        vcpu.state = State::Off;
+        (vcpu.leaving, vcpu.state) = (false, State::Off);
         vcpu.vm.finish();
     }
 
     /// Makes the vCPUs ready whose deadlines have come; whether there are any.
     fn wake_due(&mut self) -> bool {
         let mut any = false;
-        for vcpu in &mut self.vcpus {
+        for vcpu in self.vcpus.iter_mut() {
             // The real-time clock is the first vCPU's to look after.
             if vcpu.index == 0
                 && let Some(alarm) = vcpu.vm.alarm_ticks()
@@ -572,8 +686,7 @@ impl Cpu {
                 any |= vcpu.vm.runs();
                 self.changed = true;
             }
-            if let State::Waiting(Some(deadline)) | State::Stalled(deadline) = vcpu.state
-                && deadline <= machine::now()
+            if matches!(vcpu.state, State::Waiting | State::Stalled) && vcpu.until <= machine::now()
             {
                 vcpu.state = State::Ready;
                 any = true;
@@ -585,74 +698,59 @@ impl Cpu {
 
     /// Sets the Hyp timer to the first thing that is due: the end of the slice, a deadline of a vCPU
     /// that waits, or of the physical timer of the one that is live.
+    #[inline(never)]
     fn set_deadline(&self) {
-        let mut first = earlier(monitor::due(), self.turns.due);
-        first = earlier(first, earlier(self.slice_end, self.spent));
-        if let Some(timer) = self.loaded.and_then(|index| self.vcpus[index].timer.due()) {
-            first = earlier(first, timer);
-        }
-        match first {
-            NEVER => machine::clear_deadline(),
-            deadline => machine::set_deadline(deadline),
-        }
+        let timer = self.vcpus.get(self.loaded).map(|vcpu| &vcpu.timer);
+        wake_by(earlier(self.slice_end, self.spent), self.turns.due, timer);
     }
 
-    /// vCPU `index` keeps its turn, and the rest of its slice if that has an end.
-    #[cold]
-    fn cut_short(&mut self, index: usize) {
-        self.next = index;
-        if self.slice_end != NEVER {
-            self.vcpus[index].rest = (self.slice_end - self.now) as u32;
-        }
-    }
-
-    #[cold]
-    fn go_on_with_slice(&mut self, index: usize) {
-        let rest = core::mem::take(&mut self.vcpus[index].rest);
-        self.slice_end = self.now + u64::from(rest);
-    }
-
-    /// What the vCPU that runs may do depends on whether it has its CPU to itself. Whether it goes on:
-    /// not where one of a higher priority is ready, or one that should be elsewhere.
+    /// Whether vCPU `index` goes on: not where one of a higher priority is ready, or one that should be
+    /// elsewhere. What it may do depends on whether it has its CPU to itself.
     #[inline(always)]
     fn share(&mut self, index: usize) -> bool {
         if self.changed {
             self.look_over();
-        }
-        let turns = &self.turns;
-        let vcpu = &self.vcpus[index];
-        if vcpu.priority < turns.priority {
-            self.cut_short(index);
-            return false;
-        }
-        if turns.ready > 1 && balance::several() && self.spare(Some(index)).is_some() {
-            return false;
-        }
-        let turns = &self.turns;
-        let alone = turns.on == 1 && balance::is_alone(self.index);
-        if turns.queue.len() < 2 {
-            self.slice_end = NEVER;
-        } else if self.slice_end == NEVER {
-            let vcpu = &self.vcpus[index];
-            self.slice_end = self.now + vcpu.vm.slice;
-            if vcpu.rest != 0 {
-                self.go_on_with_slice(index);
+            if self.turns.crowded && self.spare(Some(index)).is_some() {
+                return false;
             }
         }
-        Live::trap_wfi(!alone);
-        self.set_deadline();
-        self.vcpus[index].watch_virtual_timer();
+        let turns = &self.turns;
+        let Some(vcpu) = self.vcpus.get_mut(index) else {
+            return false;
+        };
+        if vcpu.priority < turns.priority {
+            return false;
+        }
+        if !turns.sliced {
+            self.slice_end = NEVER;
+        } else if self.slice_end == NEVER {
+            self.slice_end = self.now + core::mem::replace(&mut vcpu.slice, vcpu.vm.slice);
+        }
+        Live::trap_wfi(!turns.alone);
+        let ends = earlier(self.slice_end, self.spent);
+        wake_by(ends, turns.due, Some(&vcpu.timer));
+        if vcpu.watched {
+            vcpu.watch_virtual_timer();
+        }
         true
     }
 
     /// Runs vCPU `index` until something other than itself has to be done.
-    #[inline(never)]
+    #[inline(always)]
     fn turn(&mut self, index: usize) {
         self.load(index);
         self.slice_end = NEVER;
-        if !self.share(index) {
-            return;
+        while self.share(index) {
+            if !self.go(index) {
+                return;
+            }
         }
+        self.keep_turn(index);
+    }
+
+    /// Runs vCPU `index` until its turn is over, or, `true`, who shares the CPU is not what it was.
+    #[inline(always)]
+    fn go(&mut self, index: usize) -> bool {
         loop {
             let vcpu = &mut *self.vcpus[index];
             let next = if vcpu.pending.is_some() {
@@ -667,46 +765,54 @@ impl Cpu {
                         Next::Look => Interrupt::Kick,
                         _ => irq::take(Some(vcpu)),
                     };
-                    if interrupt != Interrupt::None && !self.interrupted(index, interrupt) {
-                        return;
+                    if interrupt != Interrupt::None
+                        && let Some(goes_on) = self.interrupted(index, interrupt)
+                    {
+                        return goes_on;
                     }
                 }
                 Next::Vfp => self.give_vfp(index),
                 Next::Timer => self.set_deadline(),
-                Next::Yield => return,
+                Next::Yield => return false,
+                // With others to run it is put, which looks for itself whether something is pending.
                 Next::Wait => {
-                    if !vcpu.pending() {
-                        vcpu.state = State::Waiting(None);
-                        self.changed = true;
-                        return;
+                    if self.turns.queue.len() > 1 || !vcpu.pending() {
+                        (vcpu.state, vcpu.until) = (State::Waiting, NEVER);
+                        self.leaves(index);
+                        return false;
                     }
                 }
                 Next::Stall => {
                     let deadline = vcpu.link().awaited.lock().deadline;
-                    vcpu.state = State::Stalled(deadline);
+                    (vcpu.state, vcpu.until) = (State::Stalled, deadline);
                     self.changed = true;
-                    return;
+                    return false;
                 }
-                Next::Off => return self.leave(index, false),
+                Next::Off => {
+                    self.leave(index, false);
+                    return false;
+                }
+                Next::Create => create(vcpu),
                 Next::Stop(stop) => {
                     if stop == Stop::Crash && vcpu.vm.config.policy.on_crash == OnCrash::Dump {
                         vcpu.dump();
                     }
                     vcpu.vm.stop(stop);
                     self.take_requests();
-                    return;
+                    return false;
                 }
             }
         }
     }
 
-    /// Does what an interrupt left to do; whether vCPU `index` goes on.
-    fn interrupted(&mut self, index: usize, interrupt: Interrupt) -> bool {
+    /// Does what an interrupt left to do. Whether vCPU `index` goes on, if it has to share anew; `None`
+    /// where nothing has changed.
+    fn interrupted(&mut self, index: usize, interrupt: Interrupt) -> Option<bool> {
         match interrupt {
-            Interrupt::None => return true,
+            Interrupt::None => return None,
             Interrupt::Kick => {
                 if !self.take_requests() {
-                    return true;
+                    return None;
                 }
             }
             Interrupt::Console => monitor::input(),
@@ -716,73 +822,62 @@ impl Cpu {
                 self.vcpus[index].look_at_timers();
             }
         }
-        if !self.may_run(index) || self.loaded != Some(index) || self.dropping {
-            return false;
+        if !may_run(&self.vcpus[index]) || self.loaded != index || self.dropping {
+            return Some(false);
         }
         self.now = machine::now();
-        self.now < earlier(self.slice_end, self.spent) && self.share(index)
+        Some(self.now < earlier(self.slice_end, self.spent))
+    }
+
+    /// vCPU `index` gives way in the midst of its turn, and has the rest of it next, before its equals.
+    #[cold]
+    fn keep_turn(&mut self, index: usize) {
+        if self.slice_end != NEVER {
+            let vcpu = &mut self.vcpus[index];
+            (vcpu.slice, vcpu.served) = (self.slice_end - self.now, 0);
+            self.changed = true;
+        }
     }
 
     /// Makes vCPU `index` the one that is live.
     #[inline(always)]
     fn load(&mut self, index: usize) {
-        if self.loaded == Some(index) {
+        if self.loaded == index {
             return;
         }
         self.put();
-        let vcpu = &self.vcpus[index];
-        machine::load(
-            &vcpu.context,
-            vcpu.vm.vttbr(self.index),
-            self.vfp == Some(index),
-        );
-        if vcpu.vm.takes_turns(self.index, vcpu.index) {
-            machine::flush_own_vmid();
-        }
-        vcpu.load_interrupts();
-        vm::note_loaded(self.index, &vcpu.vm, vcpu.index);
-        self.loaded = Some(index);
+        let Some(vcpu) = self.vcpus.get_mut(index) else {
+            return;
+        };
+        vcpu.make_live(self.index, self.vfp == index);
+        self.loaded = index;
     }
 
     /// Takes the vCPU that is live from the hardware.
     #[inline(never)]
     fn put(&mut self) {
-        if let Some(index) = self.loaded.take() {
-            let vcpu = &mut self.vcpus[index];
-            vcpu.put_interrupts();
-            machine::put(&mut vcpu.context);
-            if let State::Waiting(until) = vcpu.state {
-                self.note_wait(index, until);
-            }
+        let index = core::mem::replace(&mut self.loaded, NOWHERE);
+        if let Some(vcpu) = self.vcpus.get_mut(index)
+            && vcpu.put()
+        {
+            self.turns.due = earlier(self.turns.due, vcpu.until);
+            self.changed |= vcpu.state == State::Ready;
         }
     }
 
     /// Takes vCPU `index` from the hardware, if it is live.
     #[inline(always)]
     fn unload(&mut self, index: usize) {
-        if self.loaded == Some(index) {
+        if self.loaded == index {
             self.put();
         }
     }
 
-    /// Looks until when vCPU `index` waits, which has just been put.
-    #[inline(never)]
-    fn note_wait(&mut self, index: usize, until: Option<u64>) {
-        let vcpu = &mut self.vcpus[index];
-        vcpu.state = vcpu.waiting().until(until);
-        match vcpu.state {
-            State::Waiting(None) => {}
-            State::Waiting(Some(deadline)) => self.turns.due = earlier(self.turns.due, deadline),
-            _ => self.changed = true,
-        }
-    }
-
     fn give_vfp(&mut self, index: usize) {
-        let Some(owner) = self.vfp.replace(index).filter(|&owner| owner != index) else {
-            return vfp::switch(None, &self.vcpus[index].context.vfp);
-        };
-        if let Ok([owner, vcpu]) = self.vcpus.get_disjoint_mut([owner, index]) {
-            vfp::switch(Some(&mut owner.context.vfp), &vcpu.context.vfp);
+        let owner = core::mem::replace(&mut self.vfp, index);
+        match self.vcpus.get_disjoint_mut([owner, index]) {
+            Ok([owner, vcpu]) => vfp::switch(Some(&mut owner.context.vfp), &vcpu.context.vfp),
+            Err(_) => vfp::switch(None, &self.vcpus[index].context.vfp),
         }
     }
 
@@ -809,8 +904,11 @@ impl Cpu {
     #[inline(never)]
     fn forget(&mut self, index: usize) {
         self.unload(index);
-        if self.vfp == Some(index) {
-            self.vfp = None;
+        if let Some(vcpu) = self.vcpus.get(index) {
+            vcpu.forget_interrupts();
+        }
+        if self.vfp == index {
+            self.vfp = NOWHERE;
         }
     }
 
@@ -820,9 +918,12 @@ impl Cpu {
         self.forget(index);
         let vcpu = &mut self.vcpus[index];
         if !vcpu.leaving && (starting || vcpu.state != State::Off) {
-            let last = vcpu.vm.left(vcpu.index);
-            vcpu.set_leaving(last);
-            vcpu.state = if last { State::Ready } else { State::Off };
+            vcpu.leaving = vcpu.vm.left(vcpu.index);
+            vcpu.state = if vcpu.leaving {
+                State::Ready
+            } else {
+                State::Off
+            };
         }
     }
 }

@@ -7,6 +7,9 @@
 //!
 //! The one whose turn it clearly is writes straight to the port ([`Screen::direct`]); everything else
 //! is queued ([`Screen::queue`]) and shown by whoever calls [`Screen::pump`] next.
+//!
+//! Below all lines there may be a prompt ([`Screen::set_prompt`]): it is taken away for whatever comes,
+//! and shown again behind it.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -101,6 +104,10 @@ pub type Writer = usize;
 /// The hypervisor's own log: always there, its lines without a name and shown when they are whole.
 pub const LOG: Writer = 0;
 const NOBODY: Writer = usize::MAX;
+/// Whose line is the prompt: it has no bytes but its name.
+const PROMPT: Writer = usize::MAX / 2;
+/// Takes the prompt from the screen: back to the first column, and what follows is erased.
+const ERASE: &[u8] = b"\r\x1b[K";
 
 struct Stream {
     prefix: String,
@@ -159,6 +166,9 @@ pub struct Screen {
     breaking: &'static [u8],
     /// How much of the owner's name has been sent.
     prefixed: usize,
+    prompt: String,
+    /// Whether the prompt is new, so that it comes before the VMs' next lines.
+    fresh: bool,
 }
 
 impl Default for Screen {
@@ -184,6 +194,8 @@ impl Screen {
             length: 0,
             breaking: &[],
             prefixed: 0,
+            prompt: String::new(),
+            fresh: false,
         }
     }
 
@@ -227,6 +239,24 @@ impl Screen {
     pub fn set_focus(&mut self, writer: Writer, now: u64) {
         self.focus = writer;
         self.revoke(now);
+    }
+
+    /// Has `text`, less than a terminal's line, stand below all that is written; nothing where it is
+    /// empty. The time is `now`.
+    pub fn set_prompt(&mut self, text: String, now: u64) {
+        self.revoke(now);
+        if self.owner == PROMPT {
+            let shown = self.prefix().get(..self.prefixed).unwrap_or_default();
+            if !text.as_bytes().starts_with(shown) {
+                self.breaking = ERASE;
+                self.prefixed = 0;
+            }
+            if text.is_empty() {
+                self.owner = LOG;
+            }
+        }
+        self.fresh = !text.is_empty() && self.owner != PROMPT;
+        self.prompt = text;
     }
 
     /// Nobody writes straight to the port any more. Whoever did has been writing until now, for all
@@ -316,12 +346,23 @@ impl Screen {
         }
     }
 
+    /// What comes before the owner's own bytes.
+    fn prefix(&self) -> &[u8] {
+        let prefix = match self.stream(self.owner) {
+            Some(stream) => &stream.prefix,
+            None => &self.prompt,
+        };
+        prefix.as_bytes()
+    }
+
     /// Whether the line on the screen has got all that comes before its writer's own bytes.
     fn led(&self) -> bool {
-        self.breaking.is_empty()
-            && self
-                .stream(self.owner)
-                .is_none_or(|stream| self.prefixed >= stream.prefix.len())
+        self.breaking.is_empty() && self.prefixed >= self.prefix().len()
+    }
+
+    /// Whether there is a prompt, and it is not on the screen.
+    fn covered(&self) -> bool {
+        !self.prompt.is_empty() && self.owner != PROMPT
     }
 
     /// Decides whose byte comes next; whether there is any.
@@ -339,21 +380,33 @@ impl Screen {
                 }
             }
         }
-        let Some(next) = self.next(now) else {
+        let last = || self.covered().then_some(PROMPT);
+        let Some(next) = self.next(now).or_else(last) else {
             return false;
         };
         if self.unfinished {
             self.breaking = b"\r\n";
+        } else if self.owner == PROMPT {
+            self.breaking = ERASE;
         }
         self.owner = next;
-        self.unfinished = true;
+        self.unfinished = next != PROMPT;
+        self.fresh &= self.unfinished;
         self.length = 0;
-        self.prefixed = if self.named { 0 } else { usize::MAX };
+        self.prefixed = if self.named || next == PROMPT {
+            0
+        } else {
+            usize::MAX
+        };
         true
     }
 
-    /// The next writer who has something that is due: the log, or after the owner and in turn.
+    /// The next writer who has something that is due: the log, a new prompt, or after the owner and
+    /// in turn.
     fn next(&self, now: u64) -> Option<Writer> {
+        if self.fresh && !self.is_due(LOG, now) {
+            return Some(PROMPT);
+        }
         let count = self.vms.len() + 1;
         let others = (1..=count).map(|n| (self.owner + n) % count);
         core::iter::once(LOG)
@@ -386,7 +439,9 @@ impl Screen {
                 now
             })
         };
-        let first = (0..=self.vms.len()).filter_map(when).min()?;
+        let prompt = self.covered().then_some(now);
+        let streams = (0..=self.vms.len()).filter_map(when);
+        let first = streams.chain(prompt).min()?;
         let own = match self.stream(self.owner) {
             Some(own) if self.unfinished && self.length < LINE => own.last + self.patience,
             _ => 0,
@@ -403,15 +458,14 @@ impl Screen {
             self.breaking = rest;
             return true;
         }
-        let prefixed = self.prefixed;
-        let Some(own) = self.stream_mut(self.owner) else {
-            return true;
-        };
-        if let Some(&byte) = own.prefix.as_bytes().get(prefixed) {
+        if let Some(&byte) = self.prefix().get(self.prefixed) {
             let sent = port.send(byte);
             self.prefixed += usize::from(sent);
             return sent;
         }
+        let Some(own) = self.stream_mut(self.owner) else {
+            return true;
+        };
         let Some(byte) = own.ring.front() else {
             return true;
         };
@@ -436,7 +490,7 @@ impl Screen {
         } else {
             self.owner != LOG
         };
-        if mine {
+        if mine && self.prompt.is_empty() {
             self.direct = self.owner;
         }
     }
@@ -456,6 +510,8 @@ pub enum Key {
     Select(usize),
     /// Input goes to the next VM.
     Next,
+    /// Open the shell, or leave it.
+    Shell,
     /// What there is.
     Info,
     /// What can be typed.
@@ -501,7 +557,8 @@ impl Keys {
             digit @ b'0'..=b'9' => Key::Select((digit - b'0') as usize),
             b'n' => Key::Next,
             b'i' => Key::Info,
-            b'?' | b'h' => Key::Help,
+            b'h' => Key::Shell,
+            b'?' => Key::Help,
             b'r' => Key::Reset,
             b'x' => Key::Off,
             other => Key::Unknown(other),

@@ -7,10 +7,12 @@ use crate::machine::{self, Context, ListRegisters, Live, LiveBanks};
 use crate::pl031::Pl031;
 use crate::regs::Gprs;
 use crate::syndrome::DataAbort;
-use crate::vgic::{Kick, Vgic};
-use crate::vm::{Figures, Link, REASONS, State as Shared, Vm, request};
+use crate::vgic::{Interface, Kick, Vgic};
+use crate::vm::{self, Figures, Link, REASONS, State as Shared, Vm, request};
 use crate::vtimer::{self, Timer};
+use crate::{info, warn};
 use alloc::sync::Arc;
+use core::cell::Cell;
 use spin::MutexGuard;
 
 /// What a vCPU is doing.
@@ -20,26 +22,14 @@ pub enum State {
     Off,
     /// Running or ready to run.
     Ready,
-    /// In WFI, until something is pending or the counter reaches the deadline, ticks.
-    Waiting(Option<u64>),
-    /// In an access, until another VM has made it or the counter reaches the deadline, ticks.
-    Stalled(u64),
+    /// In WFI, until something is pending or it has waited long enough.
+    Waiting,
+    /// In an access, until another VM has made it or it has waited long enough.
+    Stalled,
 }
 
 /// The VM's lock, taken.
 type Locked<'a> = MutexGuard<'a, Shared>;
-
-impl State {
-    /// The same, but waiting no longer than `deadline`, ticks.
-    #[must_use]
-    pub fn until(self, deadline: Option<u64>) -> Self {
-        match (self, deadline) {
-            (Self::Waiting(Some(own)), Some(other)) => Self::Waiting(Some(own.min(other))),
-            (Self::Waiting(None), other) => Self::Waiting(other),
-            _ => self,
-        }
-    }
-}
 
 /// Why guests leave, as they are counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,7 +61,7 @@ pub const NAMES: [&str; REASONS] = [
 ];
 
 /// No time, ticks.
-const NEVER: u64 = u64::MAX;
+pub const NEVER: u64 = u64::MAX;
 
 /// An access under way.
 #[derive(Clone, Copy, Debug)]
@@ -109,16 +99,22 @@ pub struct Vcpu {
     pub context: Context,
     /// What it is doing.
     pub state: State,
+    /// How long it waits at the most, ticks of the counter; or [`NEVER`] ends.
+    pub until: u64,
     /// Whether it is to be forgotten.
     pub dropped: bool,
     /// Its VM's priority.
     pub priority: u8,
-    /// Whether what its VM may take is bounded, or it is leaving.
+    /// Whether what its VM may take is bounded.
     pub bounded: bool,
+    /// How long its next turn is, ticks: a slice, or what is left of one.
+    pub slice: u64,
+    /// When its last turn began, ticks; 0: it had none, or has not had all of it.
+    pub served: u64,
+    /// Since when it is on its CPU, ticks.
+    pub came: u64,
     /// Whether it has left as the last of its VM, whose memory it scrubs in its turns.
     pub leaving: bool,
-    /// What is left of a slice that one of a higher priority has cut short, ticks; 0: nothing.
-    pub rest: u32,
     /// Its physical timer, which is emulated.
     pub timer: Timer,
     /// Loads and stores that could not be performed, UNPREDICTABLE ones among them, and the last one.
@@ -126,8 +122,10 @@ pub struct Vcpu {
     /// The access that it is in while another VM makes it.
     pub pending: Option<Pending>,
     banks: LiveBanks,
+    /// What its interrupts' interface holds, if that is all there is to switch: see [`Vgic::quiet`].
+    quiet: Cell<Option<Interface>>,
     /// Whether the virtual timer has fired, and is not known to have been deactivated since.
-    watched: bool,
+    pub watched: bool,
     exits: [u64; REASONS],
     /// How long it has had a CPU, and since when it has it now, ticks; [`NEVER`]: it has none.
     ran: u64,
@@ -146,12 +144,6 @@ pub struct Vcpu {
 const SAMPLE: u32 = 64;
 
 impl Vcpu {
-    /// Says whether it is the last of its VM, which scrubs memory.
-    pub fn set_leaving(&mut self, leaving: bool) {
-        self.leaving = leaving;
-        self.bounded = leaving || self.vm.config.policy.budget_us.is_some();
-    }
-
     /// A vCPU that is off.
     #[must_use]
     pub fn new(vm: Arc<Vm>, index: usize) -> Self {
@@ -160,19 +152,23 @@ impl Vcpu {
         let policy = &vm.config.policy;
         let (priority, bounded) = (policy.priority, policy.budget_us.is_some());
         Self {
+            slice: vm.slice,
+            served: 0,
+            came: 0,
             vm,
             index,
             context,
             state: State::Off,
+            until: NEVER,
             dropped: false,
             priority,
             bounded,
             leaving: false,
-            rest: 0,
             timer,
             refused: (0, None),
             pending: None,
             banks: LiveBanks,
+            quiet: Cell::new(None),
             watched: false,
             exits,
             ran: 0,
@@ -247,7 +243,7 @@ impl Vcpu {
     /// It gets a CPU at `now`, ticks.
     #[inline(always)]
     pub fn start_clock(&mut self, now: u64) {
-        self.since = now;
+        (self.since, self.served) = (now, now);
     }
 
     /// It loses its CPU at `now`, ticks.
@@ -263,9 +259,9 @@ impl Vcpu {
     #[cold]
     pub fn dump(&mut self) {
         let (pc, cpsr) = (self.context.regs().pc, self.context.regs().cpsr);
-        log::info!("{}: pc {pc:08x} cpsr {cpsr:08x}", self.vm.name());
+        info!("{}: pc {pc:08x} cpsr {cpsr:08x}", self.vm.name());
         for n in 0..15 {
-            log::info!("r{n} {:08x}", self.gpr(n));
+            info!("r{n} {:08x}", self.gpr(n));
         }
     }
 
@@ -274,14 +270,14 @@ impl Vcpu {
         if self.since != NEVER {
             let now = machine::now();
             self.stop_clock(now);
-            self.start_clock(now);
+            self.since = now;
         }
         *self.link().figures.lock() = Figures {
             doing: match self.state {
                 State::Off => "off",
                 State::Ready => "runs",
-                State::Waiting(_) => "waits",
-                State::Stalled(_) => "waits for a device model",
+                State::Waiting => "waits",
+                State::Stalled => "waits for a device model",
             },
             exits: self.exits,
             ran: self.ran,
@@ -415,12 +411,13 @@ impl Vcpu {
         if stale != 0 {
             drop(state);
             self.sync_others(offset, stale);
-            state = self.vm.lock();
+            state = self.vm.state();
         }
         self.sample_timer(&mut state.gic);
+        let kick = self.vm.sample_lines(&mut state.gic);
         let value = state.gic.read(self.index, offset, width, &mut lrs);
-        if state.gic.needs_flush(self.index) {
-            self.settle(&mut state, Kick(0));
+        if state.gic.needs_flush(self.index) || kick != Kick(0) {
+            self.settle(&mut state, kick);
         }
         value
     }
@@ -436,9 +433,14 @@ impl Vcpu {
         for (_, link) in of_others() {
             link.request(request::SYNC);
         }
-        let holds = |index: usize| self.vm.lock().gic.stale(self.index, offset) & (1 << index) != 0;
+        let holds =
+            |index: usize| self.vm.state().gic.stale(self.index, offset) & (1 << index) != 0;
         for (index, link) in of_others() {
-            while link.mailbox.is_asked(request::SYNC) && holds(index) {
+            // One of this CPU is not live, and holds nothing.
+            while link.mailbox.is_asked(request::SYNC)
+                && link.cpu() != self.link().cpu()
+                && holds(index)
+            {
                 // Another vCPU of the VM may be waiting for this one in the same way.
                 if self.link().mailbox.take_some(request::SYNC) {
                     self.sync();
@@ -558,7 +560,7 @@ impl Vcpu {
     }
 }
 
-/// Interrupts. All but [`waiting`](Self::waiting) are for the vCPU that is loaded.
+/// Interrupts, for the vCPU that is loaded.
 impl Vcpu {
     /// Changes the interrupt controller, and lets everybody know what follows.
     #[inline(always)]
@@ -589,6 +591,7 @@ impl Vcpu {
         };
         let mut kick = change(&mut state.gic, self.index, &mut lrs);
         if state.gic.needs_flush(self.index) {
+            self.quiet.set(None);
             kick |= state.gic.flush(self.index, &mut lrs);
             self.release(&mut state);
             if state.gic.traps_dir(self.index) {
@@ -605,7 +608,7 @@ impl Vcpu {
         if !state.dir_trapped {
             state.dir_trapped = true;
             if let Err(why) = state.memory.trap_dir() {
-                log::warn!("{}: GICC_DIR is not watched: {why}", self.vm.name());
+                warn!("{}: GICC_DIR is not watched: {why}", self.vm.name());
             }
         }
     }
@@ -632,6 +635,7 @@ impl Vcpu {
         if state.gic.needs_flush(self.index)
             && let Some(mut lrs) = machine::list_registers()
         {
+            self.quiet.set(None);
             kick |= state.gic.flush(self.index, &mut lrs);
             self.release(state);
         }
@@ -642,7 +646,7 @@ impl Vcpu {
     #[inline(always)]
     fn release(&self, state: &mut Shared) {
         while let Some(id) = state.gic.next_release(self.index) {
-            machine::deactivate(id.into());
+            machine::set_active(id.into(), false);
         }
     }
 
@@ -664,23 +668,30 @@ impl Vcpu {
     /// Hyp timer makes one soon, and again while the interrupt is active. Hardware has no need.
     pub fn virtual_timer_fired(&mut self) {
         self.watched = true;
+        self.quiet.set(None);
         machine::set_deadline_if_none(machine::wiring().frequency / SOON);
         self.with_gic(|gic, vcpu, lrs| gic.raise(vcpu, interrupt::VIRTUAL_TIMER, lrs));
     }
 
-    /// Sees to the virtual timer as above, after the Hyp timer has been set for other things.
-    #[inline(always)]
-    pub fn watch_virtual_timer(&mut self) {
-        if self.watched {
-            self.watch_on();
-        }
+    /// A device of its VM has interrupted, by `intid`. What is said above holds for it too.
+    pub fn device_fired(&mut self, intid: u32) {
+        self.watched = true;
+        look_soon();
+        self.with_gic(|gic, vcpu, _| gic.set_level(vcpu, intid, true));
     }
 
+    /// Sees to the virtual timer as above, where it is [watched](Self::watched), after the Hyp timer has
+    /// been set for other things.
     #[inline(never)]
-    fn watch_on(&mut self) {
+    pub fn watch_virtual_timer(&mut self) {
         const ID: u32 = interrupt::VIRTUAL_TIMER;
-        self.watched = self.vm.lock().gic.outstanding(self.index, ID);
-        if self.watched {
+        let state = self.vm.lock();
+        let lines = self.vm.has_line_out(&state.gic);
+        self.watched = state.gic.outstanding(self.index, ID) || lines;
+        drop(state);
+        if lines {
+            look_soon();
+        } else if self.watched {
             machine::set_deadline_if_none(machine::wiring().frequency / SOON);
         }
     }
@@ -695,10 +706,12 @@ impl Vcpu {
     /// whether the virtual timer's interrupt has been deactivated.
     pub fn look_at_timers(&mut self) {
         let level = self.timer.sample(machine::now());
+        let watched = self.watched;
         self.with_gic(|gic, vcpu, lrs| {
             let mut kick = Kick(0);
-            if gic.outstanding(vcpu, interrupt::VIRTUAL_TIMER) {
+            if watched {
                 kick = gic.sync(vcpu, lrs);
+                kick |= self.vm.sample_lines(gic);
             }
             kick |= gic.set_level(vcpu, interrupt::PHYSICAL_TIMER, level);
             kick
@@ -711,59 +724,107 @@ impl Vcpu {
         let mut pending = true;
         self.with_gic(|gic, vcpu, lrs| {
             self.sample_timer(gic);
-            let (signalled, kick) = gic.pending_loaded(vcpu, lrs);
+            let mut kick = self.vm.sample_lines(gic);
+            let (signalled, others) = gic.pending_loaded(vcpu, lrs);
             pending = signalled;
+            kick |= others;
             kick
         });
         pending
     }
 
-    /// Makes its interrupts live on this CPU.
+    /// Makes it live on CPU number `cpu`, which this is; `vfp_live`: its VFP registers are there still.
     #[inline(always)]
-    pub fn load_interrupts(&self) {
+    pub fn make_live(&mut self, cpu: usize, vfp_live: bool) {
+        let takes_turns = vm::loads(cpu, &self.vm, self.index);
+        machine::load(&self.context, vfp_live);
+        if takes_turns {
+            machine::flush_own_vmid();
+        }
+        self.watched |= self.vm.has_wires();
         let Some(mut lrs) = machine::list_registers() else {
             return;
         };
+        match self.quiet.get() {
+            Some(interface) => interface.load(&mut lrs),
+            None => self.load_interrupts(lrs),
+        }
+    }
+
+    #[inline(never)]
+    fn load_interrupts(&self, mut lrs: ListRegisters) {
         let mut state = self.vm.lock();
         each_bit(state.gic.held(self.index), |id| {
-            machine::set_private_active(id, true);
+            machine::set_active(id, true);
         });
         let kick = state.gic.load(self.index, &mut lrs);
         self.release(&mut state);
+        self.quiet.set(state.gic.quiet(self.index));
         drop(state);
         self.vm.kick(kick, self.index);
     }
 
-    /// Takes its interrupts from this CPU.
+    /// Takes it from this CPU, all but its VFP registers. Whether it was in WFI: it is ready again where
+    /// something has come for it.
     #[inline(always)]
-    pub fn put_interrupts(&self) {
-        let Some(mut lrs) = machine::list_registers() else {
-            return;
-        };
+    pub fn put(&mut self) -> bool {
+        machine::put(&mut self.context);
+        machine::list_registers().is_some_and(|lrs| {
+            let quiet = self.state == State::Ready && self.quiet.get() == Some(Interface::of(&lrs));
+            !quiet && self.put_interrupts(lrs)
+        })
+    }
+
+    #[inline(never)]
+    fn put_interrupts(&mut self, mut lrs: ListRegisters) -> bool {
+        self.quiet.set(None);
         let mut state = self.vm.lock();
         let kick = state.gic.put(self.index, &mut lrs);
         self.release(&mut state);
-        each_bit(state.gic.held(self.index), |id| {
-            machine::set_private_active(id, false);
-        });
+        let held = state.gic.held(self.index);
+        each_bit(held, |id| machine::set_active(id, false));
+        let waits = self.state == State::Waiting;
+        let pending = waits && state.gic.pending_for(self.index);
         drop(state);
         self.vm.kick(kick, self.index);
+        if pending {
+            self.state = State::Ready;
+        } else if waits && (self.timer.is_on() || self.context.virtual_timer().is_on()) {
+            self.wait_for_timers(held & 1 << interrupt::VIRTUAL_TIMER != 0);
+        }
+        waits
     }
 
-    /// For a vCPU in WFI that has just been put: in what state it waits. A virtual timer that has
-    /// fired unnoticed makes it ready: once loaded it fires again.
-    #[must_use]
-    pub fn waiting(&self) -> State {
+    /// Something has come for it, which is not live: it is not enough to switch its interface.
+    pub fn stir(&self) {
+        self.quiet.set(None);
+    }
+
+    /// It is not live, and will not be soon.
+    pub fn forget_interrupts(&self) {
+        if self.quiet.take().is_some() {
+            self.vm.lock().gic.forget(self.index);
+        }
+    }
+
+    /// It waits no longer than for its timers. The virtual one's line is `noticed`; where that has risen
+    /// unnoticed, it fires again once the vCPU is loaded.
+    #[inline(never)]
+    fn wait_for_timers(&mut self, noticed: bool) {
         let now = machine::now();
         let timer = self.context.virtual_timer();
         let offset = self.context.cntvoff();
-        let state = self.vm.lock();
-        let noticed = state.gic.held(self.index) & (1 << interrupt::VIRTUAL_TIMER) != 0;
-        if state.gic.pending_for(self.index) || (!noticed && timer.line(now.wrapping_sub(offset))) {
-            return State::Ready;
+        if !noticed && timer.line(now.wrapping_sub(offset)) {
+            self.state = State::Ready;
+        } else if let Some(first) = vtimer::next_deadline(&timer, &self.timer, offset, now) {
+            self.until = self.until.min(first);
         }
-        State::Waiting(vtimer::next_deadline(&timer, &self.timer, offset, now))
     }
+}
+
+/// Has the Hyp timer fire soon, whatever else it is set for.
+fn look_soon() {
+    machine::advance_deadline(machine::now() + u64::from(machine::wiring().frequency / SOON));
 }
 
 #[inline(always)]

@@ -9,12 +9,12 @@
 
 use crate::bus::{Unplaced, interrupt};
 use crate::decode::Instruction;
-use crate::fdt::{ConfigError, OnCrash, VmConfig};
+use crate::fdt::{ConfigError, Interrupt, OnCrash, VmConfig, Wire};
 use crate::line::Line;
 use crate::loader::{Memory, Start};
 use crate::machine::{self, Context, console};
 use crate::mailbox::Mailbox;
-use crate::mem;
+use crate::mem::{self, OwnModule};
 use crate::pl011::Pl011;
 use crate::pl031::Pl031;
 use crate::psci::{CpuPower, Power};
@@ -23,6 +23,7 @@ use crate::sched::Reservation;
 use crate::tty::{FULL, Ring};
 use crate::vgic::{Kick, Vgic};
 use crate::vmid::{self, Vmid, Vmids};
+use crate::{error, info, warn};
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec;
@@ -53,6 +54,8 @@ pub mod request {
     pub const DROP: u32 = 256;
     /// The device model has answered.
     pub const ANSWER: u32 = 512;
+    /// Show the vCPU's registers to the operator.
+    pub const REGISTERS: u32 = 1024;
 }
 
 /// A vCPU as other CPUs see it.
@@ -240,8 +243,12 @@ pub struct Vm {
     pub id: u32,
     /// Its description.
     pub config: VmConfig,
+    /// What it is loaded from, where that was in another VM's memory.
+    pub modules: Mutex<Vec<OwnModule>>,
     /// What writes its lines.
     pub writer: console::Writer,
+    /// Interrupts of the board's devices that it has.
+    wires: Vec<Wire>,
     /// Its vCPUs as other CPUs see them.
     pub links: Vec<Link>,
     /// What it has tried where nothing is.
@@ -258,7 +265,7 @@ pub struct Vm {
     halted: AtomicU32,
     /// When it last began anew by itself, and how often around then.
     restarts: Mutex<(u64, u32)>,
-    /// For each CPU the vCPU that was last loaded there, plus one.
+    /// For each CPU the vCPU that was last loaded there. Before the first there is nothing to confuse.
     last_loaded: [AtomicU8; MAX_CPUS],
     /// When the real-time clock's alarm is due, in seconds of the counter; [`NO_ALARM`]: never.
     alarm: AtomicU32,
@@ -319,7 +326,8 @@ impl Vm {
         let start = memory.load(&config)?;
         let mut starts = vec![Start::default(); homes.len()];
         starts[0] = start;
-        let gic = interrupt_controller(homes.len());
+        let wires: Vec<Wire> = memory.assigned.wires().collect();
+        let gic = interrupt_controller(homes.len(), &wires);
         let state = State {
             memory,
             uart: Pl011::new(),
@@ -356,7 +364,9 @@ impl Vm {
         let root = state.memory.space.vttbr(0);
         let vm = Arc::new(Self {
             id,
+            modules: Mutex::default(),
             writer,
+            wires,
             links,
             unassigned: Unassigned::default(),
             serves: AtomicBool::new(true),
@@ -366,7 +376,7 @@ impl Vm {
             reservation,
             halted: AtomicU32::new(0),
             restarts: Mutex::default(),
-            last_loaded: Default::default(),
+            last_loaded: [const { AtomicU8::new(0) }; MAX_CPUS],
             alarm: AtomicU32::new(NO_ALARM),
             vmid,
             root,
@@ -432,23 +442,6 @@ impl Vm {
         vttbr
     }
 
-    /// Whether CPU number `cpu`, which loads vCPU `index`, had another one of this VM last. Its TLB then
-    /// holds translations that look like this one's: on a machine of its own each has its own tables, and
-    /// may use the same ASIDs for them. What a vCPU invalidates is broadcast, so what it left elsewhere
-    /// does no harm.
-    #[inline(always)]
-    #[must_use]
-    pub fn takes_turns(&self, cpu: usize, index: usize) -> bool {
-        let own = index as u8 + 1;
-        let Some(last) = self.last_loaded.get(cpu) else {
-            return false;
-        };
-        // Only that CPU writes it.
-        let before = last.load(Ordering::Relaxed);
-        last.store(own, Ordering::Relaxed);
-        self.links.len() > 1 && before != own
-    }
-
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -473,7 +466,7 @@ impl Vm {
         let mut places = state.memory.places;
         places.set(id, address)?;
         state.memory.place(&self.config, places).map_err(|why| {
-            log::info!("{why}");
+            info!("{why}");
             Unplaced::Invalid
         })
     }
@@ -481,6 +474,7 @@ impl Vm {
     /// Starts the first vCPU.
     pub fn start(&self) {
         self.state().begun = true;
+        self.rewire();
         let mut state = self.state();
         // From now on it is asked to stop, too; it may have been before.
         state.power.started(0);
@@ -488,6 +482,62 @@ impl Vm {
         if let Some(link) = self.links.first() {
             link.request(request::START | stop);
         }
+    }
+
+    /// Lets its devices interrupt the CPUs on which the guest wants them.
+    ///
+    /// QEMU before 9.1 has an active shared interrupt remembered by the CPU that took it, where it stays so if
+    /// the guest has moved before it deactivates it.
+    pub fn rewire(&self) {
+        for wire in &self.wires {
+            let home = self.home(wire.virt);
+            if !self.state().gic.is_out(wire.virt) {
+                machine::set_active(wire.physical.id, false);
+            }
+            machine::wire(wire.physical.id, home);
+        }
+    }
+
+    /// Whether it has interrupts of the board's devices.
+    #[inline(always)]
+    #[must_use]
+    pub fn has_wires(&self) -> bool {
+        !self.wires.is_empty()
+    }
+
+    /// Whether an interrupt of the board's devices has not been deactivated as far as is known.
+    #[must_use]
+    pub fn has_line_out(&self, gic: &Vgic) -> bool {
+        self.wires.iter().any(|wire| gic.is_out(wire.virt))
+    }
+
+    /// Takes interrupts of the board's devices back where the guest has quietened the device without
+    /// acknowledging them.
+    #[inline(always)]
+    pub fn sample_lines(&self, gic: &mut Vgic) -> Kick {
+        if self.wires.is_empty() {
+            return Kick(0);
+        }
+        self.sample(gic)
+    }
+
+    #[inline(never)]
+    fn sample(&self, gic: &mut Vgic) -> Kick {
+        let mut kick = Kick(0);
+        for wire in &self.wires {
+            let Interrupt { id, edge } = wire.physical;
+            if !edge && gic.is_out(wire.virt) && !machine::is_pending(id) {
+                kick |= gic.set_level(0, wire.virt, false);
+            }
+        }
+        kick
+    }
+
+    /// The CPU on which the guest wants the shared interrupt `intid`.
+    #[must_use]
+    pub fn home(&self, intid: u32) -> usize {
+        let target = self.state().gic.target(intid).unwrap_or(0);
+        self.links.get(target).map_or(0, Link::cpu)
     }
 
     /// Starts vCPU `index`, which is off, at `start`.
@@ -550,7 +600,8 @@ impl Vm {
         self.ask_all(request::LOOK);
     }
 
-    fn ask_all(&self, requests: u32) {
+    /// Asks all its vCPUs.
+    pub fn ask_all(&self, requests: u32) {
         for link in &self.links {
             link.request(requests);
         }
@@ -740,6 +791,9 @@ impl Vm {
         drop(state);
         if last {
             self.stop_serving();
+            for wire in &self.wires {
+                machine::silence(wire.physical.id);
+            }
         }
         last
     }
@@ -771,7 +825,7 @@ impl Vm {
         self.tell("off");
         let up = UP.fetch_sub(1, Ordering::AcqRel) - 1;
         if up == 0 {
-            log::info!("every VM is off");
+            info!("every VM is off");
             machine::power_off();
         }
         console::set_named(up > 1);
@@ -825,14 +879,14 @@ impl Vm {
         }
         *count += 1;
         if *count > RESTARTS {
-            log::info!("{}: crashed {RESTARTS} times in a minute", self.name());
+            info!("{}: crashed {RESTARTS} times in a minute", self.name());
         }
         *count <= RESTARTS
     }
 
     /// Logs `what` has become of it.
     fn tell(&self, what: &str) {
-        log::info!(
+        info!(
             "{}: {what} ({} KiB free)",
             self.name(),
             mem::free_bytes() / 1024
@@ -845,14 +899,14 @@ impl Vm {
             let mut state = self.state();
             state.uart = Pl011::new();
             state.rtc = Pl031::new(0);
-            state.gic = interrupt_controller(self.links.len());
+            state.gic = interrupt_controller(self.links.len(), &self.wires);
             state
                 .memory
                 .load(&self.config)
                 .map(|start| state.starts[0] = start)
         };
         if let Err(why) = loaded {
-            log::error!("{why}");
+            error!("{why}");
             return false;
         }
         self.serves.store(true, Ordering::Release);
@@ -870,13 +924,30 @@ impl Vm {
 }
 
 /// A VM's interrupt controller at reset, for `vcpus` vCPUs.
-fn interrupt_controller(vcpus: usize) -> Vgic {
+fn interrupt_controller(vcpus: usize, wires: &[Wire]) -> Vgic {
     let mut gic = Vgic::new(vcpus, interrupt::SHARED);
     gic.link(
         interrupt::VIRTUAL_TIMER,
         machine::wiring().virtual_timer as u16,
     );
+    for wire in wires {
+        gic.link(wire.virt, wire.physical.id as u16);
+    }
     gic
+}
+
+/// The VM that has the device of the board's interrupt `id`, and how that is wired.
+#[must_use]
+pub fn wired(id: u32) -> Option<(Arc<Vm>, Wire)> {
+    for vm in VMS.lock().iter().filter_map(Weak::upgrade) {
+        for wire in &vm.wires {
+            if wire.physical.id == id {
+                let wire = *wire;
+                return Some((vm, wire));
+            }
+        }
+    }
+    None
 }
 
 /// Tells VMs that have been built of each other's regions.
@@ -904,7 +975,7 @@ pub fn connect(vms: &[Arc<Vm>]) {
                 clients[ring].vm = Arc::downgrade(vm);
                 clients[ring].interrupt = region.interrupt;
             } else if let Some(name) = name {
-                log::error!(
+                error!(
                     "{}: armillary,backend is {name}, which is no VM with a ring left: it aborts",
                     region.node
                 );
@@ -922,15 +993,29 @@ pub fn all() -> Vec<Arc<Vm>> {
     vms.iter().filter_map(Weak::upgrade).collect()
 }
 
-/// What each CPU has loaded, for the last words of a panic: a VM's number in bits 31:8, a vCPU's
-/// and one in 7:0; 0: nothing.
+/// What each CPU has loaded last: a VM's number and one in bits 31:8, a vCPU's in 7:0; 0: nothing.
 static LOADED: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
 
-/// Notes that CPU number `cpu` has vCPU `index` of `vm` loaded.
-pub fn note_loaded(cpu: usize, vm: &Vm, index: usize) {
-    if let Some(loaded) = LOADED.get(cpu) {
-        loaded.store(vm.id << 8 | (index as u32 + 1), Ordering::Relaxed);
+/// CPU number `cpu` loads vCPU `index` of `vm`: makes the VM's stage 2 that of the CPU. Whether the CPU had
+/// another vCPU of the VM last. Its TLB then holds translations that look like this one's: on a machine of
+/// its own each has its own tables, and may use the same ASIDs for them. What a vCPU invalidates is
+/// broadcast, so what it left elsewhere does no harm.
+#[inline(always)]
+#[must_use]
+pub fn loads(cpu: usize, vm: &Vm, index: usize) -> bool {
+    let (loaded, last) = (&LOADED[cpu % MAX_CPUS], &vm.last_loaded[cpu % MAX_CPUS]);
+    let own = (vm.id + 1) << 8 | index as u32;
+    // Only that CPU writes these.
+    let before = loaded.load(Ordering::Relaxed);
+    loaded.store(own, Ordering::Relaxed);
+    let of_vm = last.load(Ordering::Relaxed);
+    last.store(index as u8, Ordering::Relaxed);
+    // The VMID stays with the VM that has been loaded last.
+    if (before ^ own) >> 8 == 0 {
+        return before != own;
     }
+    machine::set_vttbr(vm.vttbr(cpu));
+    of_vm != index as u8
 }
 
 /// Says what each CPU has loaded; `here` is the CPU that panics. Waits for no lock, which that CPU
@@ -939,14 +1024,14 @@ pub fn last_words(here: Option<usize>) {
     let vms = VMS.try_lock();
     for (cpu, loaded) in LOADED.iter().enumerate() {
         let loaded = loaded.load(Ordering::Relaxed);
-        let (id, Some(index)) = (loaded >> 8, (loaded & 0xff).checked_sub(1)) else {
+        let (Some(id), index) = ((loaded >> 8).checked_sub(1), loaded & 0xff) else {
             continue;
         };
         let this = if here == Some(cpu) { ", this one," } else { "" };
         let known = vms.iter().flat_map(|vms| vms.iter());
         match known.filter_map(Weak::upgrade).find(|vm| vm.id == id) {
-            Some(vm) => log::error!("CPU {cpu}{this} has vCPU {index} of {}", vm.name()),
-            None => log::error!("CPU {cpu}{this} has vCPU {index} of VM {id}"),
+            Some(vm) => error!("CPU {cpu}{this} has vCPU {index} of {}", vm.name()),
+            None => error!("CPU {cpu}{this} has vCPU {index} of VM {id}"),
         }
     }
 }
@@ -985,7 +1070,7 @@ impl Vm {
         console::set_focus(self.writer);
         if let Some(before) = before {
             before.state().hear();
-            log::info!("input goes to {}", self.name());
+            info!("input goes to {}", self.name());
         }
     }
 
@@ -1017,7 +1102,7 @@ impl Vm {
         state.hear();
         state.unheard = true;
         drop(state);
-        log::warn!("{} reads nothing: what is typed is lost", self.name());
+        warn!("{} reads nothing: what is typed is lost", self.name());
         None
     }
 }

@@ -75,6 +75,13 @@ impl Timer {
         self.compare = now_ticks.wrapping_add_signed(value as i32 as i64);
     }
 
+    /// Whether it is enabled.
+    #[inline]
+    #[must_use]
+    pub const fn is_on(&self) -> bool {
+        self.control & ENABLE != 0
+    }
+
     /// Whether the interrupt line is asserted.
     #[inline]
     #[must_use]

@@ -34,7 +34,7 @@ fn read(dtb: &[u8]) -> Result<(Board, Vec<VmConfig>, Vec<ConfigError>), String> 
     let checked = check(dtb, &mut copy).map_err(|e| e.to_string())?;
     let tree = Tree::of(&checked);
     let board = Board::read(&tree).map_err(|e| e.to_string())?;
-    let (good, bad) = vms(&tree, &board, &taken);
+    let (good, bad) = vms(&tree, &board.memory, &taken);
     Ok((board, good, bad))
 }
 
@@ -515,7 +515,8 @@ fn what_only_the_loader_finds_is_said_in_the_same_way() {
         "/chosen/domU1: memory is 524288 KiB, of which the board has only 3072 KiB left; give this VM or one before it less"
     );
     let kernel = good[0].kernel.as_ref().unwrap();
-    let error = armillary::image::kernel(&b"#!/bin/sh".as_slice()).unwrap_err();
+    let error =
+        armillary::image::kernel(&b"#!/bin/sh".as_slice(), armillary::image::RAM).unwrap_err();
     assert_eq!(
         VmConfig::bad_module("the kernel", kernel, &error).to_string(),
         "/chosen/domU1/module@50000000: the kernel is a script; give a 32-bit little-endian Arm kernel"

@@ -19,6 +19,7 @@ bus { #address-cells = <1>; #size-cells = <1>; ranges = <0 0 0x10000000 0x100000
 }; };"#;
 
 const GUEST: Guest<'_> = Guest {
+    ram: 0x4000_0000,
     memory: 64 << 20,
     cpus: 1,
     cpu: "arm,cortex-a7",
@@ -45,7 +46,7 @@ fn read(dtb: &[u8], thoroughly: bool) -> Option<(bool, usize)> {
     );
     let board = Board::read(&tree);
     if let Ok(board) = &board {
-        for error in vms(&tree, board, &[]).1 {
+        for error in vms(&tree, &board.memory, &[]).1 {
             let _ = error.to_string();
         }
     }

@@ -12,6 +12,7 @@ const QEMU: &str = include_str!("fdt_dts/qemu-virt-guest.dts");
 
 /// The VM for which QEMU wrote its tree.
 const GUEST: Guest<'_> = Guest {
+    ram: 0x4000_0000,
     memory: 256 << 20,
     cpus: 2,
     cpu: "arm,cortex-a15",

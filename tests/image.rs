@@ -94,7 +94,7 @@ fn found_by<T>(result: Result<T, ImageError>) -> String {
 }
 
 fn told(bytes: &[u8]) -> Result<Image, ImageError> {
-    kernel(&bytes)
+    kernel(&bytes, RAM)
 }
 
 /// What a guest's memory holds where the image puts something.
@@ -411,7 +411,7 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(
         place(&elf(0, &[(0, 0x0900_0000, &[1; 8], 16)]), MIB, None, 0),
         "for 0x9000000..0x9000010, where a guest has neither RAM nor flash; \
-         link it for RAM from 0x40000000 or for flash from 0"
+         link it for RAM from 0x40000000, without direct-map, or for flash from 0"
     );
     let twice = elf(
         0,
@@ -463,7 +463,7 @@ proptest! {
         }
         let sources: [&dyn Source; 2] = [&file.as_slice(), &Short(file.clone(), size)];
         for source in sources {
-            for image in [kernel(source), firmware(source)].into_iter().flatten() {
+            for image in [kernel(source, RAM), firmware(source)].into_iter().flatten() {
                 let _ = image.unpack(source, |_, _| Ok(()));
                 let _ = image.place(ram, Some(size), size);
                 let _ = image.place(ram, None, 8192);

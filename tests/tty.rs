@@ -91,7 +91,7 @@ impl Desk {
     fn check(&self, named: bool) -> Result<usize, TestCaseError> {
         let mut read = vec![Vec::new(); self.written.len()];
         let mut broken = 0;
-        for line in self.text().split_inclusive('\n') {
+        for line in without_prompts(self.text()).split_inclusive('\n') {
             let (content, cut) = match line.strip_suffix("\r\n") {
                 Some(content) => (content, true),
                 None => (line, false),
@@ -120,6 +120,24 @@ impl Desk {
     }
 }
 
+/// What a terminal shows: the prompt, which begins with `#`, is erased before anything else comes, and
+/// may stand at the end.
+fn without_prompts(text: &str) -> String {
+    let mut shown = String::new();
+    for piece in text.split("\r\x1b[K") {
+        let line = shown.rfind('\n').map_or(0, |end| end + 1);
+        assert!(shown[line..].is_empty() || shown[line..].starts_with('#'));
+        shown.truncate(line);
+        shown.push_str(piece);
+    }
+    let line = shown.rfind('\n').map_or(0, |end| end + 1);
+    if shown[line..].starts_with('#') {
+        shown.truncate(line);
+    }
+    assert!(!shown.contains('#'), "a prompt that stayed: {shown:?}");
+    shown
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     /// Letters, and perhaps the line's end.
@@ -128,6 +146,8 @@ enum Step {
     Wait(u64),
     Room(usize),
     Focus(Writer),
+    /// Letters of the prompt; none for none.
+    Prompt(usize),
     Pump,
 }
 
@@ -139,6 +159,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (0..2 * PATIENCE).prop_map(Step::Wait),
         3 => (0..300usize).prop_map(Step::Room),
         1 => (1..4usize).prop_map(Step::Focus),
+        2 => (0..4usize).prop_map(Step::Prompt),
         4 => Just(Step::Pump),
     ];
     prop::collection::vec(step, 0..120)
@@ -157,6 +178,7 @@ proptest! {
     #[test]
     fn no_line_is_mixed_and_nothing_is_lost_or_reordered(steps in steps()) {
         let mut desk = Desk::new(3, true);
+        let mut prompt = String::new();
         for step in steps {
             match step {
                 Step::Write(writer, count, end) => {
@@ -172,6 +194,10 @@ proptest! {
                 Step::Wait(ticks) => desk.now += ticks,
                 Step::Room(bytes) => desk.tape.room = desk.tape.text.len() + bytes,
                 Step::Focus(writer) => desk.screen.set_focus(writer, desk.now),
+                Step::Prompt(length) => {
+                    prompt = "#123".chars().take(length).collect();
+                    desk.screen.set_prompt(prompt.clone(), desk.now);
+                }
                 Step::Pump => match desk.pump() {
                     Pumped::Done(None) => prop_assert!((0..4).all(|w| desk.screen.empty(w))),
                     // What is promised for a time comes then, not before.
@@ -194,6 +220,8 @@ proptest! {
         desk.tape.room = usize::MAX;
         prop_assert_eq!(desk.screen.pump(u64::MAX, BUDGET, &mut desk.tape), Pumped::Done(None));
         desk.check(true)?;
+        let last = desk.text().rsplit('\n').next().and_then(|line| line.rsplit('K').next());
+        prop_assert!(prompt.is_empty() || last == Some(&*prompt), "{last:?}");
     }
 
     #[test]
@@ -397,6 +425,59 @@ fn a_writer_that_has_gone_is_still_shown_and_its_place_given_away() {
 }
 
 #[test]
+fn the_prompt_stands_below_whatever_is_written() {
+    let mut desk = Desk::new(2, true);
+    desk.screen.set_prompt("# ".into(), desk.now);
+    let _ = desk.pump();
+    desk.screen.set_prompt("# a".into(), desk.now);
+    let _ = desk.pump();
+    desk.line(2, 1);
+    let _ = desk.pump();
+    desk.screen.set_prompt("# b".into(), desk.now);
+    let _ = desk.pump();
+    assert_eq!(desk.text(), "# a\r\x1b[K<2>c\n# a\r\x1b[K# b");
+    desk.screen.set_prompt(String::new(), desk.now);
+    assert_eq!(desk.pump(), Pumped::Done(None));
+    assert!(desk.text().ends_with("# b\r\x1b[K"));
+}
+
+#[test]
+fn a_new_prompt_is_shown_between_lines_that_never_end() {
+    let mut desk = Desk::new(2, true);
+    (0..20).for_each(|_| desk.line(2, 10));
+    desk.tape.room = 20;
+    let _ = desk.pump();
+    desk.screen.set_prompt("# a".into(), desk.now);
+    desk.tape.room = 64;
+    assert_eq!(desk.pump(), Pumped::Blocked);
+    assert!(
+        desk.text().contains("c\n# a\r\x1b[K<2>c"),
+        "{:?}",
+        desk.text()
+    );
+}
+
+#[test]
+fn nobody_writes_straight_over_the_prompt() {
+    let mut desk = Desk::new(1, false);
+    desk.put(1, b'b');
+    let _ = desk.pump();
+    desk.screen.set_prompt("# a".into(), desk.now);
+    let due = desk.now + PATIENCE;
+    assert_eq!(desk.pump(), Pumped::Done(Some(due)));
+    desk.now = due;
+    assert_eq!(desk.pump(), Pumped::Done(None));
+    desk.put(1, b'b');
+    assert_eq!(desk.text(), "b\r\n# a");
+    assert_eq!(desk.pump(), Pumped::Done(Some(desk.now + PATIENCE)));
+    assert_eq!(desk.text(), "b\r\n# a\r\x1b[Kb");
+    desk.screen.set_prompt(String::new(), desk.now);
+    let _ = desk.pump();
+    desk.put(1, b'b');
+    assert_eq!(desk.text(), "b\r\n# a\r\x1b[Kbb");
+}
+
+#[test]
 fn keys_after_the_escape_are_commands() {
     let mut keys = Keys::new();
     let mut typed = |text: &[u8]| {
@@ -417,7 +498,7 @@ fn keys_after_the_escape_are_commands() {
         (b'n', Key::Next),
         (b'i', Key::Info),
         (b'?', Key::Help),
-        (b'h', Key::Help),
+        (b'h', Key::Shell),
         (b'r', Key::Reset),
         (b'x', Key::Off),
         (b'z', Key::Unknown(b'z')),

@@ -116,23 +116,6 @@ pub fn mode() -> u32 {
     cpsr & mode::MASK
 }
 
-/// A mode's name.
-#[must_use]
-pub fn mode_name(mode: u32) -> &'static str {
-    match mode {
-        mode::USR => "User",
-        mode::FIQ => "FIQ",
-        mode::IRQ => "IRQ",
-        mode::SVC => "Supervisor",
-        mode::MON => "Monitor",
-        mode::ABT => "Abort",
-        mode::HYP => "Hyp",
-        mode::UND => "Undefined",
-        mode::SYS => "System",
-        _ => "an unknown",
-    }
-}
-
 /// Stops this CPU for good.
 pub fn stop() -> ! {
     loop {

@@ -435,13 +435,19 @@ pub fn init(cpu: usize) {
     isb();
 }
 
-/// Makes `context` live on this CPU, with the stage-2 tables and VMID of `vttbr`.
+/// Makes the stage-2 tables and VMID of `vttbr` those of this CPU, from the next [`load`] on.
+pub fn set_vttbr(vttbr: u64) {
+    // SAFETY: no guest's state is live (the caller's word), and Hyp does not use it.
+    unsafe { VTTBR::write(vttbr) };
+}
+
+/// Makes `context` live on this CPU.
 ///
 /// `vfp_live` says that its VFP registers are still in the hardware. No other may be live.
-pub fn load(context: &Context, vttbr: u64, vfp_live: bool) {
+#[inline(always)]
+pub fn load(context: &Context, vfp_live: bool) {
     // SAFETY: no guest's state is live (the caller's word), and Hyp uses none of these.
     unsafe {
-        VTTBR::write(vttbr);
         context.cp15.restore();
         HCR::write(context.hcr);
         HSTR::write(context.hstr);
@@ -461,6 +467,7 @@ pub fn load(context: &Context, vttbr: u64, vfp_live: bool) {
 
 /// Takes `context` from the hardware, all but its VFP registers, which stay until another vCPU
 /// needs them. Stage 2 stays on with the old tables: nothing of the guest runs until the next load.
+#[inline(always)]
 pub fn put(context: &mut Context) {
     context.banked.save();
     context.cp15.save();

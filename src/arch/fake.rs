@@ -65,9 +65,16 @@ struct Machine {
     console: Vec<(usize, String, u8)>,
     console_full: bool,
     prefixes: Vec<String>,
+    prompt: String,
+    said: Vec<String>,
     named: bool,
     typed: VecDeque<u8>,
     due: Option<u64>,
+    /// Shared interrupts that are let through, and to which CPU.
+    wired: BTreeMap<u32, usize>,
+    edges: BTreeSet<u32>,
+    /// Lines of devices that are asserted.
+    high: BTreeSet<u32>,
     /// Whether a window is open.
     window: bool,
 }
@@ -122,9 +129,14 @@ thread_local! {
         console: Vec::new(),
         console_full: false,
         prefixes: Vec::new(),
+        prompt: String::new(),
+        said: Vec::new(),
         named: false,
         typed: VecDeque::new(),
         due: None,
+        wired: BTreeMap::new(),
+        edges: BTreeSet::new(),
+        high: BTreeSet::new(),
         window: false,
     });
 }
@@ -226,16 +238,24 @@ impl Context {
     }
 }
 
+/// Makes the stage-2 tables and VMID of `vttbr` those of this CPU.
+pub fn set_vttbr(vttbr: u64) {
+    cpu(|cpu| {
+        assert!(cpu.live.is_none(), "another vCPU is live");
+        cpu.vttbr = vttbr;
+    });
+}
+
 /// Makes `context` live on this CPU.
-pub fn load(context: &Context, vttbr: u64, vfp_live: bool) {
+pub fn load(context: &Context, vfp_live: bool) {
     note(Event::Load {
-        vttbr,
+        vttbr: cpu(|cpu| cpu.vttbr),
         vmpidr: context.kept.system.vmpidr,
     });
     cpu(|cpu| {
         assert!(cpu.live.is_none(), "another vCPU is live");
         cpu.live = Some((context.number, context.kept.clone()));
-        cpu.vttbr = vttbr;
+        assert_eq!(cpu.gich.lr, [0; 4], "another vCPU's interrupts");
         if vfp_live {
             cpu.vfp_open = true;
             cpu.vfp.fpexc = context.vfp.fpexc;
@@ -819,7 +839,7 @@ pub fn end(acknowledged: u32) {
 
 /// Deactivates what [`acknowledge`] gave.
 pub fn deactivate(acknowledged: u32) {
-    set_private_active(acknowledged, false);
+    set_active(acknowledged, false);
 }
 
 /// Deactivates a virtual interrupt of the guest that is live, as by its GICC_DIR.
@@ -835,12 +855,61 @@ pub fn deactivate_virtual(value: u32) {
     });
 }
 
-/// Makes the private interrupt `id` of this CPU active, or inactive.
-pub fn set_private_active(id: u32, on: bool) {
-    cpu(|cpu| match on {
-        true => cpu.active.insert(id),
-        false => cpu.active.remove(&id),
+/// Makes interrupt `id`, of this CPU where it is private, active or inactive.
+pub fn set_active(id: u32, on: bool) {
+    machine(|machine| {
+        let here = machine.here;
+        for (n, cpu) in machine.cpus.iter_mut().enumerate() {
+            if n == here && on {
+                cpu.active.insert(id);
+            } else if n == here || id >= 32 {
+                cpu.active.remove(&id);
+            }
+        }
     });
+}
+
+/// Makes the shared interrupt `id` edge-triggered, or level.
+pub fn trigger(id: u32, edge: bool) {
+    machine(|machine| match edge {
+        true => machine.edges.insert(id),
+        false => machine.edges.remove(&id),
+    });
+}
+
+/// Lets the shared interrupt `id` through to CPU number `cpu`.
+pub fn wire(id: u32, cpu: usize) {
+    machine(|machine| machine.wired.insert(id, cpu));
+}
+
+/// Sends the shared interrupt `id`, which is active on this CPU, to CPU number `cpu` instead.
+pub fn forward(id: u32, _edge: bool, to: usize) {
+    wire(id, to);
+    cpu(|cpu| cpu.active.remove(&id));
+    test::interrupt(to, id);
+}
+
+/// Whether interrupt `id` is pending, active or not.
+#[must_use]
+pub fn is_pending(id: u32) -> bool {
+    machine(|machine| machine.high.contains(&id))
+}
+
+/// Keeps the shared interrupt `id` back, and forgets it where it has come.
+pub fn silence(id: u32) {
+    machine(|machine| {
+        machine.wired.remove(&id);
+        for cpu in &mut machine.cpus {
+            cpu.active.remove(&id);
+            cpu.pending.retain(|&pending| pending != id);
+        }
+    });
+}
+
+/// This CPU's number.
+#[must_use]
+pub fn cpu_number() -> usize {
+    machine(|machine| machine.here)
 }
 
 /// This CPU's list registers.
@@ -980,6 +1049,13 @@ pub fn set_deadline(deadline: u64) {
     cpu(|cpu| cpu.deadline = Some(deadline));
 }
 
+/// Makes the Hyp timer interrupt this CPU at `deadline`, ticks, or earlier if it is set so.
+pub fn advance_deadline(deadline: u64) {
+    if cpu(|cpu| cpu.deadline.is_none_or(|own| own > deadline)) {
+        set_deadline(deadline);
+    }
+}
+
 /// Makes the Hyp timer interrupt this CPU in `ticks`, unless it is set already.
 pub fn set_deadline_if_none(ticks: u32) {
     if cpu(|cpu| cpu.deadline.is_none()) {
@@ -1019,6 +1095,17 @@ pub mod console {
 
     /// Shows what `writer` writes as it comes.
     pub fn set_focus(_: Writer) {}
+
+    /// Has `text` stand below all that is written.
+    pub fn prompt(text: String) {
+        machine(|machine| machine.prompt = text);
+    }
+
+    /// Answers the operator.
+    pub fn say(text: std::fmt::Arguments<'_>) {
+        let text = text.to_string();
+        machine(|machine| machine.said.push(text));
+    }
 
     /// Writes one byte of `writer`; `false` where [`test::fill_console`] says so.
     ///
@@ -1075,6 +1162,11 @@ pub mod console {
 /// Ends the run: [`test::run`] says so.
 pub fn power_off() -> ! {
     std::panic::resume_unwind(Box::new(test::End::PoweredOff))
+}
+
+/// Ends the run likewise.
+pub fn reset() -> ! {
+    std::panic::resume_unwind(Box::new(test::End::Reset))
 }
 
 /// The ID registers: a value that names the register.
@@ -1251,6 +1343,8 @@ pub mod test {
         Entered,
         /// The machine was powered off.
         PoweredOff,
+        /// The machine was started anew.
+        Reset,
     }
 
     /// Runs the hypervisor until one of these ends. No lock of its own is held at any of them.
@@ -1293,10 +1387,35 @@ pub mod test {
         });
     }
 
+    /// Asserts the line of the shared interrupt `id`, or deasserts it.
+    pub fn set_line(id: u32, level: bool) {
+        machine(|machine| match level {
+            true => machine.high.insert(id),
+            false => machine.high.remove(&id),
+        });
+    }
+
+    /// Shared interrupts that are let through: whether by an edge, and to which CPU.
+    #[must_use]
+    pub fn wired() -> Vec<(u32, bool, usize)> {
+        machine(|machine| {
+            machine
+                .wired
+                .iter()
+                .map(|(&id, &cpu)| (id, machine.edges.contains(&id), cpu))
+                .collect()
+        })
+    }
+
     /// Interrupts that are active at CPU number `cpu`.
     #[must_use]
     pub fn active(cpu: usize) -> Vec<u32> {
         machine(|machine| machine.cpus[cpu].active.iter().copied().collect())
+    }
+
+    /// Has the counter, which all CPUs read, stand at `ticks`.
+    pub fn set_now(ticks: u64) {
+        machine(|machine| machine.now = ticks);
     }
 
     /// Lets `ticks` pass.
@@ -1327,6 +1446,16 @@ pub mod test {
     /// Types `text`.
     pub fn type_in(text: &[u8]) {
         machine(|machine| machine.typed.extend(text));
+    }
+
+    /// What stands below all that is written.
+    pub fn prompt() -> String {
+        machine(|machine| machine.prompt.clone())
+    }
+
+    /// What the operator has been answered since this was asked before.
+    pub fn said() -> Vec<String> {
+        machine(|machine| std::mem::take(&mut machine.said))
     }
 
     /// What has been written to the console since this was asked before: writer, prefix and byte.

@@ -2,6 +2,7 @@
 //! stops.
 
 use super::sysreg::{HDFAR, HIFAR, HSR};
+use crate::error;
 use crate::syndrome::Hsr;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -52,14 +53,14 @@ pub(super) extern "C" fn fault(dump: &Dump, kind: u32) -> ! {
     let hsr = HSR::read();
     match address {
         Some(address) => {
-            log::error!(
+            error!(
                 "{what} in Hyp at pc {:#010x}, address {address:#010x}",
                 dump.pc
             );
         }
-        None => log::error!("{what} in Hyp at pc {:#010x}", dump.pc),
+        None => error!("{what} in Hyp at pc {:#010x}", dump.pc),
     }
-    log::error!("HSR {hsr:#010x}: {}\n{dump}", Hsr(hsr));
+    error!("HSR {hsr:#010x}: {}\n{dump}", Hsr(hsr));
     // In Thumb state r7 is the frame pointer.
     backtrace(dump.r[7]);
     die()
@@ -90,7 +91,7 @@ pub fn backtrace(mut fp: u32) {
         }
         // SAFETY: both words are mapped, as was just checked.
         let [next, lr] = unsafe { (fp as *const [u32; 2]).read() };
-        log::error!("  from {lr:#010x}");
+        error!("  from {lr:#010x}");
         if next <= fp {
             return;
         }

@@ -13,4 +13,7 @@ pub mod tlb;
 pub mod vfp;
 pub mod window;
 
+// Copies, fills, divisions: what compiled code calls.
+core::arch::global_asm!(include_str!("runtime.s"), options(raw));
+
 pub use fault::{at_death, die, faulted, trace};

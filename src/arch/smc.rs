@@ -1,6 +1,7 @@
 //! Calls to the firmware below: PSCI by SMC, or by HVC where the device tree says so.
 
 use crate::fdt::{Conduit, Psci};
+use crate::warn;
 use core::arch::asm;
 use spin::Once;
 
@@ -51,7 +52,7 @@ pub fn power_off() -> ! {
     if let Some(psci) = PSCI.get().filter(|psci| psci.standard) {
         call(psci.conduit, SYSTEM_OFF, [0; 3]);
     }
-    log::warn!("the firmware has no SYSTEM_OFF: the machine stays on");
+    warn!("the firmware has no SYSTEM_OFF: the machine stays on");
     super::boot::stop()
 }
 
@@ -60,6 +61,6 @@ pub fn reset() -> ! {
     if let Some(psci) = PSCI.get().filter(|psci| psci.standard) {
         call(psci.conduit, SYSTEM_RESET, [0; 3]);
     }
-    log::warn!("the firmware has no SYSTEM_RESET: the machine stops");
+    warn!("the firmware has no SYSTEM_RESET: the machine stops");
     super::boot::stop()
 }

@@ -54,7 +54,6 @@ pub fn flush_vmid(vttbr: u64) {
 
 /// Forgets this CPU's translations of the VMID that is loaded.
 pub fn flush_own_vmid() {
-    dsb();
     // SAFETY: as above.
     unsafe { sysreg::TLBIALL::write(0) };
     dsb();

@@ -7,28 +7,39 @@
 @ In:  the zImage protocol: r2 = physical address of the device tree or 0; MMU and data cache off; ARM state; Hyp or
 @      any other privileged mode. Loaded at any address that is a multiple of 4: the image comes to lie on the first
 @      4 KiB boundary behind the file, or behind the device tree if that is in the way.
-@ Out: the image's first instruction, r0-r2 as they were. A damaged file stops here, having written nothing
-@      outside the image's memory.
+@ Out: the image's first instruction, r0-r2 as they were. A damaged file stops here if the end is not where it should be; nothing else
+@      of it is checked.
 @
 @ With the MMU off all memory is Strongly-ordered: every access is aligned (ARM DDI 0406C, A3.2.1), so the format
-@ counts in halfwords, as Thumb code does, and keeps them apart from the bytes. A raw halfword takes 4 instructions in
-@ a run, one of the dictionary 11, one of its stems 18, a match some 20 and 4 for each halfword: 4 for each byte in
+@ counts in halfwords, as Thumb code does, and keeps them apart from the bytes. A raw halfword takes 6 instructions, one
+@ with a code 9, a match some 18 and 2 for each halfword, each halfword of code bits 3 or 4 more: 4.7 for each byte in
 @ all, since from reset to the first guest there are little more than a million.
 @
-@ r3, r4, lr: scratch   r5 = 1, or 16 + the next low four bits   r6 = output   r7 = flags
-@ r8 = distance of the last match - 1   r9 = raw halfwords   r10 = codes   r11 = dictionary
-@ r12 = flags left, a 1, zeroes   sp = end of the output
+@ r3, r4, lr: scratch   r5 = bits used of the buffer's upper half, in its highest four   r6 = output
+@ r7 = targets of calls   r8 = distance of the last match   r9 = halfwords   r10 = bytes
+@ r11 = the codes' table less the half of it whose first bit is 0   r12 = buffer of code bits   sp = end of the output
+@
+@ The tables lie behind the output, where the image has its zeroes. An entry of the codes' has the symbol in its upper
+@ half, in bit 15 whether that is no halfword, and the code's length below. One of the targets' is the target's address
+@ less 4.
 
-@ The codes: so many whole halfwords of the dictionary, halfwords in all, near matches, matches at the last distance;
-@ then far matches.
-.equ UNPACK_WORDS, 110
-.equ UNPACK_DICTIONARY, 208
-.equ UNPACK_NEAR, 32
-.equ UNPACK_AGAIN, 8
+@ The longest code, and the bytes of the tables: 4 for each value of such a code's bits behind the first; then the targets'.
+.equ UNPACK_LONGEST, 13
+.equ UNPACK_CODES, 4 << (UNPACK_LONGEST - 1)
+.equ UNPACK_TABLES, UNPACK_CODES + 0x2000
+@ The greatest length of a match that is told by its symbol.
+.equ UNPACK_SHORT, 12
 
 .arch armv7-a
 .syntax unified
 .arm
+
+@ r3 = a number of seven bits a byte; r9, lr lost.
+.macro unpack_number
+    ldrb    r3, [r10], #1
+    tst     r3, #0x80
+    blne    unpack_more
+.endm
 
 .section .unpack, "ax"
 .balign 4
@@ -72,101 +83,210 @@ unpack_tree_magic:
     mov     r4, r3
     bl      unpack_to_page
 
-2:  adr     r11, unpack_packed
-    ldr     r5, [r11], #4           @ bytes of the output
-    ldr     r9, [r11], #4           @ of the flags
-    ldr     r10, [r11], #4          @ of the raw halfwords
-    add     r7, r11, #(2 * UNPACK_DICTIONARY)
-    add     r9, r9, r7
+2:  adr     r9, unpack_packed
+    ldr     r5, [r9], #4            @ bytes of the output
+    ldr     r10, [r9], #4           @ of the halfwords
     add     r10, r10, r9
     add     r5, r5, r4
-    bl      unpack_forget
     mov     sp, r5
-    mov     r5, #1
-    mov     r12, #0x80000000
-    b       unpack_next
+    add     r5, r5, #UNPACK_TABLES
+    bl      unpack_forget
 
-unpack_special:
-    subs    lr, r3, #UNPACK_DICTIONARY
-    bhs     unpack_match
-    add     r3, r3, r3
-    ldrh    r3, [r11, r3]
-    cmp     r5, #1
-    ldrbeq  r5, [r10], #1
-    orreq   r5, r5, #0x100
-    and     lr, r5, #0xf
-    lsr     r5, r5, #4
-    orr     r3, r3, lr
-    strh    r3, [r6], #2
-    lsls    r12, r12, #1
-    bcc     unpack_raw
-    b       unpack_coded
+    @ The targets.
+    add     r12, sp, #3
+    bic     r12, r12, #3
+    sub     r11, r12, #UNPACK_CODES
+    add     r8, r12, #UNPACK_CODES
+    sub     r4, r6, #4
+    unpack_number
+    mov     r7, r3
+3:  subs    r7, r7, #1
+    bmi     4f
+    unpack_number
+    add     r4, r4, r3, lsl #1
+    str     r4, [r8], #4
+    b       3b
 
-unpack_match:
-    cmp     lr, #UNPACK_NEAR
-    bhs     unpack_far
-    lsr     r4, lr, #3
-    and     r8, lr, #7
-    ldrb    lr, [r10], #1
-    orr     r8, lr, r8, lsl #8
-    @ r4 = length - 2.
-unpack_copy:
-    sub     lr, r6, r8, lsl #1
-    ldrh    r3, [lr, #-2]!
-    strh    r3, [r6], #2
-3:  ldrh    r3, [lr, #2]!
-    strh    r3, [r6], #2
-    subs    r4, r4, #1
-    bpl     3b
+    @ The codes: for each length first those of symbols that are no halfwords. r5 = entries of each.
+4:  mov     r5, #(1 << (UNPACK_LONGEST - 2))
+    mov     r8, #2
+5:  eor     r8, r8, #0x8000
+    unpack_number
+    mov     r7, r3
+    mov     r4, #0
+6:  subs    r7, r7, #1
+    bmi     8f
+    unpack_number
+    add     r4, r4, r3
+    orr     r3, r8, r4, lsl #16
+    mov     r9, r5
+7:  str     r3, [r12], #4
+    subs    r9, r9, #1
+    bne     7b
+    b       6b
+8:  tst     r8, #0x8000
+    bne     5b
+    add     r8, r8, #1
+    lsrs    r5, r5, #1
+    bne     5b
 
-    @ A flag for each item, the highest bit first: 0 for a raw halfword, 1 for a code. The last 1 stands for the end
-    @ of the word.
-unpack_next:
-    lsls    r12, r12, #1
-    bcs     unpack_coded
+    add     r7, r11, #(2 * UNPACK_CODES)
+    adr     r9, unpack_packed + 8
+    ldrh    r12, [r9], #2
+    ldrh    r3, [r9], #2
+    orrs    r12, r3, r12, lsl #16
+    bmi     unpack_coded
+    b       unpack_raw
+
+    @ The rest of a number of more bytes.
+unpack_more:
+    bic     r3, r3, #0x80
+9:  ldrb    r9, [r10], #1
+    tst     r9, #0x80
+    bic     r9, r9, #0x80
+    orr     r3, r9, r3, lsl #7
+    bne     9b
+    bx      lr
+
+    @ The code used up the half of the buffer.
+unpack_refill:
+    asrs    r4, r3, #16
+    bcs     unpack_special_refill
+    strh    r4, [r6], #2
+    ldrh    lr, [r9], #2
+    lsr     r4, r5, #28
+    lsl     r12, r12, r3
+    orrs    r12, r12, lr, lsl r4
+    bmi     unpack_coded
+
+    @ The buffer's highest bit says what comes.
 unpack_raw:
     ldrh    r3, [r9], #2
     strh    r3, [r6], #2
+    adds    r5, r5, #0x10000000
+    bcs     unpack_raw_refill
     lsls    r12, r12, #1
-    bcc     unpack_raw
+    bpl     unpack_raw
 unpack_coded:
-    beq     unpack_refill
-    ldrb    r3, [r10], #1
-    cmp     r3, #UNPACK_WORDS
-    bhs     unpack_special
-    add     r3, r3, r3
-    ldrh    r3, [r11, r3]
-    strh    r3, [r6], #2
-    lsls    r12, r12, #1
-    bcc     unpack_raw
-    b       unpack_coded
+    lsr     r3, r12, #(32 - UNPACK_LONGEST)
+    ldr     r3, [r11, r3, lsl #2]
+    adds    r5, r5, r3, lsl #28
+    bcs     unpack_refill
+    asrs    r4, r3, #16
+    strhcc  r4, [r6], #2
+    bcs     unpack_special
+    lsls    r12, r12, r3
+    bmi     unpack_coded
+    b       unpack_raw
 
-    @ The end is looked at here only: 31 items of 264 halfwords stay inside .bss.
-unpack_refill:
-    ldr     r12, [r7], #4
+unpack_raw_refill:
+    ldrh    r3, [r9], #2
+    orrs    r12, r3, r12, lsl #1
+    bmi     unpack_coded
+    b       unpack_raw
+
+    @ r4 = symbol, signed.
+unpack_special_refill:
+    lsl     r12, r12, r3
+    ldrh    lr, [r9], #2
+    lsr     r3, r5, #28
+    orr     r12, r12, lr, lsl r3
+    bmi     unpack_other
+    b       unpack_near
+unpack_special:
+    lsl     r12, r12, r3
+    bmi     unpack_other
+unpack_near:
+    ldrb    r8, [r10], #1
+    bfi     r8, r4, #8, #8
+    lsr     r4, r4, #8
+    @ r4 = halfwords less than the most.
+unpack_copy:
+    sub     lr, r6, r8, lsl #1
+unpack_copy_from:
+    add     pc, pc, r4, lsl #3
+    nop
+    .rept UNPACK_SHORT
+    ldrh    r3, [lr], #2
+    strh    r3, [r6], #2
+    .endr
+unpack_next:
+    cmp     r12, #0
+    bmi     unpack_coded
+    b       unpack_raw
+
+unpack_other:
+    and     lr, r4, #7
+    add     pc, pc, lr, lsl #2
+    nop
+    b       unpack_far
+    b       unpack_again
+    b       unpack_long
+    b       unpack_call
+    b       unpack_address
     cmp     r6, sp
-    blo     unpack_next
     beq     unpack_done
 unpack_stop:
     wfi
     b       unpack_stop
 
 unpack_far:
-    subs    r4, lr, #(UNPACK_NEAR + UNPACK_AGAIN)
-    blo     unpack_again
-    cmp     r4, #(255 - UNPACK_DICTIONARY - UNPACK_NEAR - UNPACK_AGAIN)
-    ldrbeq  r3, [r10], #1
-    addeq   r4, r4, r3
-    ldrb    r3, [r10], #1
-    ldrb    r8, [r10], #1
-    orr     r8, r3, r8, lsl #8
+    ldrh    r8, [r9], #2
+    lsr     r4, r4, #3
+    bfi     r8, r4, #16, #1
+    ubfx    r4, r4, #1, #4
     b       unpack_copy
 
 unpack_again:
-    add     r4, r4, #UNPACK_AGAIN
+    ubfx    r4, r4, #3, #4
+    b       unpack_copy
+
+unpack_long:
+    ldrh    r8, [r9], #2
+    lsr     r4, r4, #3
+    bfi     r8, r4, #16, #1
     sub     lr, r6, r8, lsl #1
-    sub     lr, lr, #4
-    b       3b
+    ldrb    r4, [r10], #1
+1:  ldrh    r3, [lr], #2
+    strh    r3, [r6], #2
+    subs    r4, r4, #1
+    bpl     1b
+    mov     r4, #0
+    b       unpack_copy_from
+
+unpack_call:
+    ldrb    lr, [r10], #1
+    ubfx    r4, r4, #3, #12
+    orr     r4, lr, r4, lsl #8
+    ldr     r4, [r7, r4, lsl #2]
+    sub     r4, r4, r6
+    ubfx    r3, r4, #12, #11
+    orr     r3, r3, #0xf000
+    strh    r3, [r6], #2
+    ubfx    r3, r4, #1, #11
+    orr     r3, r3, #0xf800
+    strh    r3, [r6], #2
+    b       unpack_next
+
+unpack_address:
+    ldrh    lr, [r9], #2
+    ubfx    r4, r4, #3, #12
+    lsr     r3, lr, #12
+    tst     lr, #0x0800
+    orrne   r3, r3, #0x0400
+    orr     r3, r3, #0xf200
+    orr     r3, r3, #0x0040
+    strh    r3, [r6], #2            @ MOVW: imm4, i
+    ubfx    r3, lr, #8, #3
+    lsl     r3, r3, #12
+    bfi     r3, lr, #0, #8
+    and     lr, r4, #0x0f00
+    orr     r3, r3, lr
+    strh    r3, [r6], #2            @ imm3, Rd, imm8
+    movw    r3, #0xf2c0
+    strh    r3, [r6], #2            @ MOVT
+    strh    r4, [r6], #2
+    b       unpack_next
 
 unpack_done:
     mov     r5, sp
@@ -188,8 +308,8 @@ unpack_to_page:
     bic     r4, r4, #0x00f
     bx      lr
 
-@ Invalidates the output's lines to the point of coherency: those left by the loader must not cover what is written
-@ here uncached, before and after. r4 = start, r5 = end; r3, r6 lost, r6 = r4 afterwards.
+@ Invalidates lines to the point of coherency: those left by the loader must not cover what is written here uncached,
+@ before and after. r4 = start, r5 = end; r3, r6 lost, r6 = r4 afterwards.
 unpack_forget:
     mrc     p15, 0, r3, c0, c0, 1   @ CTR.DminLine: log2 of the words in the smallest line
     ubfx    r3, r3, #16, #4
@@ -197,10 +317,10 @@ unpack_forget:
     lsl     r3, r6, r3
     mov     r6, r4
     dsb
-4:  mcr     p15, 0, r6, c7, c6, 1   @ DCIMVAC
+1:  mcr     p15, 0, r6, c7, c6, 1   @ DCIMVAC
     add     r6, r6, r3
     cmp     r6, r5
-    blo     4b
+    blo     1b
     mov     r6, r4
     dsb
     bx      lr

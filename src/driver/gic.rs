@@ -216,13 +216,29 @@ impl Gic {
         }
     }
 
-    /// Makes the private interrupt `id` of this CPU active, or inactive.
-    pub fn set_private_active(&self, id: u32, on: bool) {
-        let bit = 1 << (id % 32);
-        match on {
-            true => self.distributor.isactiver[0].set(bit),
-            false => self.distributor.icactiver[0].set(bit),
+    /// Makes interrupt `id`, of this CPU where it is private, active or inactive.
+    pub fn set_active(&self, id: u32, on: bool) {
+        let d = self.distributor;
+        let register = if on { &d.isactiver } else { &d.icactiver };
+        if let Some(register) = register.get(id as usize / 32) {
+            register.set(1 << (id % 32));
         }
+    }
+
+    /// Makes interrupt `id` pending by an edge, or forgets that it is.
+    pub fn set_pending(&self, id: u32, on: bool) {
+        let d = self.distributor;
+        let register = if on { &d.ispendr } else { &d.icpendr };
+        if let Some(register) = register.get(id as usize / 32) {
+            register.set(1 << (id % 32));
+        }
+    }
+
+    /// Whether interrupt `id` is pending.
+    #[must_use]
+    pub fn is_pending(&self, id: u32) -> bool {
+        let register = self.distributor.ispendr.get(id as usize / 32);
+        register.is_some_and(|register| register.get() >> (id % 32) & 1 != 0)
     }
 
     /// Lets interrupt `id` through, or not.
@@ -248,6 +264,7 @@ impl Gic {
 }
 
 /// This CPU's list registers.
+#[derive(Clone, Copy)]
 pub struct ListRegisters(&'static Hypervisor, usize);
 
 impl Gic {

@@ -149,7 +149,7 @@ fn read15(vcpu: &mut Vcpu, transfer: Transfer) -> Option<u32> {
             Some(machine::id_register(transfer.crm(), transfer.opc2()))
         }
         // The base of the interrupt controller (CBAR).
-        _ if register == self::register(15, 4, 0, 0) => Some(vcpu.vm.lock().memory.places.gicd),
+        _ if register == self::register(15, 4, 0, 0) => Some(vcpu.vm.state().memory.places.gicd),
         _ => None,
     }
 }

@@ -10,7 +10,8 @@ use crate::machine;
 use crate::psci::{self, Answer, NOT_SUPPORTED, Platform, Workaround};
 use crate::syndrome::Hsr;
 use crate::vcpu::{Reason, Vcpu};
-use crate::vm::{self, State, Stop};
+use crate::vm::{self, State, Stop, request};
+use smccc::psci::PSCI_VERSION;
 
 /// Armillary's own calls, in the range of vendor-specific hypervisors (DEN 0028, 6.1).
 mod own {
@@ -47,17 +48,22 @@ mod own {
     pub(super) const DESTROY: u32 = 0x8600_0019;
     /// r1 = VM; r0 = 0, or 1 where it is off, 2 where it is paused.
     pub(super) const STATE: u32 = 0x8600_001a;
+    /// r1 = VM: shows the registers of its vCPUs on the console. r0 = 0.
+    pub(super) const DUMP: u32 = 0x8600_001b;
+    /// r1 = a device tree's address, r2 = its bytes: builds the VM that it describes, which is held. r0 = 0,
+    /// r1 = the VM.
+    pub(super) const CREATE: u32 = 0x8600_001c;
     /// r0 to r3 = Armillary's UUID.
     pub(super) const CALL_UID: u32 = 0x8600_ff01;
     /// r0, r1 = version, major and minor.
     pub(super) const REVISION: u32 = 0x8600_ff03;
 }
 /// What [`own::FEATURES`] answers.
-const FEATURES: u32 = 0x7ff_001f;
+const FEATURES: u32 = 0x1fff_001f;
 /// 8f1f5b30-6f2d-4c8e-9a57-a2d1c0de1a12, in the byte order of DEN 0028, 6.2.
 const UID: [u32; 4] = [0x305b_1f8f, 0x8e4c_2d6f, 0xd1a2_579a, 0x121a_dec0];
 /// What a call with a wrong argument answers.
-const INVALID_PARAMETER: u32 = -3i32 as u32;
+pub const INVALID_PARAMETER: u32 = -3i32 as u32;
 
 /// HVC: the return address is already that of the next instruction.
 #[inline(always)]
@@ -85,6 +91,8 @@ pub(super) fn smc(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
 fn call(vcpu: &mut Vcpu) -> Next {
     let r = &mut vcpu.context.regs_mut().r;
     const YIELD: u32 = own::YIELD - own::NULL;
+    // By this one people measure a hypervisor, and nothing of the VM is needed for it.
+    const VERSION: u32 = PSCI_VERSION.wrapping_sub(own::NULL);
     match r[0].wrapping_sub(own::NULL) {
         0 => {
             r[0] = 0;
@@ -93,6 +101,10 @@ fn call(vcpu: &mut Vcpu) -> Next {
         YIELD => {
             r[0] = 0;
             Next::Yield
+        }
+        VERSION => {
+            r[0] = psci::VERSION;
+            Next::Resume
         }
         _ => other(vcpu),
     }
@@ -107,11 +119,12 @@ fn other(vcpu: &mut Vcpu) -> Next {
             Some(count) => [0, count as u32, (count >> 32) as u32, c],
             None => [INVALID_PARAMETER, a, b, c],
         },
-        own::TRANSLATE => match memory::par(&vcpu.vm.lock().memory, a, b) {
+        own::TRANSLATE => match memory::par(&vcpu.vm.state().memory, a, b) {
             Some(par) => [0, par as u32, (par >> 32) as u32, c],
             None => [INVALID_PARAMETER, a, b, c],
         },
-        own::ANSWER..=own::STATE => [of_vms(vcpu, function, [a, b, c]), a, b, c],
+        own::CREATE if vcpu.vm.config.control => return Next::Create,
+        own::ANSWER..=own::CREATE => [of_vms(vcpu, function, [a, b, c]), a, b, c],
         own::CALL_UID => UID,
         own::REVISION => [0, 1, b, c],
         _ => return standard(vcpu, function, [a, b, c]),
@@ -127,7 +140,7 @@ fn of_vms(vcpu: &Vcpu, function: u32, [a, b, c]: [u32; 3]) -> u32 {
         own::ANSWER => done(forward::answer(&vcpu.vm, a, b, Some(c))),
         own::REFUSE => done(forward::answer(&vcpu.vm, a, b, None)),
         own::SET_LINE => done(forward::set_line(&vcpu.vm, a, b & 1 != 0)),
-        own::SET_DEVICE_ADDR..=own::STATE => control(vcpu, function, [a, b, c]),
+        own::SET_DEVICE_ADDR..=own::DUMP => control(vcpu, function, [a, b, c]),
         _ => NOT_SUPPORTED,
     }
 }
@@ -147,6 +160,7 @@ fn control(vcpu: &Vcpu, function: u32, [vm, id, low]: [u32; 3]) -> u32 {
         own::RESET => return done(vm.stop(Stop::Reset)),
         own::STOP => return done(vm.stop(Stop::Off)),
         own::DESTROY => vm.destroy(),
+        own::DUMP => vm.ask_all(request::REGISTERS),
         own::STATE if !vm.is_up() => return 1,
         own::STATE => return if vm.is_paused() { 2 } else { 0 },
         _ => {
@@ -166,7 +180,7 @@ fn done(right: bool) -> u32 {
 /// PSCI and the calls of the SMC Calling Convention.
 fn standard(vcpu: &mut Vcpu, function: u32, args: [u32; 3]) -> Next {
     let answer = {
-        let mut state = vcpu.vm.lock();
+        let mut state = vcpu.vm.state();
         let State { memory, power, .. } = &mut *state;
         psci::call(function, args, vcpu.index, power, &mut Host { memory })
     };

@@ -2,8 +2,12 @@
 
 mod cp15;
 mod hvc;
+
 mod mmio;
 
+pub use hvc::INVALID_PARAMETER;
+
+use crate::info;
 use crate::inject::{self, Fault};
 use crate::machine::{self, Exit, Live};
 use crate::regs::psr;
@@ -30,6 +34,8 @@ pub enum Next {
     Wait,
     /// Lets the vCPU wait for another VM to make its access.
     Stall,
+    /// Builds the VM that r1 and r2 describe.
+    Create,
     /// Turns the vCPU off.
     Off,
     /// Stops the VM.
@@ -97,6 +103,11 @@ fn trap(vcpu: &mut Vcpu) -> Next {
 /// Everything that is not on a hot path.
 #[inline(never)]
 fn rare(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
+    // An instruction that is not executed finds that out by itself.
+    if hsr.uses_vfp() {
+        vcpu.count(Reason::Vfp);
+        return Next::Vfp;
+    }
     let syndrome = hsr.decode();
     if !hsr.executes(vcpu.context.regs()) {
         skip(vcpu, hsr);
@@ -109,10 +120,6 @@ fn rare(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
             if wait.wfe() { Next::Yield } else { Next::Wait }
         }
         Syndrome::Smc => hvc::smc(vcpu, hsr),
-        Syndrome::Coprocessor(coprocessor) if coprocessor.vfp() || coprocessor.simd() => {
-            vcpu.count(Reason::Vfp);
-            Next::Vfp
-        }
         Syndrome::Cp15(transfer) => cp15::cp15(vcpu, transfer, hsr),
         Syndrome::Cp15Double(transfer) => cp15::cp15_double(vcpu, transfer, hsr),
         Syndrome::VfpId(transfer) => cp15::vfp_id(vcpu, transfer, hsr),
@@ -156,7 +163,7 @@ fn jump(vcpu: &mut Vcpu, rm: u32) {
 fn stop(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
     vcpu.count(Reason::Other);
     let pc = vcpu.context.regs().pc;
-    log::info!(
+    info!(
         "{}: vCPU {} stopped at {pc:#010x}: {}",
         vcpu.vm.name(),
         vcpu.index,

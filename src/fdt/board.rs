@@ -5,6 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::Arguments;
 
+use super::passed::{self, Spare};
 use super::tree::{cell, is_named, number, string, whole};
 use super::{ConfigError, Id, Range, Tree};
 use crate::addr::Pa;
@@ -33,6 +34,8 @@ pub struct Board {
     pub rtc: Option<Range>,
     /// The words on the hypervisor's own command line.
     pub words: String,
+    /// What it has to give to VMs.
+    pub spares: Vec<Spare>,
 }
 
 /// A physical CPU.
@@ -170,26 +173,32 @@ impl Board {
             ));
         }
         found.reserved.extend_from_slice(tree.reservations());
+        let gic = found.gic.ok_or_else(|| {
+            absent(
+                "interrupt controller",
+                format_args!("give a GICv2 with virtualization extensions, such as arm,gic-400"),
+            )
+        })?;
+        let uart = Uart::chosen(tree).or(found.uart);
+        let mut used = [gic.gicd, gic.gicc, gic.gich, gic.gicv]
+            .map(|range| ("the interrupt controller", range))
+            .to_vec();
+        used.extend(uart.map(|uart| ("the console", uart.registers)));
+        let heard = uart.and_then(|uart| uart.interrupt).map(|irq| irq.id);
         Ok(Self {
+            spares: passed::spares(tree, &used, heard),
             memory: found.memory,
             reserved: found.reserved,
             cpus: found.cpus,
             psci: found.psci,
-            gic: found.gic.ok_or_else(|| {
-                absent(
-                    "interrupt controller",
-                    format_args!(
-                        "give a GICv2 with virtualization extensions, such as arm,gic-400"
-                    ),
-                )
-            })?,
+            gic,
             timer: found.timer.ok_or_else(|| {
                 absent(
                     "timer",
                     format_args!("give a node compatible with arm,armv7-timer"),
                 )
             })?,
-            uart: Uart::chosen(tree).or(found.uart),
+            uart,
             rtc: found.rtc,
             words: found.words,
         })
@@ -243,13 +252,14 @@ impl Found {
                 Some(3..=4) if self.timer.is_none() => {
                     self.timer = Some(Timer::read(tree, id)?);
                 }
-                Some(5) if self.rtc.is_none() && !tree.is_disabled(id) => {
+                Some(5) if self.rtc.is_none() && !tree.is_disabled(id) && !tree.is_spare(id) => {
                     self.rtc = tree.reg(id).ok().and_then(|reg| reg.first().copied());
                 }
                 Some(6..) if self.gic.is_none() => self.gic = Some(Gic::read(tree, id)?),
                 None if self.uart.is_none()
                     && UartKind::of(compatible).is_some()
-                    && !tree.is_disabled(id) =>
+                    && !tree.is_disabled(id)
+                    && !tree.is_spare(id) =>
                 {
                     self.uart = Uart::read(tree, id);
                 }
@@ -459,7 +469,7 @@ fn interrupts<'a>(tree: &Tree<'_, 'a>, id: Id) -> impl Iterator<Item = Interrupt
 
 impl Interrupt {
     /// Reads an interrupt as the GIC's binding has it: kind, number and trigger.
-    fn read(mut cells: &[u8]) -> Option<Self> {
+    pub(super) fn read(mut cells: &[u8]) -> Option<Self> {
         let (kind, n, flags) = (
             number(&mut cells, 1)?,
             number(&mut cells, 1)?,
@@ -476,18 +486,19 @@ impl Interrupt {
         })
     }
 
-    /// The node's first interrupt, through an interrupt map above it where it has not the GIC's three
+    /// The node's `nth` interrupt, the first being 0, through an interrupt map above it where it has not the GIC's three
     /// cells, as on the Versatile Express (Devicetree Specification 0.4, 2.4.3). Maps that look at
     /// addresses are not followed.
-    fn of(tree: &Tree<'_, '_>, id: Id) -> Option<Self> {
-        let mut wanted = tree.property(id, "interrupts")?;
+    pub(super) fn of(tree: &Tree<'_, '_>, id: Id, nth: usize) -> Option<Self> {
+        let wanted = tree.property(id, "interrupts")?;
         if wanted.len() % 12 == 0 {
-            return Self::read(wanted);
+            return Self::read(wanted.get(12 * nth..)?);
         }
         let (bus, mut map) = tree
             .ancestors(id)
             .find_map(|bus| Some((bus, tree.property(bus, "interrupt-map")?)))?;
         let cells = cell(tree.property(bus, "#interrupt-cells")?)?;
+        let mut wanted = wanted.get(4 * cells as usize * nth..)?;
         let (address_cells, _) = tree.cells(bus);
         let mut mask = tree.property(bus, "interrupt-map-mask")?;
         let (wanted, looks) = (
@@ -549,7 +560,9 @@ impl Uart {
     #[must_use]
     pub fn find(tree: &Tree<'_, '_>) -> Option<Self> {
         Self::chosen(tree).or_else(|| {
-            let mut enabled = tree.ids().filter(|&id| !tree.is_disabled(id));
+            let mut enabled = tree
+                .ids()
+                .filter(|&id| !tree.is_disabled(id) && !tree.is_spare(id));
             enabled.find_map(|id| Self::read(tree, id))
         })
     }
@@ -598,7 +611,7 @@ impl Uart {
         Some(Self {
             kind,
             registers,
-            interrupt: Interrupt::of(tree, id),
+            interrupt: Interrupt::of(tree, id, 0),
         })
     }
 }

@@ -73,6 +73,8 @@ pub(super) struct Note<'a> {
     pub(super) size_cells: Option<u8>,
     /// Whether its `status` is another than okay.
     pub(super) disabled: bool,
+    /// Whether it has `xen,passthrough`.
+    pub(super) spare: bool,
     /// The value of `compatible`, empty where there is none.
     pub(super) compatible: &'a [u8],
 }
@@ -142,20 +144,23 @@ pub fn check<'a>(bytes: &'a [u8], copy: &'a mut Vec<u8>) -> Result<Checked<'a>, 
         open: [0; MAX_DEPTH],
         depth: 0,
         notes: Vec::new(),
-        nops: 0,
+        copy,
+        copied: 0,
     };
     walk.run()
         .map_err(|e| err(header.structure.0.saturating_add(e.offset), e.expected))?;
-    let tree = if walk.nops == 0 {
+    let Walk { notes, copied, .. } = walk;
+    let tree = if copied == 0 {
         bytes
     } else {
-        copy_without_nops(copy, bytes, structure, strings, walk.nops);
+        copy.extend_from_slice(structure.get(copied..).unwrap_or_default());
+        finish_copy(copy, bytes, strings);
         copy
     };
     let fdt = Fdt::new(tree).map_err(|_| err(0, "a header"))?;
     Ok(Checked {
         fdt,
-        notes: walk.notes,
+        notes,
         reservations,
         size: header.size,
     })
@@ -247,7 +252,7 @@ fn reservations(bytes: &[u8], mut at: usize) -> Result<Vec<Range>, FdtError> {
 }
 
 /// The walk over the structure block; offsets count from the block's start.
-struct Walk<'a> {
+struct Walk<'a, 'c> {
     block: &'a [u8],
     /// The same by words.
     words: &'a [[u8; 4]],
@@ -257,10 +262,13 @@ struct Walk<'a> {
     open: [u16; MAX_DEPTH],
     depth: usize,
     notes: Vec<Note<'a>>,
-    nops: usize,
+    /// A header's room and the block without its NOPs, if there are any: `fdt` does not know them.
+    copy: &'c mut Vec<u8>,
+    /// Bytes of the block that have been copied, or left out.
+    copied: usize,
 }
 
-impl<'a> Walk<'a> {
+impl Walk<'_, '_> {
     /// The word at `at`, a multiple of 4.
     fn word(&self, at: usize) -> Option<u32> {
         self.words.get(at / 4).map(|word| u32::from_be_bytes(*word))
@@ -288,7 +296,7 @@ impl<'a> Walk<'a> {
                     self.depth -= 1;
                     properties = false;
                 }
-                NOP => self.nops += 1,
+                NOP => self.leave_out(here),
                 END if self.depth == 0 && !self.notes.is_empty() => return Ok(()),
                 _ if self.depth > 0 => {
                     return Err(err(here, "a node, a property or the node's end"));
@@ -324,6 +332,7 @@ impl<'a> Walk<'a> {
             address_cells: None,
             size_cells: None,
             disabled: false,
+            spare: false,
             compatible: &[],
         });
         self.skip(length + 1);
@@ -344,7 +353,7 @@ impl<'a> Walk<'a> {
             .get(self.at + 8..)
             .and_then(|rest| rest.get(..length as usize));
         let value = value.ok_or(err(self.at, "a value within the structure block"))?;
-        if let (b'#' | b'c' | b's', Some(note)) =
+        if let (b'#' | b'c' | b's' | b'x', Some(note)) =
             (name.first().copied().unwrap_or(0), self.notes.last_mut())
         {
             let cells = |value| {
@@ -362,11 +371,25 @@ impl<'a> Walk<'a> {
                 note.size_cells = Some(cells);
             } else if name.starts_with(b"status\0") {
                 note.disabled = !matches!(value, b"okay\0" | b"ok\0");
+            } else if name.starts_with(b"xen,passthrough\0") {
+                note.spare = true;
             }
         }
         self.at += 8;
         self.skip(length as usize);
         Ok(())
+    }
+
+    /// Copies the block as far as the NOP at `nop`.
+    fn leave_out(&mut self, nop: usize) {
+        if self.copy.is_empty() {
+            let most = HEADER + self.block.len() + self.strings.len();
+            self.copy.reserve_exact(most);
+            self.copy.resize(HEADER, 0);
+        }
+        let piece = self.block.get(self.copied..nop);
+        self.copy.extend_from_slice(piece.unwrap_or_default());
+        self.copied = nop + 4;
     }
 
     /// Skips `bytes` that are known to be there, and the padding, which the next token finds missing
@@ -376,56 +399,25 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// The tree with a structure block of tokens other than NOP. The memory reservation block, read
-/// already, is left out.
-fn copy_without_nops(
-    copy: &mut Vec<u8>,
-    bytes: &[u8],
-    structure: &[u8],
-    strings: &[u8],
-    nops: usize,
-) {
-    let size = HEADER + structure.len() - 4 * nops + strings.len();
-    copy.clear();
-    copy.reserve_exact(size);
-    for field in [
-        MAGIC,
-        size as u32,
-        HEADER as u32,
-        (size - strings.len()) as u32,
-    ] {
-        copy.extend_from_slice(&field.to_be_bytes());
-    }
-    copy.extend_from_slice(bytes.get(16..36).unwrap_or_default());
-    copy.extend_from_slice(&((structure.len() - 4 * nops) as u32).to_be_bytes());
-    let mut at = 0;
-    while let Some(token) = word(structure, at) {
-        let length = token_length(structure, at, token);
-        if token != NOP {
-            copy.extend_from_slice(structure.get(at..at + length).unwrap_or_default());
-        }
-        at += length;
-        if token == END {
-            break;
-        }
-    }
-    copy.resize(size - strings.len(), 0);
+/// Makes a tree of the room for a header and a structure block: fills in the former, appends the names of
+/// properties. The memory reservation block, read already, is left out.
+fn finish_copy(copy: &mut Vec<u8>, bytes: &[u8], strings: &[u8]) {
+    let end = copy.len();
     copy.extend_from_slice(strings);
-}
-
-/// Length of the token at `at` with what belongs to it, in a structure block that was walked already.
-fn token_length(structure: &[u8], at: usize, token: u32) -> usize {
-    let length = match token {
-        BEGIN_NODE => {
-            4 + 1
-                + structure
-                    .iter()
-                    .skip(at + 4)
-                    .take_while(|&&b| b != 0)
-                    .count()
+    let (header, _) = copy.as_chunks_mut::<4>();
+    let (whole, _) = bytes.as_chunks::<4>();
+    for (to, from) in header.iter_mut().zip(whole).take(HEADER / 4) {
+        *to = *from;
+    }
+    let fields = [
+        (1, end + strings.len()),
+        (2, HEADER),
+        (3, end),
+        (9, end - HEADER),
+    ];
+    for (nth, value) in fields {
+        if let Some(field) = header.get_mut(nth) {
+            *field = (value as u32).to_be_bytes();
         }
-        PROP => 12 + word(structure, at + 4).unwrap_or(0) as usize,
-        _ => 4,
-    };
-    (length + 3) & !3
+    }
 }

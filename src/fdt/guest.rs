@@ -8,14 +8,16 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use super::tree::is_named;
+use super::tree::{cell, is_named};
 use super::{Id, Range, RegionConfig, Served, Tree};
 use crate::bus::{Places, RINGS, interrupt};
 
 /// What there is to tell a guest.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Guest<'a> {
-    /// Size of its RAM, which starts at 0x4000_0000, bytes.
+    /// Where its RAM starts.
+    pub ram: u32,
+    /// Size of its RAM, bytes.
     pub memory: u64,
     /// Its CPUs, 1 to 8, whose affinity is their number.
     pub cpus: u32,
@@ -43,6 +45,8 @@ pub struct Guest<'a> {
 
 /// Phandle of the clock; those of the CPUs, the last one first, and of the interrupt controller follow.
 const CLOCK: u32 = 0x8000;
+/// Phandle of the interrupt controller in partial trees that are written for Xen.
+const XEN_GIC: u32 = 0xfde8;
 /// Kinds of interrupts in the GIC's binding, and their triggers.
 const SPI: u32 = 0;
 const PPI: u32 = 1;
@@ -53,6 +57,12 @@ impl Guest<'_> {
     /// The flattened tree.
     #[must_use]
     pub fn tree(&self) -> Vec<u8> {
+        self.tree_with(None)
+    }
+
+    /// The flattened tree, with the devices that a partial tree describes below `/passthrough`.
+    #[must_use]
+    pub fn tree_with(&self, partial: Option<&Tree<'_, '_>>) -> Vec<u8> {
         let mut w = Writer::new(4096 + self.bootargs.len(), &[]);
         w.begin("");
         w.cells("interrupt-parent", &[self.intc()]);
@@ -72,8 +82,44 @@ impl Guest<'_> {
         self.timer(&mut w);
         self.clock(&mut w);
         self.chosen(&mut w);
+        if let Some(partial) = partial {
+            for part in ["/aliases", "/passthrough"] {
+                if let Some(id) = partial.find(part) {
+                    self.copy(&mut w, partial, id);
+                }
+            }
+        }
         w.end();
         w.finish()
+    }
+
+    /// A node of a partial tree, without what is Xen's. Where it has no `reg`, it gets that of `xen,reg`.
+    #[cold]
+    fn copy(&self, w: &mut Writer, partial: &Tree<'_, '_>, id: Id) {
+        w.begin(partial.name(id));
+        for property in partial.properties(id) {
+            match property.name {
+                "xen,reg" if partial.property(id, "reg").is_none() => {
+                    let (address, size) = partial.cells(partial.parent(id));
+                    let (at, whole) = (4 * (address + size), 4 * (2 * address + size));
+                    let mut reg = Vec::new();
+                    for triple in property.value.chunks_exact(whole.max(1)) {
+                        reg.extend_from_slice(&triple[at..]);
+                        reg.extend_from_slice(&triple[4 * address..at]);
+                    }
+                    w.value("reg", &reg);
+                }
+                "interrupt-parent" if cell(property.value) == Some(XEN_GIC) => {
+                    w.cells("interrupt-parent", &[self.intc()]);
+                }
+                name if name.starts_with("xen,") => {}
+                name => w.value(name, property.value),
+            }
+        }
+        for child in partial.children(id) {
+            self.copy(w, partial, child);
+        }
+        w.end();
     }
 
     /// A tree of the user's own, with what QEMU puts into a tree that it is given (`-dtb`): the RAM and
@@ -148,9 +194,9 @@ impl Guest<'_> {
     }
 
     fn memory(&self, w: &mut Writer, (address_cells, size_cells): (usize, usize)) {
-        w.begin("memory@40000000");
+        w.begin(&format!("memory@{:x}", self.ram));
         let (start, size) = (
-            [0, 0x4000_0000],
+            [0, self.ram],
             [(self.memory >> 32) as u32, self.memory as u32],
         );
         w.cells(

@@ -12,6 +12,7 @@ mod board;
 mod check;
 mod error;
 mod guest;
+mod passed;
 mod policy;
 mod region;
 mod tree;
@@ -21,6 +22,7 @@ pub use board::{Board, Conduit, Cpu, CpuStart, Gic, Interrupt, Psci, Timer, Uart
 pub use check::{Checked, FdtError, MAX_DEPTH, MAX_NODES, MAX_SIZE, check};
 pub use error::ConfigError;
 pub use guest::Guest;
+pub use passed::{Passed, Spare, Wire, passed};
 pub use policy::{OnCrash, Policy};
 pub use region::{RegionConfig, Served};
 pub use tree::{Id, Range, Tree};

@@ -231,6 +231,12 @@ impl<'b, 'a> Tree<'b, 'a> {
         self.checked.notes.get(id).is_some_and(|note| note.disabled)
     }
 
+    /// Whether the node is for a VM to have (`xen,passthrough`), and not for the hypervisor.
+    #[must_use]
+    pub fn is_spare(&self, id: Id) -> bool {
+        self.checked.notes.get(id).is_some_and(|note| note.spare)
+    }
+
     /// The node's `reg` as physical addresses, translated through the buses above it.
     ///
     /// # Errors

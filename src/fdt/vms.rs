@@ -18,7 +18,7 @@ use core::iter::repeat;
 use super::policy::{self, Policy};
 use super::region::{self, RegionConfig, Served};
 use super::tree::{number, string, whole};
-use super::{Board, ConfigError, Id, Range, Tree};
+use super::{ConfigError, Id, Range, Tree};
 use crate::addr::PAGE;
 use crate::bus::{Places, Unplaced};
 
@@ -71,6 +71,8 @@ pub struct VmConfig {
     pub hold: bool,
     /// Its regions beside the devices that every VM has.
     pub regions: Vec<RegionConfig>,
+    /// Whether its RAM is where it seems to be (`direct-map`).
+    pub direct_map: bool,
     /// The regions of other VMs for which it is the device model, each with a ring.
     pub serves: Vec<Served>,
 }
@@ -94,6 +96,15 @@ impl VmConfig {
             }
         }
         modules
+    }
+
+    /// Where its modules lie.
+    pub fn ranges_mut(&mut self) -> impl Iterator<Item = &mut Range> {
+        let own = [&mut self.kernel, &mut self.firmware, &mut self.ramdisk];
+        let own = own.into_iter().chain([&mut self.device_tree]);
+        let images = self.regions.iter_mut().map(|region| &mut region.image);
+        let modules = own.chain(images).flatten();
+        modules.map(|module| &mut module.range)
     }
 
     /// The error for a VM that wants `wanted` bytes where no such piece of RAM is left.
@@ -127,11 +138,12 @@ impl VmConfig {
 /// Memory that no module may lie in: what it is and where.
 pub type Taken = (&'static str, Range);
 
-/// Reads all VM descriptions: the good ones in the tree's order, and an error for each other.
+/// Reads all VM descriptions, whose modules lie in `ram`: the good ones in the tree's order, and an error for each
+/// other.
 #[must_use]
 pub fn vms(
     tree: &Tree<'_, '_>,
-    board: &Board,
+    ram: &[Range],
     taken: &[Taken],
 ) -> (Vec<VmConfig>, Vec<ConfigError>) {
     let (mut good, mut bad) = (Vec::new(), Vec::new());
@@ -153,7 +165,7 @@ pub fn vms(
         } else {
             domain(tree, id)
         };
-        match described.and_then(|vm| place(vm, board, taken, &mut good)) {
+        match described.and_then(|vm| place(vm, ram, taken, &mut good)) {
             Ok(vm) => good.push(vm),
             Err(error) => bad.push(error),
         }
@@ -207,6 +219,7 @@ fn domain(tree: &Tree<'_, '_>, id: Id) -> Result<VmConfig, ConfigError> {
             "memory" => vm.memory = Some(memory(&vm.node, "memory", property.value)?),
             "cpus" => vm.cpus = cpus(&vm.node, "cpus", property.value)?,
             "vpl011" => vm.vpl011 = true,
+            "direct-map" => vm.direct_map = true,
             "bootargs" => vm.bootargs = string(property.value).unwrap_or_default().into(),
             name => own_property(&mut vm, name, property.value, "")?,
         }
@@ -465,7 +478,7 @@ fn complete(vm: VmConfig) -> Result<VmConfig, ConfigError> {
 /// Sees to it that the VM's name is its own and that its modules lie in RAM and in nothing else's way.
 fn place(
     mut vm: VmConfig,
-    board: &Board,
+    ram: &[Range],
     taken: &[Taken],
     others: &mut [VmConfig],
 ) -> Result<VmConfig, ConfigError> {
@@ -492,7 +505,7 @@ fn place(
         all_others.extend(other.modules());
     }
     for (nth, &(kind, module)) in modules.iter().enumerate() {
-        if !board.memory.iter().any(|ram| ram.contains(&module.range)) {
+        if !ram.iter().any(|ram| ram.contains(&module.range)) {
             return error(
                 module,
                 format_args!("is not all RAM"),

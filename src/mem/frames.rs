@@ -64,6 +64,23 @@ impl Frames {
         self.put(at + (1 << order), end);
         Some(at)
     }
+
+    /// Takes `count` frames in a row, the first a multiple of 1 << `order` and all below `limit`:
+    /// from the smallest range that has them.
+    pub(super) fn take_run(&mut self, count: u32, order: u32, limit: u32) -> Option<u32> {
+        let begin = |start: u32| start.checked_next_multiple_of(1 << order);
+        let fits = |&(_, &(start, end)): &(usize, &Range)| {
+            let behind = begin(start).and_then(|at| at.checked_add(count));
+            behind.is_some_and(|behind| behind <= end.min(limit))
+        };
+        let ranges = self.free.iter().enumerate().filter(fits);
+        let (i, &(start, end)) = ranges.min_by_key(|(_, (start, end))| end - start)?;
+        let at = begin(start)?;
+        self.free.swap_remove(i);
+        self.put(start, at);
+        self.put(at + count, end);
+        Some(at)
+    }
 }
 
 #[cfg(test)]
@@ -77,6 +94,20 @@ mod tests {
             failure_persistence: None,
             ..ProptestConfig::default()
         }
+    }
+
+    #[test]
+    fn a_run_comes_whole_and_aligned_from_the_smallest_range() {
+        let mut frames = Frames::new();
+        frames.put(1, 30);
+        frames.put(100, 110);
+        assert_eq!(frames.take_run(7, 1, 200), Some(100));
+        assert_eq!(frames.take_run(7, 1, 8), None);
+        assert_eq!(frames.take_run(7, 3, 200), Some(8));
+        assert_eq!(frames.count(), 29 + 10 - 14);
+        assert_eq!(frames.take_run(15, 0, 200), Some(15));
+        assert_eq!(frames.take_run(8, 0, 200), None);
+        assert_eq!(frames.take_run(1, 31, 200), None);
     }
 
     proptest! {

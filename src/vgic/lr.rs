@@ -56,7 +56,52 @@ const EOI_COUNT_SHIFT: u32 = 27;
 /// GICH_VMCR.VMCBPR (5.3.3).
 pub(super) const VMCR_CBPR: u32 = 1 << 4;
 
+/// All that a CPU's virtual interface holds while its list registers are empty.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Interface {
+    vmcr: u32,
+    apr: u32,
+}
+
+impl Interface {
+    /// What that of the CPU of `lrs` holds.
+    #[inline(always)]
+    #[must_use]
+    pub fn of(lrs: &impl Lrs) -> Self {
+        let (vmcr, apr) = (lrs.vmcr(), lrs.apr());
+        Self { vmcr, apr }
+    }
+
+    /// Makes that of the CPU of `lrs`, whose list registers are empty, hold this.
+    #[inline(always)]
+    pub fn load(self, lrs: &mut impl Lrs) {
+        lrs.set_hcr(EN);
+        lrs.set_vmcr(self.vmcr);
+        lrs.set_apr(self.apr);
+    }
+}
+
 impl Vgic {
+    /// What the interface of `vcpu`, which has just been loaded, holds, if nothing of it stands in a list
+    /// register or waits for one. As long as it is neither flushed nor told of anything by a [`Kick`],
+    /// it need not be put and loaded: it is enough to take its interface from its CPU and to give it
+    /// back, where that is still what it was. Before it is off it has to be put, or
+    /// [forgotten](Self::forget).
+    #[must_use]
+    pub fn quiet(&self, vcpu: usize) -> Option<Interface> {
+        let Vcpu { vmcr, apr, .. } = self.vcpus[vcpu];
+        let state = &self.vcpus[vcpu];
+        let busy = state.used | state.stale | state.spi_active;
+        let bank = &self.banks[vcpu];
+        let waits = bank.ready | bank.active | bank.held | u32::from(busy) | (state.hcr ^ EN);
+        (waits == 0).then_some(Interface { vmcr, apr })
+    }
+
+    /// `vcpu`, which was quiet when its interface was taken, is not loaded any more.
+    pub fn forget(&mut self, vcpu: usize) {
+        self.loaded &= !(1 << vcpu);
+    }
+
     /// Loads `vcpu` on the CPU that `lrs` belongs to, whose list registers are empty, and lists
     /// what it has.
     #[inline]
@@ -67,13 +112,17 @@ impl Vgic {
         lrs.set_hcr(EN);
         lrs.set_vmcr(state.vmcr);
         lrs.set_apr(state.apr);
-        let private = &self.banks[vcpu];
-        let unlisted = private.ready | private.active | self.summary;
+        self.work &= !(1 << vcpu);
+        let private = &mut self.banks[vcpu];
         let owed = state.stale | state.spi_active | u16::from(self.owed);
-        if unlisted | u32::from(owed) != 0 {
+        let unlisted = private.active | self.summary | u32::from(owed);
+        let ready = private.ready;
+        if unlisted | ready & ready.wrapping_sub(1) != 0 {
             return self.flush(vcpu, lrs);
         }
-        self.work &= !(1 << vcpu);
+        if ready != 0 {
+            private.list_alone(state, vcpu, 0, lrs);
+        }
         Kick(0)
     }
 
@@ -215,14 +264,7 @@ impl Vgic {
             && ready & ready.wrapping_sub(1) == 0
             && i < lrs.count().min(MAX_LRS)
         {
-            let n = ready.trailing_zeros() as usize & 31;
-            private.listed |= ready;
-            private.ready = 0;
-            private.place[n] = (i << 3 | vcpu) as u8;
-            let lr = private.compose_pending(state, n as u32, n);
-            state.lr[i] = lr;
-            state.used |= 1 << i;
-            lrs.write(i, lr);
+            private.list_alone(state, vcpu, i, lrs);
             return Kick(0);
         }
         let state = &self.vcpus[vcpu];
@@ -477,8 +519,8 @@ impl Vgic {
     }
 
     /// Takes back what stands in the list registers `which`, all of them in use.
-    fn take(&mut self, vcpu: usize, mut which: u16, lrs: &mut impl Lrs) -> u8 {
-        let mut kick = 0;
+    fn take(&mut self, vcpu: usize, which: u16, lrs: &mut impl Lrs) -> u8 {
+        let (mut which, mut kick) = self.take_ended(vcpu, which, lrs);
         while which != 0 {
             if let Some((k, _)) = self.take_one(vcpu, which.trailing_zeros() as usize, lrs) {
                 kick |= self.settle(k);
@@ -486,6 +528,38 @@ impl Vgic {
             which &= which - 1;
         }
         kick
+    }
+
+    /// Takes back what has simply ended of what stands in the list registers `which`: most of it, and all
+    /// at once. The others, and whom to tell.
+    #[inline]
+    fn take_ended(&mut self, vcpu: usize, which: u16, lrs: &mut impl Lrs) -> (u16, u8) {
+        let bank = &mut self.banks[vcpu];
+        let state = &mut self.vcpus[vcpu];
+        let (mut left, mut ended) = (which, 0);
+        let mut others = which;
+        while left != 0 {
+            let i = left.trailing_zeros() as usize % MAX_LRS;
+            left &= left - 1;
+            let intid = state.lr[i] & VIRTUAL_ID;
+            if intid < 32 && lrs.read(i) & (PENDING | ACTIVE | EOI) == 0 {
+                ended |= bit(intid);
+                others &= !(1 << i);
+            }
+        }
+        if ended & bank.deferred != 0 {
+            return (which, 0);
+        }
+        let taken = which & !others;
+        state.used &= !taken;
+        state.dirty &= !taken;
+        bank.active &= !ended;
+        bank.forced &= !ended;
+        bank.listed &= !ended;
+        bank.listed_latch &= !ended;
+        bank.listed_pending &= !ended;
+        let again = ended & (bank.pending() | bank.held);
+        (others, if again == 0 { 0 } else { self.settle(vcpu) })
     }
 
     /// Takes back what stands in the list register `i`, which is in use: an interrupt, by its bank
@@ -636,6 +710,19 @@ impl Bank {
         state.lr[i] = lr;
         lrs.write(i, lr);
         true
+    }
+
+    /// Lists the only private interrupt of `vcpu` that is ready in list register `i`, which is free.
+    #[inline]
+    fn list_alone(&mut self, state: &mut Vcpu, vcpu: usize, i: usize, lrs: &mut impl Lrs) {
+        let n = self.ready.trailing_zeros() as usize & 31;
+        self.listed |= self.ready;
+        self.ready = 0;
+        self.place[n] = (i << 3 | vcpu) as u8;
+        let lr = self.compose_pending(state, n as u32, n);
+        state.lr[i % MAX_LRS] = lr;
+        state.used |= 1 << (i % MAX_LRS);
+        lrs.write(i, lr);
     }
 
     /// The value of a list register for interrupt `intid`, number `n` here, which is pending; it

@@ -46,10 +46,11 @@
 mod dist;
 mod lr;
 
+use crate::table::Table;
 use alloc::boxed::Box;
 use alloc::vec;
 
-pub use lr::Lrs;
+pub use lr::{Interface, Lrs};
 
 /// The most vCPUs that a GICv2 can have.
 pub const MAX_VCPUS: usize = 8;
@@ -206,8 +207,8 @@ impl Vcpu {
 /// A VM's interrupt controller.
 pub struct Vgic {
     /// The private banks, one for each vCPU, then the shared ones.
-    banks: Box<[Bank]>,
-    vcpus: Box<[Vcpu]>,
+    banks: Table<Box<[Bank]>>,
+    vcpus: Table<Box<[Vcpu]>>,
     ctlr: u32,
     /// Which shared banks have something ready: bit n for interrupts 32n to 32n + 31.
     summary: u32,
@@ -228,8 +229,8 @@ impl Vgic {
         let vcpus = vcpus.clamp(1, MAX_VCPUS);
         let shared = spis.min(MAX_SPIS).div_ceil(32);
         let mut vgic = Self {
-            banks: vec![Bank::EMPTY; vcpus + shared].into_boxed_slice(),
-            vcpus: vec![Vcpu::EMPTY; vcpus].into_boxed_slice(),
+            banks: Table(vec![Bank::EMPTY; vcpus + shared].into_boxed_slice()),
+            vcpus: Table(vec![Vcpu::EMPTY; vcpus].into_boxed_slice()),
             ctlr: 0,
             summary: 0,
             loaded: 0,
@@ -295,6 +296,14 @@ impl Vgic {
         }
     }
 
+    /// The first vCPU that the shared interrupt `intid` is for, if one is.
+    #[must_use]
+    pub fn target(&self, intid: u32) -> Option<usize> {
+        let bank = self.banks.get(self.bank_of(0, intid)?)?;
+        let first = bank.targets[intid as usize & 31].trailing_zeros() as usize;
+        (first < MAX_VCPUS).then_some(first)
+    }
+
     /// Sets the input line of interrupt `intid` (16 to 1019), of `vcpu` where it is a private one.
     /// For a linked interrupt see the module's description.
     pub fn set_level(&mut self, vcpu: usize, intid: u32, level: bool) -> Kick {
@@ -334,6 +343,13 @@ impl Vgic {
     pub fn outstanding(&self, vcpu: usize, intid: u32) -> bool {
         let bank = &self.banks[vcpu];
         bank.linked & (bank.listed | bank.held) & bit(intid) != 0
+    }
+
+    /// Whether the linked shared interrupt `intid` has not been deactivated as far as is known.
+    #[must_use]
+    pub fn is_out(&self, intid: u32) -> bool {
+        let k = self.bank_of(0, intid).unwrap_or(0);
+        self.outstanding(k, intid)
     }
 
     /// An edge on interrupt `intid` (16 to 1019), of `vcpu` where it is a private one. A
@@ -489,13 +505,23 @@ impl Vgic {
         let count = self.vcpus.len();
         let bank = &mut self.banks[k];
         let pending = bank.pending();
+        // Who is to deactivate.
+        let mut told = 0;
         if bank.held != 0 {
             let idle = bank.held & !(bank.listed | bank.active | pending);
             bank.held &= !idle;
             // A vCPU that isn't loaded has no physical PPI.
             if k >= count || self.loaded >> k & 1 != 0 {
                 bank.release |= idle;
-                self.releases |= idle != 0;
+                if idle != 0 {
+                    self.releases = true;
+                    told = if k >= count {
+                        self.loaded & self.loaded.wrapping_neg()
+                    } else {
+                        1 << k
+                    };
+                    self.work |= told;
+                }
             }
         }
         let ready = pending & bank.open & !(bank.active | bank.listed);
@@ -508,11 +534,11 @@ impl Vgic {
             } else {
                 self.summary |= word;
             }
-            return if fresh == 0 { 0 } else { self.wake(k, fresh) };
+            return told | if fresh == 0 { 0 } else { self.wake(k, fresh) };
         }
         let kick = u8::from(fresh != 0) << k;
         self.work |= kick;
-        kick
+        kick | told
     }
 
     /// Whom to tell that the interrupts `ready` of the shared bank `k` wait: one target of each

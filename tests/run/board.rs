@@ -14,7 +14,7 @@ pub(crate) const MIB: u64 = 1 << 20;
 /// Where the board's RAM begins.
 pub(crate) const RAM: Pa = Pa(0x8000_0000);
 /// Counter ticks per second, and in a slice.
-pub(crate) const FREQUENCY: u32 = 1 << 20;
+pub(crate) const FREQUENCY: u32 = 62_500_000;
 pub(crate) const SLICE: u64 = 62_500;
 /// Where the boot loader has put the kernel.
 const KERNEL: Range = Range {

@@ -267,7 +267,7 @@ pub(crate) fn what_is_unpredictable_aborts_and_is_logged_now_and_then() {
     test::interrupt(0, CONSOLE);
     board.run_if(|_| Exit::Irq);
     board.soon();
-    let lines = log_lines();
+    let lines = test::said();
     let shown = "; not performed 9, last A32 e4800004";
     assert!(lines[1].ends_with(shown), "{lines:?}");
 }

@@ -12,6 +12,7 @@ mod calls;
 mod console;
 mod emulate;
 mod life;
+mod passed;
 mod regions;
 mod schedule;
 mod system;
@@ -77,6 +78,13 @@ const TESTS: &[Test] = tests! {
         both_stages_are_translated_in_the_long_format
         a_translation_of_no_operation_is_refused
         an_access_above_4_gib_does_not_wrap_to_a_device_below;
+    passed:
+        a_device_is_mapped_and_its_interrupt_is_the_guests_to_end
+        a_device_is_one_vms_until_that_is_gone
+        a_device_is_quiet_while_its_vm_is_off
+        an_interrupt_comes_to_the_cpu_that_its_guest_is_on
+        a_device_in_the_way_of_another_is_refused
+        ram_that_is_mapped_one_to_one_is_where_the_guest_sees_it;
     regions:
         a_load_is_made_by_the_device_model_and_completed_in_its_width
         a_store_waits_for_its_answer_unless_it_is_posted
@@ -123,6 +131,21 @@ const TESTS: &[Test] = tests! {
         a_cpu_with_nothing_to_do_takes_from_one_that_has_too_much
         a_vcpu_stays_on_the_cpus_that_it_may_run_on
         vcpus_that_move_take_their_vfp_registers_along
+        three_vcpus_share_two_cpus_evenly
+        five_vcpus_share_four_cpus_evenly
+        seven_vcpus_share_four_cpus_evenly
+        sixteen_vms_share_one_cpu_evenly
+        sixteen_vms_share_two_cpus_evenly
+        sixteen_vms_share_four_cpus_evenly
+        four_vms_of_eight_vcpus_share_one_cpu_evenly
+        four_vms_of_eight_vcpus_share_two_cpus_evenly
+        four_vms_of_eight_vcpus_share_four_cpus_evenly
+        a_newcomer_has_no_more_than_its_share
+        vcpus_that_must_stay_share_with_those_that_move
+        vcpus_that_must_stay_are_left_to_themselves
+        a_cpu_that_runs_less_than_before_takes_what_waits_elsewhere
+        who_wakes_on_a_cpu_that_is_busy_goes_to_one_that_runs_less
+        who_gives_way_in_the_midst_of_its_turn_has_the_rest_of_it
         vms_that_take_turns_keep_their_translations
         vcpus_that_take_turns_find_no_translations_of_each_other
         vcpus_of_one_vm_on_two_cpus_stop_together;
@@ -133,7 +156,17 @@ const TESTS: &[Test] = tests! {
         input_goes_to_the_next_vm_when_one_is_off
         a_vm_is_reset_from_the_console
         vcpus_are_shown_with_what_they_have_done
-        a_vcpu_whose_console_is_full_lets_the_other_run;
+        a_vcpu_whose_console_is_full_lets_the_other_run
+        the_shell_has_what_is_typed_until_it_is_left
+        the_shell_shows_vms_and_their_vcpus
+        the_shell_hints_at_what_was_meant
+        the_shell_completes_words_and_names
+        registers_are_shown_of_the_vcpu_that_is_loaded_and_of_another
+        the_shell_resets_and_ends_one_vm
+        the_shell_pauses_resumes_and_starts_a_vm
+        memory_and_interrupts_are_shown
+        the_log_has_the_level_that_is_set
+        the_machine_is_reset_from_the_shell;
     life:
         a_vm_starts_as_its_kernel_wants
         a_new_vm_finds_nothing_of_what_memory_held

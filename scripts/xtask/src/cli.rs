@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use regex::Regex;
 
 use crate::board;
@@ -122,16 +122,51 @@ pub struct Test {
 /// `cargo xtask bench`
 #[derive(Debug, Args)]
 #[command(after_help = "\
+The same guest runs on the bare machine, on Armillary and as Xen's domU, in QEMU with -icount: figures are instructions, and every run is \
+the same. Xen is Debian's package, fetched by apt-get into target/; where it can't be had its columns say why. \
+target/bench gets results.json, report.md and chart.svg.
+
+--explain traces the bench guest while it makes one figure, and shows the operation of the median length: by whom and in which \
+functions its instructions were executed, in the order of the way; what is inlined stands below what it is inlined in. 'own' \
+leaves out what stands below. In boot_to_guest the heaviest come first. An instruction that ends in an abort is in the trace, \
+but not in the figure.
+
 Examples:
   cargo xtask bench
-  cargo xtask bench --json > figures.json")]
+  cargo xtask bench --only gicd_read
+  cargo xtask bench --only vtimer --against none
+  cargo xtask bench --json > figures.json
+  cargo xtask bench --save
+  cargo xtask bench --explain gicd_read
+  cargo xtask bench --explain boot_to_guest")]
 pub struct Bench {
+    /// Measure only the figure of this name or, where there is none, those with this in their names
+    #[arg(long, value_name = "NAME")]
+    pub only: Option<String>,
+    /// Measure another hypervisor beside [default: xen, if it can be had]
+    #[arg(long)]
+    pub against: Option<Against>,
+    /// Show where the instructions of one operation go, by function, and measure nothing
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["only", "against", "json", "save"])]
+    pub explain: Option<String>,
     /// Print JSON on standard output instead of a table
     #[arg(long)]
     pub json: bool,
+    /// Put table and chart into README.md and boards/qemu-virt
+    #[arg(long, conflicts_with_all = ["only", "against"])]
+    pub save: bool,
     /// The QEMU to use [default: qemu-system-arm on the path]
     #[arg(long, value_name = "PATH")]
     pub qemu: Option<PathBuf>,
+}
+
+/// What is measured beside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Against {
+    /// Nothing but the bare machine.
+    None,
+    /// Xen.
+    Xen,
 }
 
 /// `cargo xtask image`

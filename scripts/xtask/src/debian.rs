@@ -5,9 +5,10 @@
 //! and no root is needed.
 
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::slice;
 
 use anyhow::{Context, bail};
 
@@ -18,6 +19,8 @@ use crate::progress::{self, Line};
 
 /// What begins the name of one of these files in place of a path.
 const PREFIX: &str = "debian:";
+/// Modules of the kernel in the initramfs: for virtio disks.
+const MODULES: [&str; 2] = ["virtio_mmio.ko", "virtio_blk.ko"];
 /// The first process of the initramfs.
 const INIT: &str = include_str!("init.sh");
 
@@ -30,11 +33,13 @@ pub enum Item {
     Initramfs,
     /// The firmware of `u-boot-qemu` for the 32-bit machine.
     UBoot,
+    /// Xen, of the package that `xen-system-armhf` depends on.
+    Xen,
 }
 
 impl Item {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Linux, Self::Initramfs, Self::UBoot];
+    pub const ALL: [Self; 4] = [Self::Linux, Self::Initramfs, Self::UBoot, Self::Xen];
 
     /// The item that `file` stands for, if it does.
     #[must_use]
@@ -56,6 +61,7 @@ impl Item {
             Self::Linux => "vmlinuz",
             Self::Initramfs => "initramfs.cpio",
             Self::UBoot => "u-boot.bin",
+            Self::Xen => "xen",
         })
     }
 
@@ -64,24 +70,29 @@ impl Item {
             Self::Linux => "linux",
             Self::Initramfs => "initramfs",
             Self::UBoot => "u-boot",
+            Self::Xen => "xen",
         }
     }
 
     /// Makes sure that its file is there.
     pub fn provide(self) -> anyhow::Result<()> {
         match self {
-            Self::Linux => from_package(&self.path(), "linux-image-armmp-lpae", |path| {
-                path.starts_with("boot/vmlinuz-")
+            Self::Linux => linux(),
+            Self::UBoot => from_package(&[self.path()], "u-boot-qemu", |path| {
+                (path == "usr/lib/u-boot/qemu_arm/u-boot.bin").then_some("u-boot.bin")
             }),
-            Self::UBoot => from_package(&self.path(), "u-boot-qemu", |path| {
-                path == "usr/lib/u-boot/qemu_arm/u-boot.bin"
+            Self::Xen => from_package(&[self.path()], "xen-system-armhf", |path| {
+                (path.starts_with("boot/xen-") && !path.ends_with(".config")).then_some("xen")
             }),
             Self::Initramfs => {
                 let busybox = place().join("busybox");
-                from_package(&busybox, "busybox-static", |path| {
-                    path.ends_with("bin/busybox")
+                from_package(slice::from_ref(&busybox), "busybox-static", |path| {
+                    path.ends_with("bin/busybox").then_some("busybox")
                 })?;
-                let archive = initramfs(&fs::read(&busybox)?);
+                linux()?;
+                let module = |name: &&'static str| Ok((*name, fs::read(place().join(name))?));
+                let modules: Vec<_> = MODULES.iter().map(module).collect::<io::Result<_>>()?;
+                let archive = initramfs(&fs::read(&busybox)?, &modules);
                 match fs::read(self.path()) {
                     Ok(there) if there == archive => Ok(()),
                     _ => replace(&self.path(), &archive),
@@ -106,21 +117,38 @@ fn place() -> PathBuf {
     target_directory().join("debian")
 }
 
-/// The file system: busybox, which makes its own links, and what it needs before that.
-fn initramfs(busybox: &[u8]) -> Vec<u8> {
+/// The kernel and its modules, which are of the same package.
+fn linux() -> anyhow::Result<()> {
+    let mut files = vec![Item::Linux.path()];
+    files.extend(MODULES.map(|name| place().join(name)));
+    from_package(&files, "linux-image-armmp-lpae", |path| {
+        if path.starts_with("boot/vmlinuz-") {
+            return Some("vmlinuz");
+        }
+        let name = path.strip_prefix("lib/modules/")?.rsplit('/').next()?;
+        MODULES.into_iter().find(|module| *module == name)
+    })
+}
+
+/// The file system: busybox, which makes its own links, what it needs before that, and modules.
+fn initramfs(busybox: &[u8], modules: &[(&str, Vec<u8>)]) -> Vec<u8> {
     let mut archive = Archive::default();
-    for directory in ["bin", "dev", "proc", "sys", "tmp"] {
+    for directory in ["bin", "dev", "lib", "proc", "sys", "tmp"] {
         archive.directory(directory);
     }
     archive.device("dev/console", (5, 1));
     archive.program("bin/busybox", busybox);
     archive.program("init", INIT.as_bytes());
+    for (name, contents) in modules {
+        archive.program(&format!("lib/{name}"), contents);
+    }
     archive.finish()
 }
 
-/// Fetches `package` and takes the file that is `wanted` out of it, where `file` is not there yet.
-fn from_package(file: &Path, package: &str, wanted: fn(&str) -> bool) -> anyhow::Result<()> {
-    if file.is_file() {
+/// Fetches `package` and takes the files that are `wanted`, by their names here, out of it, where not all of `files` are
+/// there yet.
+fn from_package(files: &[PathBuf], package: &str, wanted: Wanted) -> anyhow::Result<()> {
+    if files.iter().all(|file| file.is_file()) {
         return Ok(());
     }
     if !available() {
@@ -135,37 +163,44 @@ fn from_package(file: &Path, package: &str, wanted: fn(&str) -> bool) -> anyhow:
     let contents = progress::step(&format!("unpack {package}"), Line::IfSlow, |_| {
         unpacked(&archive, wanted)
     })?;
-    replace(file, &contents)
+    for (name, contents) in contents {
+        replace(&place().join(name), &contents)?;
+    }
+    match files.iter().find(|file| !file.is_file()) {
+        Some(file) => bail!("{}: it holds no {}", archive.display(), file.display()),
+        None => Ok(()),
+    }
 }
 
-/// The contents of the file that is `wanted` of the package `archive`.
-fn unpacked(archive: &Path, wanted: fn(&str) -> bool) -> anyhow::Result<Vec<u8>> {
+/// The name here of a file that is wanted, by its path in the package.
+type Wanted = fn(&str) -> Option<&'static str>;
+
+/// The files that are `wanted` of the package `archive`.
+fn unpacked(archive: &Path, wanted: Wanted) -> anyhow::Result<Vec<(&'static str, Vec<u8>)>> {
     let mut command = Command::new("dpkg-deb");
     command.arg("--fsys-tarfile").arg(archive);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = command.spawn().with_context(|| progress::shown(&command))?;
     let files = child.stdout.take().context("no output")?;
     let found = find(files, wanted);
-    // It is not read to its end, so that it may end by a broken pipe.
     let _ = child.kill();
     child.wait()?;
-    match found? {
-        Some(contents) => Ok(contents),
-        None => bail!("{}: it does not hold what it should", archive.display()),
-    }
+    found
 }
 
-fn find(files: impl Read, wanted: fn(&str) -> bool) -> anyhow::Result<Option<Vec<u8>>> {
+fn find(files: impl Read, wanted: Wanted) -> anyhow::Result<Vec<(&'static str, Vec<u8>)>> {
+    let mut found = Vec::new();
     for entry in tar::Archive::new(files).entries()? {
         let mut entry = entry?;
         let path = entry.path()?.to_string_lossy().into_owned();
-        if wanted(path.trim_start_matches("./")) {
+        let name = wanted(path.trim_start_matches("./"));
+        if let Some(name) = name.filter(|name| found.iter().all(|(other, _)| other != name)) {
             let mut contents = Vec::new();
             entry.read_to_end(&mut contents)?;
-            return Ok(Some(contents));
+            found.push((name, contents));
         }
     }
-    Ok(None)
+    Ok(found)
 }
 
 /// Writes a file whole, even where others read or write it at this moment.
@@ -244,7 +279,7 @@ impl Apt {
             .with_context(|| format!("apt-get fetched no {package}"))
     }
 
-    /// The package that `package` stands for: a kernel's depends on the one of the newest version.
+    /// The package that `package` stands for: a kernel's, and Xen's, depends on the one of the newest version.
     fn meant(&self, package: &str) -> anyhow::Result<String> {
         let mut depends = self.command("apt-cache", &["depends", "--important", package]);
         let (succeeded, output) = progress::captured(&mut depends, |_| ())?;
@@ -255,12 +290,12 @@ impl Apt {
     }
 }
 
-/// The kernel that the one of a plain name depends on, by what apt-cache prints.
+/// The kernel, or the Xen, that the one of a plain name depends on, by what apt-cache prints.
 fn versioned(depends: &str) -> Option<&str> {
     let mut names = depends
         .lines()
         .filter_map(|line| line.trim().strip_prefix("Depends: "));
-    names.find(|name| name.starts_with("linux-image-"))
+    names.find(|name| name.starts_with("linux-image-") || name.starts_with("xen-hypervisor-"))
 }
 
 /// How the system's apt reaches the network: proxies and the like.
@@ -291,6 +326,8 @@ mod tests {
     fn a_kernels_plain_name_stands_for_a_version() {
         let output = "linux-image-armmp-lpae\n  Depends: linux-image-6.1.0-50-armmp-lpae\n  Depends: libc6\n";
         assert_eq!(versioned(output), Some("linux-image-6.1.0-50-armmp-lpae"));
+        let output = "xen-system-armhf\n  Depends: xen-hypervisor-4.17-armhf\n  Depends: xen-hypervisor-common\n";
+        assert_eq!(versioned(output), Some("xen-hypervisor-4.17-armhf"));
         assert_eq!(versioned("u-boot-qemu\n  Depends: libc6\n"), None);
     }
 
@@ -305,8 +342,8 @@ mod tests {
                 .unwrap();
         }
         let tar = tar.into_inner().unwrap();
-        let kernel = find(&tar[..], |path| path.starts_with("boot/vmlinuz-")).unwrap();
-        assert_eq!(kernel.as_deref(), Some(&b"kernel"[..]));
-        assert_eq!(find(&tar[..], |path| path == "init").unwrap(), None);
+        let kernel: Wanted = |path| path.starts_with("boot/vmlinuz-").then_some("k");
+        assert_eq!(find(&tar[..], kernel).unwrap(), [("k", b"kernel".to_vec())]);
+        assert_eq!(find(&tar[..], |_| None).unwrap(), []);
     }
 }

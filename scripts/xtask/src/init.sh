@@ -5,6 +5,8 @@ export PATH=/bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
+ls -d /sys/bus/platform/devices/*virtio_mmio* >/dev/null 2>&1 &&
+	for module in virtio_mmio virtio_blk; do insmod /lib/$module.ko; done
 echo "init: up, $(uname -sr), $(nproc) CPUs"
 [ -z "$run" ] || sh -c "$run"
 while :; do

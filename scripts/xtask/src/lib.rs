@@ -14,6 +14,7 @@ pub mod dts;
 pub mod image;
 pub mod layout;
 pub mod pack;
+pub mod passthrough;
 pub mod qemu;
 pub mod report;
 pub mod setup;

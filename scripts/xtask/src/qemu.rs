@@ -14,6 +14,7 @@ use crate::dts;
 use crate::failure::unusable;
 use crate::image::Images;
 use crate::layout::Layout;
+use crate::passthrough;
 use crate::progress;
 use crate::vm::{self, Placed, Vm};
 
@@ -92,7 +93,13 @@ impl Machine {
             None => self.own_tree(blob)?,
         };
         let mut layout = Layout::new(self.ram(), self.image_address());
-        let files = vm::add(&mut tree, &self.vms, &mut layout)?;
+        let mut vms = self.vms.clone();
+        for vm in vms.iter_mut().filter(|vm| !vm.passthrough.is_empty()) {
+            let file = blob.with_extension(format!("{}.dtb", vm.name()));
+            passthrough::prepare(&mut tree, &vm.passthrough, &file)?;
+            vm.add_tree(&file);
+        }
+        let files = vm::add(&mut tree, &vms, &mut layout)?;
         if let Some(bootargs) = &self.bootargs {
             vm::set_bootargs(&mut tree, bootargs)?;
         }

@@ -1,6 +1,6 @@
 //! `--vm SPEC`: one virtual machine in words.
 //!
-//! `kernel=FILE[,initrd=FILE][,append=STRING][,memory=SIZE][,cpus=N][,name=NAME][,dtb=FILE][,with=FILE]`, or `firmware=FILE`
+//! `kernel=FILE[,initrd=FILE][,append=STRING][,memory=SIZE][,cpus=N][,name=NAME][,dtb=FILE][,with=FILE][,passthrough=PATH][,direct-map]`, or `firmware=FILE`
 //! in place of `kernel`. A comma inside a value is written twice, as QEMU does. In front of the other keys, `linux` stands for
 //! Debian's kernel with an initramfs, and `uboot` for Debian's U-Boot as firmware.
 
@@ -41,6 +41,10 @@ pub struct Spec {
     pub dtb: Option<PathBuf>,
     /// A device tree source whose root's properties and nodes are added to its node.
     pub with: Option<PathBuf>,
+    /// Nodes of the board whose devices it has.
+    pub passthrough: Vec<String>,
+    /// Whether its RAM is mapped one to one.
+    pub direct_map: bool,
 }
 
 impl FromStr for Spec {
@@ -72,6 +76,8 @@ struct Fields {
     name: Option<String>,
     dtb: Option<PathBuf>,
     with: Option<PathBuf>,
+    passthrough: Vec<String>,
+    direct_map: bool,
     /// Whether its kernel is Debian's, which has to be told where its console is.
     linux: bool,
 }
@@ -86,6 +92,7 @@ impl Fields {
                 self.linux = true;
             }
             "uboot" => self.file("firmware", Item::UBoot)?,
+            "direct-map" => self.direct_map = true,
             _ => return Ok(false),
         }
         Ok(true)
@@ -108,10 +115,14 @@ impl Fields {
             "cpus" => self.cpus.replace(cpus(value)?).is_some(),
             "name" => self.name.replace(name(value)?).is_some(),
             "dtb" => self.dtb.replace(value.into()).is_some(),
+            "passthrough" => {
+                self.passthrough.push(value.into());
+                false
+            }
             "with" => self.with.replace(value.into()).is_some(),
             _ => {
                 return Err(format!(
-                    "unknown key '{key}': kernel, firmware, initrd, append, memory, cpus, name, dtb and with are known"
+                    "unknown key '{key}': kernel, firmware, initrd, append, memory, cpus, name, dtb, with and passthrough are known"
                 ));
             }
         };
@@ -141,6 +152,8 @@ impl Fields {
             name: self.name,
             dtb: self.dtb,
             with: self.with,
+            passthrough: self.passthrough,
+            direct_map: self.direct_map,
         })
     }
 }
@@ -187,7 +200,7 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let spec: Spec =
-            "kernel=zImage,initrd=i.cpio,append=a=b c,memory=64M,cpus=2,name=web,dtb=x.dtb,with=y.dts"
+            "kernel=zImage,initrd=i.cpio,append=a=b c,memory=64M,cpus=2,name=web,dtb=x.dtb,with=y.dts,passthrough=/a@1,passthrough=/b,direct-map"
                 .parse()
                 .unwrap();
         let expected = Spec {
@@ -199,6 +212,8 @@ mod tests {
             name: Some("web".into()),
             dtb: Some("x.dtb".into()),
             with: Some("y.dts".into()),
+            passthrough: vec!["/a@1".into(), "/b".into()],
+            direct_map: true,
         };
         assert_eq!(spec, expected);
     }

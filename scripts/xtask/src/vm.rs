@@ -75,6 +75,8 @@ pub struct Vm {
     node: DeviceTreeNode,
     /// Its files.
     pub modules: Vec<Module>,
+    /// Paths of the board's nodes whose devices it has.
+    pub passthrough: Vec<String>,
 }
 
 /// A file's place in the host's RAM.
@@ -98,6 +100,9 @@ impl Vm {
         node.add_property(property("memory", memory.bytes() / KIB)?);
         node.add_property(property("cpus", spec.cpus.unwrap_or(1))?);
         node.add_property(property("vpl011", Vec::<u8>::new())?);
+        if spec.direct_map {
+            node.add_property(property("direct-map", Vec::<u8>::new())?);
+        }
         if let Some(path) = &spec.with {
             add_source(&mut node, path)?;
         }
@@ -117,7 +122,25 @@ impl Vm {
         }];
         modules.extend(spec.initrd.iter().map(|file| module(Role::Ramdisk, file)));
         modules.extend(spec.dtb.iter().map(|file| module(Role::DeviceTree, file)));
-        Ok(Self { node, modules })
+        if spec.dtb.is_some() && !spec.passthrough.is_empty() {
+            return Err(unusable(
+                "passthrough= writes a partial tree: a VM has this or dtb=".to_owned(),
+            ));
+        }
+        Ok(Self {
+            node,
+            modules,
+            passthrough: spec.passthrough.clone(),
+        })
+    }
+
+    /// Adds the device tree in `file`.
+    pub fn add_tree(&mut self, file: &Path) {
+        self.modules.push(Module {
+            role: Role::DeviceTree,
+            file: file.into(),
+            bootargs: None,
+        });
     }
 
     /// Its name.
@@ -273,7 +296,11 @@ fn demo_vm(domain: &DeviceTreeNode) -> Result<Vm, String> {
         });
         node.remove_child(child.name());
     }
-    Ok(Vm { node, modules })
+    Ok(Vm {
+        node,
+        modules,
+        passthrough: Vec::new(),
+    })
 }
 
 /// Adds `vms` to `tree` and says where in RAM their files go.

@@ -13,6 +13,7 @@ use super::memory;
 use crate::addr::{Ipa, PAGE};
 use crate::decode::{Access, Form, Reason, Refusal, Transfer, Vectors};
 use crate::exit::Next;
+use crate::info;
 use crate::inject::{self, Fault};
 use crate::machine::{LiveBanks, vfp};
 use crate::regs::{Banked, Banks, Gprs};
@@ -319,7 +320,7 @@ fn refuse(vcpu: &mut Vcpu, refusal: Refusal, abort: DataAbort, far: u32) {
     let count = vcpu.refused.0.wrapping_add(1);
     vcpu.refused = (count, Some(refusal.instruction));
     if count.is_power_of_two() {
-        log::info!(
+        info!(
             "{}: vCPU {} at {:#010x}: {} at {far:#010x} is not performed: {:?} ({count} so far)",
             vcpu.vm.name(),
             vcpu.index,

@@ -34,7 +34,7 @@ fn faulting(far: u32) -> Ipa {
 fn translated(vcpu: &Vcpu, far: u32, kind: Kind) -> Option<Ipa> {
     let privileged = vcpu.context.regs().privileged();
     let access = walk::Access { kind, privileged };
-    let found = memory::translate(&vcpu.vm.lock().memory, far, access);
+    let found = memory::translate(&vcpu.vm.state().memory, far, access);
     found.ok().map(|found| found.ipa)
 }
 
@@ -244,7 +244,7 @@ fn any_data_abort(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
         && abort.write()
         && !abort.s1ptw()
         && let Some(ipa) = translated(vcpu, far, kind)
-        && vcpu.vm.lock().memory.keep(ipa)
+        && vcpu.vm.state().memory.keep(ipa)
     {
         return Next::Resume;
     }
@@ -279,7 +279,7 @@ fn any_data_abort(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
 fn stopped_walk(vcpu: &Vcpu, far: u32, kind: Kind) -> Option<Fault> {
     let privileged = vcpu.context.regs().privileged();
     let access = walk::Access { kind, privileged };
-    let found = memory::translate(&vcpu.vm.lock().memory, far, access);
+    let found = memory::translate(&vcpu.vm.state().memory, far, access);
     let on_walk = |fault: &walk::Fault| matches!(fault.status, FaultStatus::ExternalOnWalk { .. });
     found.err().filter(on_walk).map(Fault::Stage1)
 }
@@ -324,7 +324,7 @@ pub(super) fn prefetch_abort(vcpu: &mut Vcpu, abort: PrefetchAbort) -> Next {
 
 /// The abort of a fetch from `ipa`, unless that is memory to be executed by now.
 fn not_code(vcpu: &Vcpu, ipa: Option<Ipa>) -> Option<Fault> {
-    match vcpu.vm.lock().memory.space.lookup(ipa?) {
+    match vcpu.vm.state().memory.space.lookup(ipa?) {
         Leaf::Ram { attrs, .. } if attrs.perms.exec => None,
         _ => Some(Fault::External),
     }

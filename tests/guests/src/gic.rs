@@ -131,8 +131,11 @@ pub fn init_cpu() {
     write(gicd::ICPENDR, 0xffff_0000);
     write(gicd::ICACTIVER, !0);
     write(gicd::IGROUPR, 0);
+    // A distributor without these registers for writing (Xen's) reads them as zeroes.
     for n in (0..16).step_by(4) {
-        write(gicd::CPENDSGIR + n, !0);
+        if read(gicd::CPENDSGIR + n) != 0 {
+            write(gicd::CPENDSGIR + n, !0);
+        }
     }
     write(gicd::ISENABLER, 0xffff);
     for n in (0..32).step_by(4) {

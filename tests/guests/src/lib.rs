@@ -23,6 +23,7 @@ pub mod smp;
 pub mod text;
 pub mod timer;
 pub mod vfp;
+pub mod xen;
 
 global_asm!(include_str!("boot.s"), options(raw));
 global_asm!(include_str!("vectors.s"), options(raw));

@@ -68,8 +68,6 @@ pub struct Machine {
     pub forwarded_irq: Option<u32>,
     /// The rings of the devices that this VM emulates for others.
     pub rings: [Option<Ring>; 4],
-    /// Whether the tree names Xen as the hypervisor.
-    pub xen: bool,
     /// MPIDR affinity of each CPU.
     pub cpus: [u32; MAX_CPUS],
     /// How many CPUs there are; at most eight are counted.
@@ -218,7 +216,6 @@ fn read(tree: &Fdt<'_>, address: u32) -> Option<Machine> {
             .and_then(|node| cell(node, "interrupts", 1))
             .map(|n| n + 32),
         rings: rings(tree),
-        xen: find(&["xen,xen"]).is_some(),
         cpus,
         cpu_count,
         bootargs: text(chosen, "bootargs"),

@@ -19,7 +19,7 @@ bench_vectors:
     b       vectors_arm + 4
     b       vectors_arm + 8
     b       vectors_arm + 12
-    subs    pc, lr, #4              // data abort: on to the next instruction
+    movs    pc, r12                 // data abort: not by lr, which not every hypervisor gets right
     b       .
     b       bench_irq
     b       .
@@ -67,6 +67,7 @@ latency:
     cmp     r4, r10
     beq     1b
     mov     r10, r4
+latency_store:
     str     r2, [r1]
     teq     r3, #0
     bne     4f
@@ -95,7 +96,9 @@ ping_pong:
     adr     r7, 3f
     teq     r10, #0
     beq     2f
-1:  str     r2, [r1]
+1:
+ping_pong_send:
+    str     r2, [r1]
 2:  cpsie   i
     teq     r3, #0
     bne     5f

@@ -1,22 +1,38 @@
-//! The operator's side of the console: what is typed goes to one VM, or is a command.
+//! The operator's side of the console: what is typed goes to one VM or to the shell, or is a command.
 //!
 //! What there is to say of the vCPUs only their own CPUs know: they are asked, and the last one to
-//! have answered prints it.
+//! have answered prints it. Nobody waits for that.
 
+use crate::info;
 use crate::machine::{self, console};
 use crate::tty::{Key, Keys};
 use crate::vcpu::NAMES;
 use crate::vm::{self, Stop, Vm, request};
-use core::sync::atomic::{AtomicUsize, Ordering};
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use spin::Mutex;
+
+mod shell;
+
+pub use shell::registers;
+
+/// Answers the operator.
+macro_rules! say {
+    ($($text:tt)*) => { $crate::machine::console::say(format_args!($($text)*)) };
+}
+use say;
 
 static KEYS: Mutex<Keys> = Mutex::new(Keys::new());
 /// vCPUs that have not answered yet.
 static AWAITED: AtomicUsize = AtomicUsize::new(0);
+/// The VM whose vCPUs they are; [`ALL`]: every VM.
+static ASKED: AtomicU32 = AtomicU32::new(ALL);
+const ALL: u32 = u32::MAX;
 
 const HELP: &str = "Ctrl-A, then
   0 to 9  type to the VM of this number
   n       type to the next VM
+  h       open the shell, or leave it
   i       show the VMs and their vCPUs
   r       reset the VM that is typed to
   x       power the machine off
@@ -35,6 +51,7 @@ pub fn input() {
         let key = KEYS.lock().key(byte);
         match key {
             None => {}
+            Some(Key::Byte(byte)) if shell::is_open() => shell::typed(byte),
             Some(Key::Byte(byte)) => {
                 if let Some(vm) = focused {
                     vm.type_in(byte);
@@ -63,25 +80,27 @@ pub fn tick() {
 fn obey(command: Key) {
     match command {
         Key::Select(number) => match vm::all().get(number) {
-            Some(vm) if vm.is_up() => vm.focus(),
-            Some(vm) => log::info!("{} is off", vm.name()),
-            None => log::info!("there is no VM {number}: Ctrl-A i shows them"),
+            Some(vm) => type_to(vm),
+            None => say!("there is no VM {number}: Ctrl-A i shows them"),
         },
-        Key::Next => vm::focus_next(),
-        Key::Info => ask(),
-        Key::Help => log::info!("{HELP}"),
+        Key::Next => {
+            shell::close();
+            vm::focus_next();
+        }
+        Key::Shell => shell::toggle(),
+        Key::Info => ask(None),
+        Key::Help => say!("{HELP}"),
         Key::Reset => {
             if let Some(vm) = vm::focused() {
-                log::info!("{}: reset from the console", vm.name());
-                vm.stop(Stop::Reset);
+                reset(&vm);
             }
         }
         Key::Off => {
-            log::info!("powered off from the console");
+            info!("powered off from the console");
             machine::power_off();
         }
         Key::Unknown(byte) => {
-            log::info!(
+            say!(
                 "no command: {}; Ctrl-A ? shows them",
                 core::ascii::escape_default(byte)
             );
@@ -90,13 +109,40 @@ fn obey(command: Key) {
     }
 }
 
-/// Asks all vCPUs for what they have done.
-fn ask() {
+fn type_to(vm: &Vm) {
+    if vm.is_up() {
+        shell::close();
+        vm.focus();
+    } else {
+        say!("{} is off", vm.name());
+    }
+}
+
+fn reset(vm: &Vm) {
+    if vm.is_up() {
+        info!("{}: reset from the console", vm.name());
+        vm.stop(Stop::Reset);
+    } else {
+        say!("{} is off", vm.name());
+    }
+}
+
+/// Asks the vCPUs of `vm`, or all, for what they have done.
+fn ask(vm: Option<&Vm>) {
+    ASKED.store(vm.map_or(ALL, |vm| vm.id), Ordering::Relaxed);
     let vms = vm::all();
-    AWAITED.store(vms.iter().map(|vm| vm.links.len()).sum(), Ordering::Relaxed);
-    for link in vms.iter().flat_map(|vm| &vm.links) {
+    let links = || asked(&vms).flat_map(|(_, vm)| &vm.links);
+    AWAITED.store(links().count(), Ordering::Release);
+    for link in links() {
         link.request(request::REPORT);
     }
+}
+
+/// The VMs that have been asked, and their numbers.
+fn asked(vms: &[Arc<Vm>]) -> impl Iterator<Item = (usize, &Arc<Vm>)> {
+    let asked = ASKED.load(Ordering::Relaxed);
+    let vms = vms.iter().enumerate();
+    vms.filter(move |(_, vm)| asked == ALL || asked == vm.id)
 }
 
 /// A vCPU has published what it has done.
@@ -108,20 +154,31 @@ pub fn published() {
 }
 
 fn show() {
-    let focused = vm::focused().map(|vm| vm.id);
-    for (number, vm) in vm::all().iter().enumerate() {
-        let mark = if focused == Some(vm.id) { "*" } else { " " };
-        let memory = vm.state().memory.size() >> 20;
-        log::info!("{mark}{number} {}: {memory} MiB", vm.name());
+    for (number, vm) in asked(&vm::all()) {
+        show_vm(number, vm);
         let count = vm.unassigned.count.load(Ordering::Relaxed);
         for first in vm.unassigned.first.iter().take(count as usize) {
             let address = first.load(Ordering::Relaxed);
-            log::info!("    {address:#010x} is nothing, one of {count} such accesses");
+            say!("    {address:#010x} is nothing, one of {count} such accesses");
         }
         for index in 0..vm.links.len() {
-            log::info!("    {}", Line(vm, index));
+            say!("    {}", Line(vm, index));
         }
     }
+}
+
+/// A VM's line.
+fn show_vm(number: usize, vm: &Vm) {
+    let focused = vm::focused().is_some_and(|focused| focused.id == vm.id);
+    let mark = if focused { "*" } else { " " };
+    let (memory, vcpus) = (vm.state().memory.size() >> 20, vm.links.len());
+    let state = match (vm.is_up(), vm.is_paused()) {
+        (false, _) => "off",
+        (_, true) => "paused",
+        _ => "on",
+    };
+    let name = vm.name();
+    say!("{mark}{number} {name}: {memory} MiB, {vcpus} vCPUs, {state}");
 }
 
 /// Ticks of the counter, shown as seconds.

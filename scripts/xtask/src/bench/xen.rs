@@ -1,0 +1,342 @@
+//! Xen: the bench guest as a dom0less domU of Debian's package.
+//!
+//! Its settings are its own but for the scrubbing of free memory at boot, which is off. The real-time clock is passed through to
+//! the guest, as the interrupt of a device that is no part of Xen.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use dtoolkit::Property;
+use dtoolkit::model::{DeviceTree, DeviceTreeProperty};
+use regex::Regex;
+
+use super::{GUEST, PATIENCE, Run, Samples, Source, Wanted, guest, zimage};
+use crate::cli::Against;
+use crate::console::{self, Ending, Input, Session};
+use crate::debian::Item;
+use crate::dts;
+use crate::image::Images;
+use crate::qemu::{Load, Machine};
+use crate::size::{KIB, MIB};
+use crate::vm::Vm;
+
+/// What Xen is told whatever is measured.
+pub(super) const ARGUMENTS: &str = "console=dtuart noreboot bootscrub=0";
+/// The device tree of what is passed through.
+const CLOCK: &str = include_str!("clock.dts");
+/// Switches the console's input from nobody to the domain and on to Xen, then asks for the free memory.
+const ASK_MEMORY: &str = "\x01\x01\x01\x01\x01\x01m";
+
+/// Xen in one of its ways.
+#[derive(Clone, Debug)]
+pub(super) struct Xen {
+    /// Its column's name.
+    pub(super) key: &'static str,
+    /// What it is told besides.
+    arguments: &'static str,
+    /// The machine of the board, with this tool's options.
+    machine: Machine,
+    /// Why it can't be had.
+    absent: Option<String>,
+}
+
+/// What is measured beside, if that is asked for or can be had.
+pub(super) fn systems(against: Option<Against>, machine: &Machine) -> anyhow::Result<Vec<Xen>> {
+    if against == Some(Against::None) {
+        return Ok(Vec::new());
+    }
+    let absent = match Item::Xen.provide() {
+        Err(error) if against == Some(Against::Xen) => return Err(error),
+        Err(error) => {
+            let why = error.to_string();
+            Some(
+                why.lines()
+                    .last()
+                    .unwrap_or("it can't be had here")
+                    .to_owned(),
+            )
+        }
+        Ok(()) => None,
+    };
+    let ways = [("xen", ""), ("xen_vwfi_native", " vwfi=native")];
+    Ok(ways
+        .map(|(key, arguments)| Xen {
+            key,
+            arguments,
+            machine: on_xen(machine, arguments),
+            absent: absent.clone(),
+        })
+        .into())
+}
+
+/// `machine` with Xen in place of Armillary.
+fn on_xen(machine: &Machine, arguments: &str) -> Machine {
+    let mut machine = Machine {
+        vms: Vec::new(),
+        load: Load::Raw,
+        images: Images {
+            raw: Item::Xen.path(),
+            ..machine.images.clone()
+        },
+        bootargs: Some(format!("{ARGUMENTS}{arguments}")),
+        edit: Some(for_xen),
+        ..machine.clone()
+    };
+    machine.board.machine += ",gic-version=2";
+    machine
+}
+
+/// Marks the real-time clock as one that a domain gets, and names the command line as Xen's: it takes `bootargs` for a dom0's.
+fn for_xen(tree: &mut DeviceTree) {
+    let name = |name: &str, value: &[u8]| DeviceTreeProperty::new(name, value.to_vec());
+    if let (Some(clock), Ok(mark)) = (
+        tree.find_node_mut("/pl031@9010000"),
+        name("xen,passthrough", &[]),
+    ) {
+        clock.add_property(mark);
+    }
+    if let Some(chosen) = tree.find_node_mut("/chosen")
+        && let Some(bootargs) = chosen.remove_property("bootargs")
+        && let Ok(renamed) = name("xen,xen-bootargs", (&bootargs).value())
+    {
+        chosen.add_property(renamed);
+    }
+}
+
+impl Xen {
+    /// What is wanted of it.
+    pub(super) fn measure(&self, wanted: Wanted<'_>) -> anyhow::Result<Samples> {
+        let mut samples = Samples::default();
+        if let Some(why) = &self.absent {
+            for kind in super::KINDS {
+                samples.lacks(kind.name, why);
+            }
+            return Ok(samples);
+        }
+        let place = tempfile::tempdir()?;
+        let kernel = zimage(place.path())?;
+        let name = format!("Xen{}", self.arguments);
+        samples = guest(
+            &name,
+            wanted,
+            &[Source::Boot, Source::OwnRam],
+            |run, words| {
+                let text = self.console(place.path(), &kernel, run, words)?;
+                let mut samples = Samples::read(&text);
+                samples.version = version(&text);
+                samples.add(
+                    "own_ram_bytes",
+                    own_ram(&text, self.machine.board.memory.bytes()),
+                );
+                Ok(samples)
+            },
+        )?;
+        if wanted.source(Source::Image) {
+            samples.add(
+                "image_bytes",
+                [fs::metadata(Item::Xen.path())?.len() as f64],
+            );
+        }
+        for (source, why) in [
+            (Source::Regions, "no regions"),
+            (
+                Source::Forwarded,
+                "no other VM may emulate a device without a dom0",
+            ),
+            (Source::Sizes, "not measured"),
+            (Source::Linux, "not measured"),
+        ] {
+            samples.lacks_all(source, why);
+        }
+        Ok(samples)
+    }
+
+    /// What is printed while the bench guest runs, and where it runs alone the free memory after that.
+    fn console(
+        &self,
+        place: &Path,
+        kernel: &Path,
+        run: &Run,
+        words: &str,
+    ) -> anyhow::Result<String> {
+        let clock = place.join("clock.dtb");
+        let tree = dts::parse(CLOCK).map_err(anyhow::Error::msg)?;
+        fs::write(&clock, tree.to_dtb())?;
+        let spec = format!(
+            "kernel={},name=bench,memory={GUEST},cpus={},dtb={},append={words}",
+            quoted(kernel),
+            run.vcpus,
+            quoted(&clock),
+        );
+        let spec = spec.parse().map_err(anyhow::Error::msg)?;
+        let mut machine = Machine {
+            vms: vec![Vm::from_spec(&spec, 0, self.machine.board.memory)?],
+            ..self.machine.clone()
+        };
+        machine.board.smp = run.cpus;
+        let monitor = place.join("monitor");
+        if run.cpus > 1 {
+            let socket = format!("unix:{},server=on,wait=off", quoted(&monitor));
+            machine.more.extend(["-monitor".into(), socket.into()]);
+        }
+        let mut prepared = machine.prepare(&place.join("xen.dtb"))?;
+        let _nudge = (run.cpus > 1).then(|| Nudge::begin(monitor));
+        let alone = run.source == Source::Alone;
+        let session = Session {
+            until: Some(Regex::new(if alone {
+                r"Dom heap: \d+kB free"
+            } else {
+                "bench: done"
+            })?),
+            timeout: Some(PATIENCE),
+            input: Input::Script(vec![(Regex::new("bench: done")?, ASK_MEMORY.into())]),
+            show: false,
+        };
+        let outcome = console::run(&mut prepared.command, session)?;
+        match outcome.ending {
+            Ending::Matched => Ok(outcome.text),
+            ending => bail!(
+                "the bench guest did not end well on Xen ({ending:?}):\n{}",
+                outcome.text
+            ),
+        }
+    }
+}
+
+/// A file's name in a `--vm`, or in an option of QEMU's.
+fn quoted(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
+/// The RAM that is neither the guest's nor free, of a host with `host` bytes, by Xen's `m` key.
+fn own_ram(console: &str, host: u64) -> Option<f64> {
+    let free = |name: &str| -> Option<u64> {
+        let text = console.split_once(name)?.1.split_once("kB free")?.0;
+        Some(text.trim().parse::<u64>().ok()? * KIB)
+    };
+    let free = free("Xen heap:")? + free("Dom heap:")?;
+    Some(host.checked_sub(free + GUEST.bytes())? as f64)
+}
+
+/// Xen's version by its first line.
+fn version(console: &str) -> Option<String> {
+    let text = console.split_once("(XEN) Xen version ")?.1;
+    Some(text.split_whitespace().next()?.to_owned())
+}
+
+/// Stops and continues QEMU every few milliseconds until a guest runs.
+///
+/// Xen's CPUs wait for each other in plain loops while it boots. QEMU 7.2 with -icount gives the CPU to another one only when a
+/// virtual timer is due, and no instructions to that one as the timer is due; each stop passes the CPU on. The wait's length is
+/// in no figure: once the guest runs nothing is stopped any more.
+struct Nudge {
+    end: Arc<AtomicBool>,
+}
+
+impl Nudge {
+    fn begin(socket: PathBuf) -> Self {
+        let end = Arc::new(AtomicBool::new(false));
+        let ended = end.clone();
+        thread::spawn(move || {
+            // Without the monitor the run comes to its time-out, which says what is to be said.
+            let _ = nudge(&socket, &ended);
+        });
+        Self { end }
+    }
+}
+
+impl Drop for Nudge {
+    fn drop(&mut self) {
+        self.end.store(true, Ordering::Release);
+    }
+}
+
+fn nudge(socket: &Path, ended: &AtomicBool) -> anyhow::Result<()> {
+    const PAUSE: Duration = Duration::from_millis(5);
+    let begun = Instant::now();
+    let mut monitor = loop {
+        match UnixStream::connect(socket) {
+            Ok(monitor) => break monitor,
+            Err(_) if begun.elapsed() < PATIENCE && !ended.load(Ordering::Acquire) => {
+                thread::sleep(PAUSE);
+            }
+            Err(error) => return Err(error).context("QEMU's monitor"),
+        }
+    };
+    monitor.set_read_timeout(Some(PAUSE))?;
+    let mut seen = String::new();
+    while !ended.load(Ordering::Acquire) && !in_guest(&seen) {
+        monitor.write_all(b"stop\ninfo registers -a\ncont\n")?;
+        let mut bytes = [0; MIB as usize / 16];
+        if let Ok(count) = monitor.read(&mut bytes) {
+            seen.push_str(&String::from_utf8_lossy(&bytes[..count]));
+        }
+        thread::sleep(PAUSE);
+    }
+    monitor.write_all(b"cont\n")?;
+    Ok(())
+}
+
+/// Whether a CPU was in SVC mode by QEMU's `info registers`: Xen itself is in Hyp mode.
+fn in_guest(registers: &str) -> bool {
+    registers
+        .lines()
+        .any(|line| line.starts_with("PSR=") && line.contains(" svc32"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_ram_is_what_is_neither_free_nor_the_guests() {
+        let console = "(XEN)     Xen heap: 32536kB free\n(XEN)     heap[19]: 353484kB free\n(XEN)     Dom heap: 353484kB free\n";
+        assert_eq!(own_ram(console, 512 * MIB), Some(7_368_704.0));
+        assert_eq!(own_ram(console, 256 * MIB), None);
+        assert_eq!(own_ram("(XEN) Xen heap: 1kB free", 512 * MIB), None);
+    }
+
+    #[test]
+    fn the_version_is_read_from_the_first_line() {
+        assert_eq!(
+            version("(XEN) Xen version 4.17.5 (Debian 4.17.5+72) (x@y) (gcc"),
+            Some("4.17.5".into())
+        );
+        assert_eq!(version("no Xen"), None);
+    }
+
+    #[test]
+    fn a_guest_is_told_from_xen_by_the_mode() {
+        assert!(!in_guest(
+            "PSR=2000005a --C- A hyp32\r\nPSR=600000da -ZC- A hyp32\r\n"
+        ));
+        assert!(in_guest(
+            "PSR=2000005a --C- A hyp32\r\nPSR=600001d3 -ZC- A svc32\r\n"
+        ));
+    }
+
+    #[test]
+    fn the_clock_is_marked_and_described_at_one_address() {
+        let source = "/dts-v1/;\n/ { chosen { bootargs = \"x\"; }; pl031@9010000 { compatible = \"arm,pl031\"; }; };";
+        let mut tree = dts::parse(source).unwrap();
+        for_xen(&mut tree);
+        let printed = dts::print(&tree);
+        assert!(
+            printed.contains("xen,passthrough;") && printed.contains("\txen,xen-bootargs = \"x\";"),
+            "{printed}"
+        );
+        assert!(!printed.contains("\tbootargs"), "{printed}");
+        let partial = dts::print(&dts::parse(CLOCK).unwrap());
+        assert!(
+            partial.contains("xen,path = \"/pl031@9010000\";"),
+            "{partial}"
+        );
+    }
+}
