@@ -43,6 +43,8 @@ pub enum Control {
 }
 /// STATE: what another VM is doing.
 pub const STATE: u32 = 0x8600_001a;
+/// CREATE: builds another VM from a description in memory.
+pub const CREATE: u32 = 0x8600_001c;
 
 /// Why a vCPU left for the hypervisor.
 #[derive(Clone, Copy, Debug)]

@@ -9,6 +9,7 @@ use core::arch::global_asm;
 pub mod armillary;
 pub mod console;
 pub mod cpu;
+pub mod describe;
 pub mod exception;
 pub mod gic;
 pub mod machine;

@@ -9,12 +9,13 @@
 #![no_main]
 
 use bare::armillary::{Control, control, state};
+use bare::describe::{Tree, program};
 use bare::machine::{machine, number};
 use bare::random::Random;
 use bare::report::Outcome;
 use bare::ring::Ring;
 use bare::timer::{self, ENABLE, Timer, now};
-use bare::{check, check_eq, cpu, gic, mmio, println, tests};
+use bare::{check, check_eq, cpu, fail, gic, mmio, println, tests};
 
 tests! {
     others_live_through_whatever_is_done_to_them_at_random => at_random,
@@ -173,6 +174,11 @@ impl Others {
         Ok(())
     }
 
+    /// Memory of a VM that is gone may come back a moment later, where it was on another CPU.
+    fn settle(&mut self) -> Outcome {
+        self.watch(now() + milliseconds(500), |_| false)
+    }
+
     /// Does something to VM `n`, and waits until it has come of it what should.
     fn act(&mut self, n: usize, what: Control) -> Outcome {
         let Some(other) = &mut self.all[n] else {
@@ -223,17 +229,66 @@ impl Others {
     }
 }
 
+/// A VM that comes and goes.
+#[derive(Default)]
+struct Made {
+    id: Option<u32>,
+    begun: bool,
+    count: u32,
+}
+
+impl Made {
+    /// The next of its life's steps.
+    fn step(&mut self, others: &mut Others) -> Outcome {
+        let Some(id) = self.id else {
+            let made = Tree::of("made", program()).create();
+            let Ok(id) = made else {
+                fail!("CREATE: {made:x?}")
+            };
+            check_eq!(state(id), OFF, "state of VM {id}, which is new");
+            (self.id, self.begun) = (Some(id), false);
+            self.count += 1;
+            return Ok(());
+        };
+        if self.begun {
+            self.destroy(others)?;
+        } else {
+            check_eq!(control(Control::Start, id), 0, "start of VM {id}");
+            self.begun = true;
+        }
+        Ok(())
+    }
+
+    fn destroy(&mut self, others: &mut Others) -> Outcome {
+        if let Some(id) = self.id.take() {
+            check_eq!(control(Control::Destroy, id), 0, "end of VM {id}");
+            others.watch(now() + patience(), |_| state(id) == NONE)?;
+            check_eq!(state(id), NONE, "state of VM {id}, which is gone");
+        }
+        Ok(())
+    }
+}
+
 fn at_random() -> Outcome {
     let mut others = Others::find();
     let count = others.each().count();
     let seed = number("seed", mmio::read(machine().rtc.unwrap_or_default()));
     println!("SEED {seed}");
     let mut random = Random::new(seed);
+    let mut made = Made::default();
+    // The log says how much memory is free, after the hypervisor has taken what it needs to make a VM.
+    made.step(&mut others)?;
+    made.destroy(&mut others)?;
+    others.settle()?;
+    others.act(0, Control::Reset)?;
     let until = now() + milliseconds(number("for", 10_000));
     while now() < until {
         let pause = random.below(number("pause", 50) * 1000);
         others.watch(now() + timer::ticks(pause), |_| false)?;
         others.each().try_for_each(|other| other.look())?;
+        if random.below(4) == 0 {
+            made.step(&mut others)?;
+        }
         let n = random.below(count as u32) as usize;
         let choices: &[Control] = match others.doing(n) {
             UP => &[Control::Pause, Control::Reset, Control::Stop],
@@ -247,6 +302,7 @@ fn at_random() -> Outcome {
         };
         others.act(n, choices[random.below(choices.len() as u32) as usize])?;
     }
+    made.destroy(&mut others)?;
     others.recover(count)?;
     // Whatever each is doing.
     for n in 0..count {
@@ -257,9 +313,10 @@ fn at_random() -> Outcome {
         }
         others.act(n, Control::Destroy)?;
     }
+    others.settle()?;
     println!(
-        "DONE start, pause, resume, reset, stop, destroy: {:?}",
-        others.done
+        "DONE start, pause, resume, reset, stop, destroy: {:?}, create: {}",
+        others.done, made.count
     );
     Ok(())
 }
@@ -285,5 +342,5 @@ fn again_and_again() -> Outcome {
     for n in 0..count {
         others.act(n, Control::Destroy)?;
     }
-    Ok(())
+    others.settle()
 }
