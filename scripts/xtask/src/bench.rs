@@ -139,11 +139,21 @@ fn guest(
     Ok(samples)
 }
 
-/// The bench guest as a zImage.
-fn zimage(place: &Path) -> anyhow::Result<PathBuf> {
+/// The bench guest as a zImage of at least `size` bytes.
+fn zimage(place: &Path, size: usize) -> anyhow::Result<PathBuf> {
+    /// Where the header has where the image begins and ends.
+    const BEGIN: usize = 0x28;
+    const END: usize = 0x2c;
+
     let elf = fs::read(build::file(Path::new("guest:bench")))?;
+    let mut image = image::flatten(&elf)?;
+    image.resize(size.max(image.len()).next_multiple_of(4), 0);
+    let begin = image.get(BEGIN..END).context("no header in the guest")?;
+    let begin = u32::from_le_bytes(begin.try_into()?);
+    let end = begin + u32::try_from(image.len())?;
+    image[END..END + 4].copy_from_slice(&end.to_le_bytes());
     let file = place.join("bench.zimage");
-    fs::write(&file, image::flatten(&elf)?)?;
+    fs::write(&file, image)?;
     Ok(file)
 }
 
@@ -171,7 +181,7 @@ pub fn bench(options: &Bench) -> anyhow::Result<u8> {
     for system in &xen {
         columns.push(report::Column::new(
             system.key,
-            system.measure(wanted)?,
+            system.measure(&machine, wanted)?,
             wanted,
         ));
     }
