@@ -45,7 +45,7 @@ pub(super) fn on_xen(machine: &Machine, xen: &Xen) -> anyhow::Result<Vec<(String
     let mut figures = Vec::new();
     for (name, word) in KINDS {
         let arguments = format!("{word}run=\"{RUN}\"");
-        let (console, before) = xen.linux(MEMORY, 1, &arguments)?;
+        let (console, before) = xen.linux(Item::Initramfs, MEMORY, 1, &arguments)?;
         let there = to_init(&console)? - before;
         let (_, tree) = hosted(machine, &arguments)?;
         let here = native(machine, &arguments, &tree)?;

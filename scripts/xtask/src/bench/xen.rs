@@ -116,17 +116,13 @@ fn for_xen(tree: &mut DeviceTree) {
 impl Xen {
     /// What is wanted of it.
     pub(super) fn measure(&self, machine: &Machine, wanted: Wanted<'_>) -> anyhow::Result<Samples> {
-        let mut samples = Samples::default();
         if let Some(why) = &self.absent {
-            for kind in super::KINDS {
-                samples.lacks(kind.name, why);
-            }
-            return Ok(samples);
+            return Ok(Samples::absent(why));
         }
         let place = tempfile::tempdir()?;
         let kernel = zimage(place.path(), 0)?;
         let name = format!("Xen{}", self.arguments);
-        samples = guest(
+        let mut samples = guest(
             &name,
             wanted,
             &[Source::Boot, Source::OwnRam],
@@ -220,16 +216,19 @@ impl Xen {
         }
     }
 
-    /// What Debian's Linux prints with its initramfs on so many CPUs, and as many vCPUs, until it has powered off; and the
+    /// What Debian's Linux prints with this initramfs on so many CPUs, and as many vCPUs, until it has powered off; and the
     /// nanoseconds before its first instruction, which are those before the bench guest's, made as large.
     pub(super) fn linux(
         &self,
+        initramfs: Item,
         memory: Size,
         cpus: u32,
         arguments: &str,
     ) -> anyhow::Result<(String, f64)> {
-        let rest =
-            format!("initrd=debian:initramfs,name=linux,memory={memory},cpus={cpus},append=");
+        let rest = format!(
+            "initrd={},name=linux,memory={memory},cpus={cpus},append=",
+            initramfs.file().display()
+        );
         let spec = format!("kernel=debian:linux,{rest}console=ttyAMA0 {arguments}");
         let text = self.boot(&spec, cpus, "reboot: Power down")?;
         let place = tempfile::tempdir()?;
