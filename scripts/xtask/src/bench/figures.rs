@@ -424,6 +424,15 @@ impl Samples {
         this
     }
 
+    /// None at all, and why.
+    pub(super) fn absent(why: &str) -> Self {
+        let mut this = Self::default();
+        for kind in KINDS {
+            this.lacks(kind.name, why.lines().next().unwrap_or_default());
+        }
+        this
+    }
+
     /// More samples of a figure.
     pub(super) fn add(&mut self, name: &str, values: impl IntoIterator<Item = f64>) {
         self.values.entry(name.into()).or_default().extend(values);
