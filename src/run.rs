@@ -488,25 +488,32 @@ impl Cpu {
         }
         if requests & request::WAKE != 0 && vcpu.state == State::Waiting {
             vcpu.state = State::Ready;
-            more = true;
-            self.joins(index);
+            more |= !self.joins(index);
         }
         more
     }
 
     /// vCPU `index`, which has waited, is ready: where all that run here take turns, it is the last.
-    fn joins(&mut self, index: usize) {
+    /// Whether that is all.
+    fn joins(&mut self, index: usize) -> bool {
         let turns = &mut self.turns;
         let vcpu = &self.vcpus[index];
         let last = vcpu.priority == turns.priority && !turns.queue.is_empty() && vcpu.vm.runs();
         // Its deadline may be what is due.
         let due = vcpu.until != NEVER && vcpu.until <= turns.due;
-        if last && !due && !balance::several() {
-            turns.queue.push(index);
-            turns.sliced = true;
-        } else {
+        if !last || due || balance::several() {
             self.changed = true;
+            return false;
         }
+        turns.queue.push(index);
+        turns.sliced = true;
+        if self.slice_end == NEVER
+            && let Some(vcpu) = self.vcpus.get_mut(self.loaded)
+        {
+            self.slice_end = machine::now() + core::mem::replace(&mut vcpu.slice, vcpu.vm.slice);
+            machine::advance_deadline(self.slice_end);
+        }
+        true
     }
 
     /// vCPU `index`, whose turn it is, waits: if others take turns, they go on.

@@ -988,6 +988,13 @@ pub fn set_deadline(deadline: u64) {
     cpu(|cpu| cpu.deadline = Some(deadline));
 }
 
+/// Makes the Hyp timer interrupt this CPU at `deadline`, ticks, or earlier if it is set so.
+pub fn advance_deadline(deadline: u64) {
+    if cpu(|cpu| cpu.deadline.is_none_or(|set| set > deadline)) {
+        set_deadline(deadline);
+    }
+}
+
 /// Makes the Hyp timer interrupt this CPU in `ticks`, unless it is set already.
 pub fn set_deadline_if_none(ticks: u32) {
     if cpu(|cpu| cpu.deadline.is_none()) {

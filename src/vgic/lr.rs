@@ -89,9 +89,12 @@ impl Vgic {
     /// [forgotten](Self::forget).
     #[must_use]
     pub fn quiet(&self, vcpu: usize) -> Option<Interface> {
-        let Vcpu { vmcr, apr, .. } = self.vcpus[vcpu];
         let state = &self.vcpus[vcpu];
-        let busy = state.used | state.stale | state.spi_active;
+        if state.used != 0 {
+            return None;
+        }
+        let (vmcr, apr) = (state.vmcr, state.apr);
+        let busy = state.stale | state.spi_active;
         let bank = &self.banks[vcpu];
         let waits = bank.ready | bank.active | bank.held | u32::from(busy) | (state.hcr ^ EN);
         (waits == 0).then_some(Interface { vmcr, apr })
