@@ -34,11 +34,12 @@ const CLOCK: [&str; 2] = ["-rtc", "base=1970-01-01T00:00:00,clock=vm"];
 /// The longest that the bench guest may take.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// What the bench guest measures with two vCPUs: on how many CPUs, and its command line.
-const TWO_VCPUS: [(u32, &str); 4] = [
+const TWO_VCPUS: [(u32, &str); 5] = [
     (2, "only=ipi"),
     (2, "only=cpu_on"),
     (1, "one_cpu only=ipi"),
     (1, "one_cpu only=vcpu_switch"),
+    (1, "one_cpu only=wakeup"),
 ];
 /// Where the image is loaded to count its way to the guest: nowhere near the guest's own addresses.
 const APART: u32 = 0x4800_0000;

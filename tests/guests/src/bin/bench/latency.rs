@@ -153,7 +153,6 @@ fn offset() -> u64 {
 
 /// The timer's deadline to the handler, spinning or in WFI, for a deadline so many microseconds ahead.
 fn timer(clock: &Clock, timer: Timer, us: u32, wfi: bool) {
-    static SPARE: core::sync::atomic::AtomicU32 = core::sync::atomic::AtomicU32::new(0);
     let name = match (timer, wfi, us) {
         (Timer::Virtual, false, 10) => "vtimer_spin_10us",
         (Timer::Virtual, false, _) => "vtimer_spin",
@@ -164,6 +163,16 @@ fn timer(clock: &Clock, timer: Timer, us: u32, wfi: bool) {
         (Timer::Physical, false, _) => "ptimer",
         (Timer::Physical, true, _) => "ptimer_wfi",
     };
+    timer_figure(clock, name, timer, us, wfi);
+}
+
+/// From an interrupt for a vCPU in WFI, of which another one is in WFI on the same CPU, to its handler.
+pub(super) fn wakeup(clock: &Clock) {
+    timer_figure(clock, "wakeup", Timer::Virtual, 100, true);
+}
+
+fn timer_figure(clock: &Clock, name: &str, timer: Timer, us: u32, wfi: bool) {
+    static SPARE: core::sync::atomic::AtomicU32 = core::sync::atomic::AtomicU32::new(0);
     let offset = if timer == Timer::Physical {
         offset()
     } else {

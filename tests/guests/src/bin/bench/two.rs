@@ -28,7 +28,7 @@ struct Rally {
 pub(super) fn all(clock: &Clock) {
     let shared = has("one_cpu");
     let names: &[&str] = if shared {
-        &["ipi_one_cpu", "vcpu_switch", "vfp_first_use"]
+        &["ipi_one_cpu", "wakeup", "vcpu_switch", "vcpu_switch_vfp"]
     } else {
         &["ipi_two_cpus_wfi", "ipi_two_cpus_spin", "cpu_on"]
     };
@@ -45,6 +45,7 @@ pub(super) fn all(clock: &Clock) {
     };
     if shared {
         round_trips(&clock, "ipi_one_cpu", true);
+        wakeup(&clock);
         switches(&clock);
     } else {
         round_trips(&clock, "ipi_two_cpus_wfi", true);
@@ -98,6 +99,28 @@ fn round_trips(clock: &Clock, name: &str, wfi: bool) {
     });
 }
 
+/// Wakes up while the other is in WFI, so that WFI traps and the CPU idles.
+fn wakeup(clock: &Clock) {
+    if !wanted("wakeup") {
+        return;
+    }
+    gic::init();
+    STOP.store(0, Ordering::Release);
+    READY.store(0, Ordering::Release);
+    smp::start(1, || {
+        gic::init_cpu();
+        READY.store(1, Ordering::Release);
+        while STOP.load(Ordering::Acquire) == 0 {
+            cpu::wfi();
+        }
+    });
+    timer::wait(10_000_000, || READY.load(Ordering::Acquire) == 1);
+    latency::wakeup(clock);
+    STOP.store(1, Ordering::Release);
+    bare::mmio::write(machine().gicd + gicd::SGIR, 1 << 17);
+    let _ = smp::wait_off(1);
+}
+
 /// From the call of CPU_ON to the first instruction of the CPU that it starts.
 fn cpu_on(clock: &Clock) {
     const N: u32 = 64;
@@ -130,6 +153,7 @@ static TURNS: AtomicU32 = AtomicU32::new(0);
 static USES_VFP: AtomicU32 = AtomicU32::new(0);
 
 /// Gives the CPU to the other, `n` times; uses VFP after each if asked.
+#[inline(always)]
 fn turns(n: u32, use_vfp: bool) {
     for _ in 0..n {
         armillary::yield_now();
@@ -140,23 +164,24 @@ fn turns(n: u32, use_vfp: bool) {
     }
 }
 
-/// Two vCPUs that give the CPU to each other, without and with a use of VFP after each switch.
+/// Two vCPUs that give the CPU to each other, without VFP and with a use of it after each switch.
 fn switches(clock: &Clock) {
     const N: u32 = 1024;
-    if !wanted("vcpu_switch") && !wanted("vfp_first_use") {
+    if !wanted("vcpu_switch_vfp") {
         return;
     }
     if !armillary::present() {
         skip("vcpu_switch", "no call to give up the CPU");
-        return skip("vfp_first_use", "no call to give up the CPU");
+        return skip("vcpu_switch_vfp", "no call to give up the CPU");
     }
-    vfp::on();
     let once = |use_vfp: bool| {
         STOP.store(0, Ordering::Release);
         USES_VFP.store(use_vfp.into(), Ordering::Release);
         let before = TURNS.load(Ordering::Acquire);
         smp::start(1, || {
-            vfp::on();
+            if USES_VFP.load(Ordering::Acquire) == 1 {
+                vfp::on();
+            }
             while STOP.load(Ordering::Acquire) == 0 {
                 turns(1, USES_VFP.load(Ordering::Acquire) == 1);
                 TURNS.fetch_add(1, Ordering::AcqRel);
@@ -175,10 +200,11 @@ fn switches(clock: &Clock) {
     };
     if !once(false).1 {
         skip("vcpu_switch", "the two vCPUs do not take turns");
-        return skip("vfp_first_use", "the two vCPUs do not take turns");
+        return skip("vcpu_switch_vfp", "the two vCPUs do not take turns");
     }
     // Each turn of this one is two switches.
     report("vcpu_switch", 2 * N, || once(false).0);
-    report("vfp_first_use", 2 * N, || once(true).0 - once(false).0);
+    vfp::on();
+    report("vcpu_switch_vfp", 2 * N, || once(true).0);
     vfp::off();
 }
