@@ -119,7 +119,8 @@ struct Turns {
     crowded: bool,
     /// Whether one alone is on, and no other can come.
     alone: bool,
-    /// When something is due for one that does not run, ticks.
+    /// When something is due for one that does not run, or the one that runs has used up its VM's time,
+    /// ticks.
     due: u64,
 }
 
@@ -222,7 +223,7 @@ impl Cpu {
             self.hand_on();
         }
         match self.pick() {
-            Some(index) => self.bounded_turn(index),
+            Some(index) => self.timed_turn(index),
             None => self.idle(),
         }
     }
@@ -234,7 +235,7 @@ impl Cpu {
         self.now = machine::now();
         let queue = &mut self.turns.queue;
         queue.clear();
-        let (mut next, mut priority, mut ready, mut on, mut due) = (0, 0, 0, 0, NEVER);
+        let (mut next, mut priority, mut ready, mut on, mut due) = (0, 0, 0, 0, self.spent);
         let mut last = 0;
         for (index, vcpu) in self.vcpus.iter().enumerate() {
             let runs = vcpu.vm.runs();
@@ -285,36 +286,37 @@ impl Cpu {
         }
     }
 
-    /// A turn that lasts no longer than the VM's time, and is charged to it.
+    /// vCPU `index` has a turn, which counts as its time.
     #[inline(always)]
-    fn bounded_turn(&mut self, index: usize) {
-        let since = self.now;
+    fn timed_turn(&mut self, index: usize) {
         let Some(vcpu) = self.vcpus.get_mut(index) else {
             return;
         };
-        vcpu.start_clock(since);
-        let bounded = vcpu.bounded;
-        if !bounded || self.begin_bounded(index) {
+        vcpu.start_clock(self.now);
+        if vcpu.bounded {
+            self.bounded_turn(index);
+        } else {
             self.turn(index);
         }
         self.now = machine::now();
-        let Some(vcpu) = self.vcpus.get_mut(index) else {
-            return;
-        };
-        vcpu.stop_clock(self.now);
-        if bounded {
-            self.spent = NEVER;
-            vcpu.vm.charge(since, self.now);
+        if let Some(vcpu) = self.vcpus.get_mut(index) {
+            vcpu.stop_clock(self.now);
         }
     }
 
+    /// A turn that lasts no longer than the VM's time, and is charged to it.
     #[inline(never)]
-    fn begin_bounded(&mut self, index: usize) -> bool {
-        let Some(grant @ 1..) = self.vcpus[index].vm.grant(self.now) else {
-            return false;
-        };
-        self.spent = self.now + grant;
-        true
+    fn bounded_turn(&mut self, index: usize) {
+        let since = self.now;
+        let vm = self.vcpus[index].vm.clone();
+        if let Some(grant @ 1..) = vm.grant(since) {
+            self.spent = since + grant;
+            self.turns.due = earlier(self.turns.due, self.spent);
+            self.turn(index);
+            self.spent = NEVER;
+            self.changed = true;
+            vm.charge(since, machine::now());
+        }
     }
 
     /// Hands vCPUs to CPUs that should rather run them, or have fewer.
@@ -586,17 +588,23 @@ impl Cpu {
         self.set_deadline();
         machine::wait();
         let loaded = self.vcpus.get_mut(self.loaded).map(|vcpu| &mut **vcpu);
-        match irq::take(loaded) {
+        let interrupt = irq::take(loaded);
+        match interrupt {
             Interrupt::Console => monitor::input(),
             Interrupt::Deadline => monitor::tick(),
-            Interrupt::None | Interrupt::Kick => {}
+            // What a kick brings is a request.
+            Interrupt::Kick | Interrupt::Own | Interrupt::None => {}
         }
-        // Whatever it was, the vCPU that is live may have something pending now.
         if let Some(vcpu) = self.vcpus.get_mut(self.loaded)
             && vcpu.state == State::Waiting
         {
-            vcpu.update_timer();
-            if vcpu.pending() {
+            // WFI may end though the guest does not take it (ARM DDI 0406C, B1.8.14).
+            let mut pending = interrupt == Interrupt::Own;
+            if interrupt == Interrupt::Deadline {
+                vcpu.update_timer();
+                pending = vcpu.pending();
+            }
+            if pending {
                 vcpu.state = State::Ready;
             }
         }
@@ -634,7 +642,7 @@ impl Cpu {
     #[inline(never)]
     fn set_deadline(&self) {
         let timer = self.vcpus.get(self.loaded).map(|vcpu| &vcpu.timer);
-        wake_by(earlier(self.slice_end, self.spent), self.turns.due, timer);
+        wake_by(self.slice_end, self.turns.due, timer);
     }
 
     /// Whether vCPU `index` goes on: not where one of a higher priority is ready, or one that should be
@@ -659,9 +667,11 @@ impl Cpu {
         } else if self.slice_end == NEVER {
             self.slice_end = self.now + core::mem::replace(&mut vcpu.slice, vcpu.vm.slice);
         }
-        Live::trap_wfi(!turns.alone);
-        let ends = earlier(self.slice_end, self.spent);
-        wake_by(ends, turns.due, Some(&vcpu.timer));
+        if vcpu.traps_wfi == turns.alone {
+            vcpu.traps_wfi = !turns.alone;
+            Live::trap_wfi(!turns.alone);
+        }
+        wake_by(self.slice_end, turns.due, Some(&vcpu.timer));
         if vcpu.watched {
             vcpu.watch_virtual_timer();
         }
@@ -669,7 +679,7 @@ impl Cpu {
     }
 
     /// Runs vCPU `index` until something other than itself has to be done.
-    #[inline(always)]
+    #[inline(never)]
     fn turn(&mut self, index: usize) {
         self.load(index);
         self.slice_end = NEVER;
@@ -698,7 +708,7 @@ impl Cpu {
                         Next::Look => Interrupt::Kick,
                         _ => irq::take(Some(vcpu)),
                     };
-                    if interrupt != Interrupt::None
+                    if interrupt > Interrupt::Own
                         && let Some(goes_on) = self.interrupted(index, interrupt)
                     {
                         return goes_on;
@@ -741,7 +751,7 @@ impl Cpu {
     /// where nothing has changed.
     fn interrupted(&mut self, index: usize, interrupt: Interrupt) -> Option<bool> {
         match interrupt {
-            Interrupt::None => return None,
+            Interrupt::None | Interrupt::Own => return None,
             Interrupt::Kick => {
                 if !self.take_requests() {
                     return None;
@@ -823,6 +833,7 @@ impl Cpu {
             registers,
         } = vcpu.vm.started(vcpu.index);
         vcpu.context = vcpu.vm.context(vcpu.index);
+        vcpu.traps_wfi = true;
         vcpu.timer = Timer::default();
         vcpu.pending = None;
         let regs = vcpu.context.regs_mut();

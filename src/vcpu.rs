@@ -112,6 +112,8 @@ pub struct Vcpu {
     pub served: u64,
     /// Since when it is on its CPU, ticks.
     pub came: u64,
+    /// Whether WFI traps.
+    pub traps_wfi: bool,
     /// Its physical timer, which is emulated.
     pub timer: Timer,
     /// Loads and stores that could not be performed, UNPREDICTABLE ones among them, and the last one.
@@ -160,6 +162,7 @@ impl Vcpu {
             dropped: false,
             priority,
             bounded,
+            traps_wfi: true,
             timer,
             refused: (0, None),
             pending: None,

@@ -75,7 +75,6 @@ impl Interface {
     /// Makes that of the CPU of `lrs`, whose list registers are empty, hold this.
     #[inline(always)]
     pub fn load(self, lrs: &mut impl Lrs) {
-        lrs.set_hcr(EN);
         lrs.set_vmcr(self.vmcr);
         lrs.set_apr(self.apr);
     }
@@ -144,7 +143,8 @@ impl Vgic {
         state.vmcr = lrs.vmcr();
         state.apr = lrs.apr();
         state.hcr = 0;
-        lrs.set_hcr(0);
+        // On, with nothing in it: as the next one loaded wants it.
+        lrs.set_hcr(EN);
         self.loaded &= !(1 << vcpu);
         let count = self.vcpus.len();
         let mut words = self.summary;
