@@ -114,6 +114,8 @@ pub struct Vcpu {
     pub came: u64,
     /// Whether WFI traps.
     pub traps_wfi: bool,
+    /// For how many turns it gets its VFP registers without a trap.
+    pub keen: u8,
     /// Its physical timer, which is emulated.
     pub timer: Timer,
     /// Loads and stores that could not be performed, UNPREDICTABLE ones among them, and the last one.
@@ -163,6 +165,7 @@ impl Vcpu {
             priority,
             bounded,
             traps_wfi: true,
+            keen: 0,
             timer,
             refused: (0, None),
             pending: None,
