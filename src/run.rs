@@ -25,7 +25,7 @@ const VM_HEAP: usize = 256 << 10;
 
 /// For how many turns a vCPU that has used VFP gets its registers at once. A use that traps costs three
 /// times as much as to move them.
-const KEEN: u8 = 8;
+const KEEN: u8 = 32;
 
 /// vCPUs on their way to each CPU.
 #[expect(
@@ -499,19 +499,25 @@ impl Cpu {
         more
     }
 
-    /// vCPU `index`, which has waited, is ready: where all that run here take turns, it is the last.
-    /// Whether that is all.
+    /// vCPU `index`, which has waited, is ready: it is the last that takes turns, or the only one. Whether
+    /// that is all.
     fn joins(&mut self, index: usize) -> bool {
         let turns = &mut self.turns;
         let vcpu = &self.vcpus[index];
-        let last = vcpu.priority == turns.priority && !turns.queue.is_empty() && vcpu.vm.runs();
+        let alone = turns.queue.is_empty();
+        let last = vcpu.priority == turns.priority && !balance::several();
         // Its deadline may be what is due.
         let due = vcpu.until != NEVER && vcpu.until <= turns.due;
-        if !last || due || balance::several() {
+        if !(alone || last) || due || !vcpu.vm.runs() {
             self.changed = true;
             return false;
         }
         turns.queue.push(index);
+        if alone {
+            turns.priority = vcpu.priority;
+            balance::runs(self.index, balance::load(vcpu.priority, 1));
+            return true;
+        }
         turns.sliced = true;
         if self.slice_end == NEVER
             && let Some(vcpu) = self.vcpus.get_mut(self.loaded)
@@ -584,7 +590,6 @@ impl Cpu {
     /// Waits for an interrupt: a kick, or the deadline of a vCPU that waits.
     fn idle(&mut self) {
         self.slice_end = NEVER;
-        self.changed = true;
         if self.wake_due() {
             return;
         }
@@ -599,7 +604,10 @@ impl Cpu {
             // What a kick brings is a request.
             Interrupt::Kick | Interrupt::Own | Interrupt::None => {}
         }
-        if let Some(vcpu) = self.vcpus.get_mut(self.loaded)
+        // What was due may be over.
+        self.changed |= interrupt == Interrupt::Deadline;
+        let index = self.loaded;
+        if let Some(vcpu) = self.vcpus.get_mut(index)
             && vcpu.state == State::Waiting
         {
             // WFI may end though the guest does not take it (ARM DDI 0406C, B1.8.14).
@@ -610,6 +618,7 @@ impl Cpu {
             }
             if pending {
                 vcpu.state = State::Ready;
+                self.joins(index);
             }
         }
     }

@@ -238,7 +238,7 @@ pub(crate) fn vfp_moves_at_the_first_use_after_a_switch() {
     assert_eq!(a_is_next(&mut board, false).vfp, Some(0xbbbb));
     assert!(moves().len() >= 4 && a_is_next(&mut board, true).vfp.is_some());
     // But not for ever, whoever does not use them any more.
-    let last = (0..40).find_map(|_| {
+    let last = (0..160).find_map(|_| {
         let next = board.next(0).expect("a guest");
         next.vfp.is_none().then_some(next.vttbr)
     });
