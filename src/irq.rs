@@ -6,10 +6,12 @@ use crate::vm;
 use core::sync::atomic::{Ordering, fence};
 
 /// What an interrupt leaves to do for the CPU that took it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Debug)]
 pub enum Interrupt {
     /// Nothing.
     None,
+    /// Nothing, but the vCPU that is live has something pending.
+    Own,
     /// Another CPU has asked for something.
     Kick,
     /// The Hyp timer: a slice is over or a vCPU's deadline has come.
@@ -33,7 +35,7 @@ pub fn take(loaded: Option<&mut Vcpu>) -> Interrupt {
     {
         // It stays active: the guest deactivates it.
         vcpu.virtual_timer_fired();
-        return Interrupt::None;
+        return Interrupt::Own;
     }
     let left = match id {
         machine::KICK => {

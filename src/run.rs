@@ -28,6 +28,10 @@ use spin::Mutex;
 /// Heap that building a VM may take, bytes: its tables, its devices' state, and trees on the way.
 const VM_HEAP: usize = 256 << 10;
 
+/// For how many turns a vCPU that has used VFP gets its registers at once. A use that traps costs three
+/// times as much as to move them.
+const KEEN: u8 = 32;
+
 /// vCPUs on their way to each CPU.
 #[expect(
     clippy::vec_box,
@@ -146,7 +150,8 @@ struct Turns {
     crowded: bool,
     /// Whether one alone is on, and no other can come.
     alone: bool,
-    /// When something is due for one that does not run, ticks.
+    /// When something is due for one that does not run, or the one that runs has used up its VM's time,
+    /// ticks.
     due: u64,
 }
 
@@ -249,7 +254,7 @@ impl Cpu {
             self.hand_on();
         }
         match self.pick() {
-            Some(index) => self.bounded_turn(index),
+            Some(index) => self.timed_turn(index),
             None => self.idle(),
         }
     }
@@ -261,7 +266,7 @@ impl Cpu {
         self.now = machine::now();
         let queue = &mut self.turns.queue;
         queue.clear();
-        let (mut next, mut priority, mut ready, mut on, mut due) = (0, 0, 0, 0, NEVER);
+        let (mut next, mut priority, mut ready, mut on, mut due) = (0, 0, 0, 0, self.spent);
         let mut last = 0;
         for (index, vcpu) in self.vcpus.iter().enumerate() {
             let runs = vcpu.vm.runs();
@@ -313,40 +318,47 @@ impl Cpu {
         }
     }
 
-    /// A turn that lasts no longer than the VM's time, and is charged to it.
+    /// vCPU `index` has a turn, which counts as its time.
     #[inline(always)]
-    fn bounded_turn(&mut self, index: usize) {
-        let since = self.now;
+    fn timed_turn(&mut self, index: usize) {
         let Some(vcpu) = self.vcpus.get_mut(index) else {
             return;
         };
-        vcpu.start_clock(since);
-        let (bounded, leaving) = (vcpu.bounded, vcpu.leaving);
-        if !bounded || self.begin_bounded(index) {
-            if leaving {
-                self.scrub(index);
-            } else {
-                self.turn(index);
-            }
+        vcpu.start_clock(self.now);
+        if vcpu.bounded || vcpu.leaving {
+            self.rare_turn(index);
+        } else {
+            self.turn(index);
         }
         self.now = machine::now();
-        let Some(vcpu) = self.vcpus.get_mut(index) else {
-            return;
-        };
-        vcpu.stop_clock(self.now);
-        if bounded {
-            self.spent = NEVER;
-            vcpu.vm.charge(since, self.now);
+        if let Some(vcpu) = self.vcpus.get_mut(index) {
+            vcpu.stop_clock(self.now);
         }
     }
 
+    /// A turn of a vCPU that is leaving, or one that lasts no longer than its VM's time, and is charged to it.
     #[inline(never)]
-    fn begin_bounded(&mut self, index: usize) -> bool {
-        let Some(grant @ 1..) = self.vcpus[index].vm.grant(self.now) else {
-            return false;
-        };
-        self.spent = self.now + grant;
-        true
+    fn rare_turn(&mut self, index: usize) {
+        let since = self.now;
+        let vcpu = &self.vcpus[index];
+        let (vm, bounded, leaving) = (vcpu.vm.clone(), vcpu.bounded, vcpu.leaving);
+        if bounded {
+            let Some(grant @ 1..) = vm.grant(since) else {
+                return;
+            };
+            self.spent = since + grant;
+            self.turns.due = earlier(self.turns.due, self.spent);
+        }
+        if leaving {
+            self.scrub(index);
+        } else {
+            self.turn(index);
+        }
+        if bounded {
+            self.spent = NEVER;
+            self.changed = true;
+            vm.charge(since, machine::now());
+        }
     }
 
     /// Hands vCPUs to CPUs that should rather run them, or have fewer.
@@ -521,25 +533,38 @@ impl Cpu {
         }
         if requests & request::WAKE != 0 && vcpu.state == State::Waiting {
             vcpu.state = State::Ready;
-            more = true;
-            self.joins(index);
+            more |= !self.joins(index);
         }
         more
     }
 
-    /// vCPU `index`, which has waited, is ready: where all that run here take turns, it is the last.
-    fn joins(&mut self, index: usize) {
+    /// vCPU `index`, which has waited, is ready: it is the last that takes turns, or the only one. Whether
+    /// that is all.
+    fn joins(&mut self, index: usize) -> bool {
         let turns = &mut self.turns;
         let vcpu = &self.vcpus[index];
-        let last = vcpu.priority == turns.priority && !turns.queue.is_empty() && vcpu.vm.runs();
+        let alone = turns.queue.is_empty();
+        let last = vcpu.priority == turns.priority && !balance::several();
         // Its deadline may be what is due.
         let due = vcpu.until != NEVER && vcpu.until <= turns.due;
-        if last && !due && !balance::several() {
-            turns.queue.push(index);
-            turns.sliced = true;
-        } else {
+        if !(alone || last) || due || !vcpu.vm.runs() {
             self.changed = true;
+            return false;
         }
+        turns.queue.push(index);
+        if alone {
+            turns.priority = vcpu.priority;
+            balance::runs(self.index, balance::load(vcpu.priority, 1));
+            return true;
+        }
+        turns.sliced = true;
+        if self.slice_end == NEVER
+            && let Some(vcpu) = self.vcpus.get_mut(self.loaded)
+        {
+            self.slice_end = machine::now() + core::mem::replace(&mut vcpu.slice, vcpu.vm.slice);
+            machine::advance_deadline(self.slice_end);
+        }
+        true
     }
 
     /// vCPU `index`, whose turn it is, waits: if others take turns, they go on.
@@ -617,7 +642,6 @@ impl Cpu {
     /// Waits for an interrupt: a kick, or the deadline of a vCPU that waits.
     fn idle(&mut self) {
         self.slice_end = NEVER;
-        self.changed = true;
         if self.wake_due() {
             return;
         }
@@ -635,16 +659,24 @@ impl Cpu {
         match interrupt {
             Interrupt::Console => monitor::input(),
             Interrupt::Deadline => monitor::tick(),
-            Interrupt::None | Interrupt::Kick => {}
+            // What a kick brings is a request.
+            Interrupt::Kick | Interrupt::Own | Interrupt::None => {}
         }
-        // Whatever it was, the vCPU that is live may have something pending now.
-        if let Some(vcpu) = self.vcpus.get_mut(self.loaded)
+        // What was due may be over.
+        self.changed |= interrupt == Interrupt::Deadline;
+        let index = self.loaded;
+        if let Some(vcpu) = self.vcpus.get_mut(index)
             && vcpu.state == State::Waiting
         {
-            vcpu.update_timer();
-            if vcpu.pending() {
+            // WFI may end though the guest does not take it (ARM DDI 0406C, B1.8.14).
+            let mut pending = interrupt == Interrupt::Own;
+            if interrupt == Interrupt::Deadline {
+                vcpu.update_timer();
+                pending = vcpu.pending();
+            }
+            if pending {
                 vcpu.state = State::Ready;
-                self.changed = true;
+                self.joins(index);
                 return true;
             }
         }
@@ -701,7 +733,7 @@ impl Cpu {
     #[inline(never)]
     fn set_deadline(&self) {
         let timer = self.vcpus.get(self.loaded).map(|vcpu| &vcpu.timer);
-        wake_by(earlier(self.slice_end, self.spent), self.turns.due, timer);
+        wake_by(self.slice_end, self.turns.due, timer);
     }
 
     /// Whether vCPU `index` goes on: not where one of a higher priority is ready, or one that should be
@@ -726,9 +758,11 @@ impl Cpu {
         } else if self.slice_end == NEVER {
             self.slice_end = self.now + core::mem::replace(&mut vcpu.slice, vcpu.vm.slice);
         }
-        Live::trap_wfi(!turns.alone);
-        let ends = earlier(self.slice_end, self.spent);
-        wake_by(ends, turns.due, Some(&vcpu.timer));
+        if vcpu.traps_wfi == turns.alone {
+            vcpu.traps_wfi = !turns.alone;
+            Live::trap_wfi(!turns.alone);
+        }
+        wake_by(self.slice_end, turns.due, Some(&vcpu.timer));
         if vcpu.watched {
             vcpu.watch_virtual_timer();
         }
@@ -736,7 +770,7 @@ impl Cpu {
     }
 
     /// Runs vCPU `index` until something other than itself has to be done.
-    #[inline(always)]
+    #[inline(never)]
     fn turn(&mut self, index: usize) {
         self.load(index);
         self.slice_end = NEVER;
@@ -765,13 +799,16 @@ impl Cpu {
                         Next::Look => Interrupt::Kick,
                         _ => irq::take(Some(vcpu)),
                     };
-                    if interrupt != Interrupt::None
+                    if interrupt > Interrupt::Own
                         && let Some(goes_on) = self.interrupted(index, interrupt)
                     {
                         return goes_on;
                     }
                 }
-                Next::Vfp => self.give_vfp(index),
+                Next::Vfp => {
+                    vcpu.keen = KEEN;
+                    self.give_vfp(index);
+                }
                 Next::Timer => self.set_deadline(),
                 Next::Yield => return false,
                 // With others to run it is put, which looks for itself whether something is pending.
@@ -809,7 +846,7 @@ impl Cpu {
     /// where nothing has changed.
     fn interrupted(&mut self, index: usize, interrupt: Interrupt) -> Option<bool> {
         match interrupt {
-            Interrupt::None => return None,
+            Interrupt::None | Interrupt::Own => return None,
             Interrupt::Kick => {
                 if !self.take_requests() {
                     return None;
@@ -851,6 +888,9 @@ impl Cpu {
         };
         vcpu.make_live(self.index, self.vfp == index);
         self.loaded = index;
+        if vcpu.keen != 0 {
+            self.give_vfp_again(index);
+        }
     }
 
     /// Takes the vCPU that is live from the hardware.
@@ -873,6 +913,15 @@ impl Cpu {
         }
     }
 
+    /// vCPU `index` gets its VFP registers without asking.
+    #[inline(never)]
+    fn give_vfp_again(&mut self, index: usize) {
+        if self.vfp != index {
+            self.vcpus[index].keen -= 1;
+            self.give_vfp(index);
+        }
+    }
+
     fn give_vfp(&mut self, index: usize) {
         let owner = core::mem::replace(&mut self.vfp, index);
         match self.vcpus.get_disjoint_mut([owner, index]) {
@@ -891,6 +940,7 @@ impl Cpu {
             registers,
         } = vcpu.vm.started(vcpu.index);
         vcpu.context = vcpu.vm.context(vcpu.index);
+        (vcpu.traps_wfi, vcpu.keen) = (true, 0);
         vcpu.timer = Timer::default();
         vcpu.pending = None;
         let regs = vcpu.context.regs_mut();

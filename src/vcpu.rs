@@ -115,6 +115,10 @@ pub struct Vcpu {
     pub came: u64,
     /// Whether it has left as the last of its VM, whose memory it scrubs in its turns.
     pub leaving: bool,
+    /// Whether WFI traps.
+    pub traps_wfi: bool,
+    /// For how many turns it gets its VFP registers without a trap.
+    pub keen: u8,
     /// Its physical timer, which is emulated.
     pub timer: Timer,
     /// Loads and stores that could not be performed, UNPREDICTABLE ones among them, and the last one.
@@ -164,6 +168,8 @@ impl Vcpu {
             priority,
             bounded,
             leaving: false,
+            traps_wfi: true,
+            keen: 0,
             timer,
             refused: (0, None),
             pending: None,

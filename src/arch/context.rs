@@ -441,7 +441,7 @@ pub fn set_vttbr(vttbr: u64) {
     unsafe { VTTBR::write(vttbr) };
 }
 
-/// Makes `context` live on this CPU.
+/// Makes `context` live on this CPU, from the next [`enter`] on.
 ///
 /// `vfp_live` says that its VFP registers are still in the hardware. No other may be live.
 #[inline(always)]
@@ -462,7 +462,6 @@ pub fn load(context: &Context, vfp_live: bool) {
     if vfp_live {
         vfp::open(&context.vfp);
     }
-    isb();
 }
 
 /// Takes `context` from the hardware, all but its VFP registers, which stay until another vCPU

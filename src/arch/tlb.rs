@@ -52,12 +52,12 @@ pub fn flush_vmid(vttbr: u64) {
     isb();
 }
 
-/// Forgets this CPU's translations of the VMID that is loaded.
+/// Forgets this CPU's translations of the VMID that is loaded, before the next entry of a guest.
 pub fn flush_own_vmid() {
+    isb();
     // SAFETY: as above.
     unsafe { sysreg::TLBIALL::write(0) };
     dsb();
-    isb();
 }
 
 /// Forgets every guest's translations and instructions, on all CPUs: VMIDs begin anew.

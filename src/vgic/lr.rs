@@ -75,7 +75,6 @@ impl Interface {
     /// Makes that of the CPU of `lrs`, whose list registers are empty, hold this.
     #[inline(always)]
     pub fn load(self, lrs: &mut impl Lrs) {
-        lrs.set_hcr(EN);
         lrs.set_vmcr(self.vmcr);
         lrs.set_apr(self.apr);
     }
@@ -89,9 +88,12 @@ impl Vgic {
     /// [forgotten](Self::forget).
     #[must_use]
     pub fn quiet(&self, vcpu: usize) -> Option<Interface> {
-        let Vcpu { vmcr, apr, .. } = self.vcpus[vcpu];
         let state = &self.vcpus[vcpu];
-        let busy = state.used | state.stale | state.spi_active;
+        if state.used != 0 {
+            return None;
+        }
+        let (vmcr, apr) = (state.vmcr, state.apr);
+        let busy = state.stale | state.spi_active;
         let bank = &self.banks[vcpu];
         let waits = bank.ready | bank.active | bank.held | u32::from(busy) | (state.hcr ^ EN);
         (waits == 0).then_some(Interface { vmcr, apr })
@@ -141,7 +143,8 @@ impl Vgic {
         state.vmcr = lrs.vmcr();
         state.apr = lrs.apr();
         state.hcr = 0;
-        lrs.set_hcr(0);
+        // On, with nothing in it: as the next one loaded wants it.
+        lrs.set_hcr(EN);
         self.loaded &= !(1 << vcpu);
         let count = self.vcpus.len();
         let mut words = self.summary;

@@ -375,8 +375,10 @@ impl Vgic {
     /// count as they were, and are asked about the highest pending interrupt alone.
     #[must_use]
     pub fn pending_for(&self, vcpu: usize) -> bool {
-        self.best_ready(vcpu)
-            .is_some_and(|(k, n)| self.signalled(vcpu, k, n))
+        self.banks[vcpu].ready | self.summary != 0
+            && self
+                .best_ready(vcpu)
+                .is_some_and(|(k, n)| self.signalled(vcpu, k, n))
     }
 
     /// The linked private interrupts of `vcpu`, which is put, whose physical interrupt has to be

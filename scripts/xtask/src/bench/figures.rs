@@ -275,9 +275,14 @@ pub(super) const KINDS: &[Kind] = &[
         "switch to the VM's other vCPU on the same CPU, by yielding",
     ),
     kind(
+        "vcpu_switch_vfp",
+        Source::Switch,
+        "the same, where both use VFP after each",
+    ),
+    kind(
         "vfp_first_use",
         Source::Switch,
-        "first use of VFP after a switch, above the switch",
+        "use of VFP after a switch, above the switch",
     ),
     other(
         "plain_ppm",

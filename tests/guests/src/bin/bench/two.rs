@@ -29,7 +29,13 @@ struct Rally {
 pub(super) fn all(clock: &Clock) {
     let shared = has("one_cpu");
     let names: &[&str] = if shared {
-        &["ipi_one_cpu", "vcpu_switch", "vfp_first_use", "wakeup"]
+        &[
+            "ipi_one_cpu",
+            "wakeup",
+            "vcpu_switch",
+            "vcpu_switch_vfp",
+            "vfp_first_use",
+        ]
     } else {
         &["ipi_two_cpus_wfi", "ipi_two_cpus_spin", "cpu_on"]
     };
@@ -46,25 +52,12 @@ pub(super) fn all(clock: &Clock) {
     };
     if shared {
         round_trips(&clock, "ipi_one_cpu", true);
-        switches(&clock);
         wakeup(&clock);
+        switches(&clock);
     } else {
         round_trips(&clock, "ipi_two_cpus_wfi", true);
         round_trips(&clock, "ipi_two_cpus_spin", false);
         cpu_on(&clock);
-    }
-}
-
-/// The timer's deadline to the handler in WFI where its CPU is the other vCPU's, too, which waits as well.
-fn wakeup(clock: &Clock) {
-    if wanted("wakeup") {
-        smp::start(1, || {
-            loop {
-                cpu::wfi();
-            }
-        });
-        timer::delay(100);
-        latency::timer(clock, "wakeup", Timer::Virtual, 100, true);
     }
 }
 
@@ -111,6 +104,28 @@ fn round_trips(clock: &Clock, name: &str, wfi: bool) {
         let _ = smp::wait_off(1);
         passed as i64
     });
+}
+
+/// Wakes up while the other is in WFI, so that WFI traps and the CPU idles.
+fn wakeup(clock: &Clock) {
+    if !wanted("wakeup") {
+        return;
+    }
+    gic::init();
+    STOP.store(0, Ordering::Release);
+    READY.store(0, Ordering::Release);
+    smp::start(1, || {
+        gic::init_cpu();
+        READY.store(1, Ordering::Release);
+        while STOP.load(Ordering::Acquire) == 0 {
+            cpu::wfi();
+        }
+    });
+    timer::wait(10_000_000, || READY.load(Ordering::Acquire) == 1);
+    latency::timer(clock, "wakeup", Timer::Virtual, 100, true);
+    STOP.store(1, Ordering::Release);
+    bare::mmio::write(machine().gicd + gicd::SGIR, 1 << 17);
+    let _ = smp::wait_off(1);
 }
 
 /// From the call of CPU_ON to the first instruction of the CPU that it starts.
@@ -160,30 +175,34 @@ fn turns<const XEN: bool>(n: u32, use_vfp: bool) {
     }
 }
 
-/// Two vCPUs that give the CPU to each other, without and with a use of VFP after each switch.
+const SWITCHES: [&str; 3] = ["vcpu_switch", "vcpu_switch_vfp", "vfp_first_use"];
+
+/// Two vCPUs that give the CPU to each other, without VFP and with a use of it after each switch.
 fn switches(clock: &Clock) {
-    if !wanted("vcpu_switch") && !wanted("vfp_first_use") {
+    if !SWITCHES.into_iter().any(wanted) {
         return;
     }
     match (armillary::present(), xen::present()) {
         (true, _) => switches_on::<false>(clock),
         (_, true) => switches_on::<true>(clock),
-        _ => {
-            skip("vcpu_switch", "no call to give up the CPU");
-            skip("vfp_first_use", "no call to give up the CPU");
-        }
+        _ => skip_switches("no call to give up the CPU"),
     }
+}
+
+fn skip_switches(why: &str) {
+    SWITCHES.into_iter().for_each(|name| skip(name, why));
 }
 
 fn switches_on<const XEN: bool>(clock: &Clock) {
     const N: u32 = 1024;
-    vfp::on();
     let once = |use_vfp: bool| {
         STOP.store(0, Ordering::Release);
         USES_VFP.store(use_vfp.into(), Ordering::Release);
         let before = TURNS.load(Ordering::Acquire);
         smp::start(1, || {
-            vfp::on();
+            if USES_VFP.load(Ordering::Acquire) == 1 {
+                vfp::on();
+            }
             while STOP.load(Ordering::Acquire) == 0 {
                 turns::<XEN>(1, USES_VFP.load(Ordering::Acquire) == 1);
                 TURNS.fetch_add(1, Ordering::AcqRel);
@@ -201,11 +220,13 @@ fn switches_on<const XEN: bool>(clock: &Clock) {
         (passed, taken.abs_diff(N) < N / 16)
     };
     if !once(false).1 {
-        skip("vcpu_switch", "the two vCPUs do not take turns");
-        return skip("vfp_first_use", "the two vCPUs do not take turns");
+        return skip_switches("the two vCPUs do not take turns");
     }
     // Each turn of this one is two switches.
     report("vcpu_switch", 2 * N, || once(false).0);
+    vfp::on();
+    report("vcpu_switch_vfp", 2 * N, || once(true).0);
+    // What that adds to a switch: a trap, where the registers don't come with it.
     report("vfp_first_use", 2 * N, || once(true).0 - once(false).0);
     vfp::off();
 }
