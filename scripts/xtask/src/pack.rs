@@ -3,8 +3,8 @@
 //! An LZ format of halfwords with Huffman's codes, since Thumb code repeats single halfwords and pairs of them, at even
 //! distances. The rarest fifth of the halfwords has no code: each stands as it is behind a zero bit, which takes hardly
 //! more than its bytes' entropy, 15 bits, and half the instructions of a code. A call is told by its target, which
-//! repeats, not by the distance, and MOVW and MOVT of one register by the address that they make. Of what costs much the same number of
-//! bits the items of fewer instructions are chosen.
+//! repeats, not by the distance, and MOVW and MOVT of one register by the address that they make. Of what costs much
+//! the same number of bits the items of fewer instructions are chosen.
 //!
 //! An image of 190,912 bytes takes 122,384 so, and 4.8 instructions a byte; 130,252 and 4.6 by bytes for codes and a flag
 //! before each; gzip's best are 126,557. What did not pay: codes that depend on the halfword before (more to tell of
