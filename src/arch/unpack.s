@@ -7,23 +7,24 @@
 @ In:  the zImage protocol: r2 = physical address of the device tree or 0; MMU and data cache off; ARM state; Hyp or
 @      any other privileged mode. Loaded at any address that is a multiple of 4: the image comes to lie on the first
 @      4 KiB boundary behind the file, or behind the device tree if that is in the way.
-@ Out: the image's first instruction, r0-r2 as they were. A damaged file stops here if the end is not where it should be; nothing else
-@      of it is checked.
+@ Out: the image's first instruction, r0-r2 as they were. A damaged file stops here if its end is not where it should
+@      be; nothing else of it is checked.
 @
 @ With the MMU off all memory is Strongly-ordered: every access is aligned (ARM DDI 0406C, A3.2.1), so the format
 @ counts in halfwords, as Thumb code does, and keeps them apart from the bytes. A raw halfword takes 6 instructions, one
-@ with a code 9, a match some 18 and 2 for each halfword, each halfword of code bits 3 or 4 more: 4.7 for each byte in
-@ all, since from reset to the first guest there are little more than a million.
+@ with a code 9, a match some 18 and 2 for each halfword, each halfword of code bits 3 or 4 more: 4.8 for each byte in
+@ all, of the one and a half million from reset to the first guest.
 @
 @ r3, r4, lr: scratch   r5 = bits used of the buffer's upper half, in its highest four   r6 = output
 @ r7 = targets of calls   r8 = distance of the last match   r9 = halfwords   r10 = bytes
 @ r11 = the codes' table less the half of it whose first bit is 0   r12 = buffer of code bits   sp = end of the output
 @
-@ The tables lie behind the output, where the image has its zeroes. An entry of the codes' has the symbol in its upper
-@ half, in bit 15 whether that is no halfword, and the code's length below. One of the targets' is the target's address
-@ less 4.
+@ The tables lie behind the output, where the image has its zeroes and stacks. An entry of the codes' has the symbol in
+@ its upper half, in bit 15 whether that is no halfword, and the code's length below. One of the targets' is the target's
+@ address less 4.
 
-@ The longest code, and the bytes of the tables: 4 for each value of such a code's bits behind the first; then the targets'.
+@ The longest code, and the bytes of the tables: the codes', with 4 for each value of such a code's bits behind the first;
+@ then the targets'.
 .equ UNPACK_LONGEST, 13
 .equ UNPACK_CODES, 4 << (UNPACK_LONGEST - 1)
 .equ UNPACK_TABLES, UNPACK_CODES + 0x2000
@@ -139,6 +140,7 @@ unpack_block:
     bmi     unpack_coded
     b       unpack_raw
 
+    @ r12 = the codes' table; the targets' is behind it.
 unpack_table:
     add     r12, sp, #3
     bic     r12, r12, #3
@@ -154,7 +156,7 @@ unpack_more:
     bne     8b
     bx      lr
 
-    @ The code used up the half of the buffer.
+    @ The code used up half of the buffer: r5 has what it took of the other half.
 unpack_refill:
     asrs    r4, r3, #16
     bcs     unpack_special_refill
@@ -230,6 +232,7 @@ unpack_other:
     b       unpack_long
     b       unpack_call
     b       unpack_address
+    @ The end of a block.
     cmp     r6, sp
     blo     unpack_block
     beq     unpack_done
