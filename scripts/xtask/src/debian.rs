@@ -20,6 +20,8 @@ use crate::progress::{self, Line};
 const PREFIX: &str = "debian:";
 /// The first process of the initramfs.
 const INIT: &str = include_str!("init.sh");
+/// What a Linux works at in a benchmark.
+const WORK: &str = include_str!("bench/work.sh");
 
 /// A file that a VM may name as `debian:NAME`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,11 +34,19 @@ pub enum Item {
     UBoot,
     /// Xen, of the package that `xen-system-armhf` depends on.
     Xen,
+    /// The initramfs with a script that works in several ways, and the programs that it needs: hackbench of `rt-tests`.
+    Work,
 }
 
 impl Item {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Linux, Self::Initramfs, Self::UBoot, Self::Xen];
+    pub const ALL: [Self; 5] = [
+        Self::Linux,
+        Self::Initramfs,
+        Self::UBoot,
+        Self::Xen,
+        Self::Work,
+    ];
 
     /// The item that `file` stands for, if it does.
     #[must_use]
@@ -59,6 +69,7 @@ impl Item {
             Self::Initramfs => "initramfs.cpio",
             Self::UBoot => "u-boot.bin",
             Self::Xen => "xen",
+            Self::Work => "work.cpio",
         })
     }
 
@@ -68,6 +79,7 @@ impl Item {
             Self::Initramfs => "initramfs",
             Self::UBoot => "u-boot",
             Self::Xen => "xen",
+            Self::Work => "work",
         }
     }
 
@@ -83,18 +95,52 @@ impl Item {
             Self::Xen => from_package(&self.path(), "xen-system-armhf", |path| {
                 path.starts_with("boot/xen-") && !path.ends_with(".config")
             }),
-            Self::Initramfs => {
-                let busybox = place().join("busybox");
-                from_package(&busybox, "busybox-static", |path| {
-                    path.ends_with("bin/busybox")
-                })?;
-                let archive = initramfs(&fs::read(&busybox)?);
-                match fs::read(self.path()) {
-                    Ok(there) if there == archive => Ok(()),
-                    _ => replace(&self.path(), &archive),
+            Self::Initramfs => keep(&self.path(), &initramfs(&busybox()?, &[])),
+            Self::Work => {
+                let mut more = vec![("bin/work", WORK.as_bytes().to_vec())];
+                for (name, package, wanted) in PROGRAMS {
+                    let file = place().join(name.replace('/', "-"));
+                    from_package(&file, package, wanted)?;
+                    more.push((name, fs::read(file)?));
                 }
+                keep(&self.path(), &initramfs(&busybox()?, &more))
             }
         }
+    }
+}
+
+/// Its place, the package that it comes from, and which file of that it is.
+type Program = (&'static str, &'static str, fn(&str) -> bool);
+
+/// What `bin/work` needs.
+const PROGRAMS: [Program; 4] = [
+    ("bin/hackbench", "rt-tests", |path| {
+        path == "usr/bin/hackbench"
+    }),
+    ("lib/ld-linux-armhf.so.3", "libc6", |path| {
+        path.ends_with("lib/arm-linux-gnueabihf/ld-linux-armhf.so.3")
+    }),
+    ("lib/libc.so.6", "libc6", |path| {
+        path.ends_with("lib/arm-linux-gnueabihf/libc.so.6")
+    }),
+    ("lib/libpthread.so.0", "libc6", |path| {
+        path.ends_with("lib/arm-linux-gnueabihf/libpthread.so.0")
+    }),
+];
+
+fn busybox() -> anyhow::Result<Vec<u8>> {
+    let busybox = place().join("busybox");
+    from_package(&busybox, "busybox-static", |path| {
+        path.ends_with("bin/busybox")
+    })?;
+    Ok(fs::read(busybox)?)
+}
+
+/// Writes a file that does not hold these `contents` already.
+fn keep(file: &Path, contents: &[u8]) -> anyhow::Result<()> {
+    match fs::read(file) {
+        Ok(there) if there == contents => Ok(()),
+        _ => replace(file, contents),
     }
 }
 
@@ -113,15 +159,18 @@ fn place() -> PathBuf {
     target_directory().join("debian")
 }
 
-/// The file system: busybox, which makes its own links, and what it needs before that.
-fn initramfs(busybox: &[u8]) -> Vec<u8> {
+/// The file system: busybox, which makes its own links, what it needs before that, and `more` programs.
+fn initramfs(busybox: &[u8], more: &[(&str, Vec<u8>)]) -> Vec<u8> {
     let mut archive = Archive::default();
-    for directory in ["bin", "dev", "proc", "sys", "tmp"] {
+    for directory in ["bin", "dev", "lib", "proc", "sys", "tmp"] {
         archive.directory(directory);
     }
     archive.device("dev/console", (5, 1));
     archive.program("bin/busybox", busybox);
     archive.program("init", INIT.as_bytes());
+    for (name, contents) in more {
+        archive.program(name, contents);
+    }
     archive.finish()
 }
 
