@@ -63,7 +63,7 @@ struct Run {
     words: &'static str,
 }
 
-const RUNS: [Run; 5] = [
+const RUNS: [Run; 6] = [
     Run {
         source: Source::Alone,
         cpus: 1,
@@ -93,6 +93,12 @@ const RUNS: [Run; 5] = [
         cpus: 1,
         vcpus: 2,
         words: "one_cpu only=vcpu_switch",
+    },
+    Run {
+        source: Source::Wakeup,
+        cpus: 1,
+        vcpus: 2,
+        words: "one_cpu only=wakeup",
     },
 ];
 
@@ -135,11 +141,21 @@ fn guest(
     Ok(samples)
 }
 
-/// The bench guest as a zImage.
-fn zimage(place: &Path) -> anyhow::Result<PathBuf> {
+/// The bench guest as a zImage of at least `size` bytes.
+fn zimage(place: &Path, size: usize) -> anyhow::Result<PathBuf> {
+    /// Where the header has where the image begins and ends.
+    const BEGIN: usize = 0x28;
+    const END: usize = 0x2c;
+
     let elf = fs::read(build::file(Path::new("guest:bench")))?;
+    let mut image = image::flatten(&elf)?;
+    image.resize(size.max(image.len()).next_multiple_of(4), 0);
+    let begin = image.get(BEGIN..END).context("no header in the guest")?;
+    let begin = u32::from_le_bytes(begin.try_into()?);
+    let end = begin + u32::try_from(image.len())?;
+    image[END..END + 4].copy_from_slice(&end.to_le_bytes());
     let file = place.join("bench.zimage");
-    fs::write(&file, image::flatten(&elf)?)?;
+    fs::write(&file, image)?;
     Ok(file)
 }
 
@@ -164,17 +180,24 @@ pub fn bench(options: &Bench) -> anyhow::Result<u8> {
     }
     let machine = machine(qemu, images)?;
     let xen = xen::systems(options.against, &machine)?;
+    let native = native::measure(&machine, wanted)?;
+    let ours = armillary(&machine, wanted)?;
     let mut columns = vec![
-        report::Column::new("native", native::measure(&machine, wanted)?, wanted),
-        report::Column::new("armillary", armillary(&machine, wanted)?, wanted),
+        report::Column::new("native", native, wanted),
+        report::Column::new("armillary", ours.clone(), wanted),
     ];
     for system in &xen {
-        columns.push(report::Column::new(
-            system.key,
-            system.measure(wanted)?,
-            wanted,
-        ));
+        let samples = match system.measure(&machine, wanted) {
+            // What nobody asked for by name may fail.
+            Err(error) if options.against.is_none() => {
+                eprintln!("{error:#}");
+                Samples::absent(&format!("it failed: {error}"))
+            }
+            samples => samples?,
+        };
+        columns.push(report::Column::new(system.key, samples, wanted));
     }
+    judge(&ours.figures(wanted), &machine.board)?;
     report::finish(options, &machine, &columns)
 }
 
@@ -267,17 +290,23 @@ fn armillary(machine: &Machine, wanted: Wanted<'_>) -> anyhow::Result<Samples> {
     Ok(samples)
 }
 
-/// Where `figures` exceed the board's `budget.toml`, or lack one of its figures: a line for each.
-pub fn over_budget(figures: &Figures, board: &Board) -> anyhow::Result<Vec<String>> {
+/// The most that each figure may be, by the board's `budget.toml`.
+type Budget = BTreeMap<String, f64>;
+
+fn budget(board: &Board) -> anyhow::Result<Budget> {
     let path = board.budget();
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    let mut budget: BTreeMap<String, f64> =
-        toml::from_str(&text).with_context(|| path.display().to_string())?;
+    let mut budget: Budget = toml::from_str(&text).with_context(|| path.display().to_string())?;
     budget.retain(|name, _| !name.starts_with("linux_") || debian::available());
-    Ok(excesses(figures, &budget))
+    Ok(budget)
 }
 
-fn excesses(figures: &Figures, budget: &BTreeMap<String, f64>) -> Vec<String> {
+/// Where `figures` exceed the board's `budget.toml`, or lack one of its figures: a line for each.
+pub fn over_budget(figures: &Figures, board: &Board) -> anyhow::Result<Vec<String>> {
+    Ok(excesses(figures, &budget(board)?))
+}
+
+fn excesses(figures: &Figures, budget: &Budget) -> Vec<String> {
     let excess = |(name, &most): (&String, &f64)| match figures.get(name) {
         Some(figure) if figure.median <= most => None,
         Some(figure) => Some(format!(
@@ -288,6 +317,30 @@ fn excesses(figures: &Figures, budget: &BTreeMap<String, f64>) -> Vec<String> {
         None => Some(format!("{name} was not measured, its budget {most}")),
     };
     budget.iter().filter_map(excess).collect()
+}
+
+/// Which budgets are wide: more than 3 % above what was measured, and more than one.
+fn wide(figures: &Figures, budget: &Budget) -> Vec<String> {
+    let line = |(name, &most): (&String, &f64)| {
+        let measured = figures.get(name)?.median;
+        let fit = (measured * 1.03).floor().max(0.0);
+        (most > fit + 1.0)
+            .then(|| format!("{name} = {fit} would do: it is {measured}, its budget {most}"))
+    };
+    budget.iter().filter_map(line).collect()
+}
+
+/// Says where Armillary's figures and their budget are apart.
+fn judge(figures: &Figures, board: &Board) -> anyhow::Result<()> {
+    let mut budget = budget(board)?;
+    budget.retain(|name, _| figures.contains_key(name));
+    for line in excesses(figures, &budget) {
+        eprintln!("over budget: {line}");
+    }
+    for line in wide(figures, &budget) {
+        eprintln!("wide budget: {line}");
+    }
+    Ok(())
 }
 
 /// What loads cost in a VM with so many more regions, a page each.
@@ -441,5 +494,35 @@ mod tests {
             ),
             "{over}"
         );
+    }
+
+    #[test]
+    fn a_budget_far_above_its_figure_is_named() {
+        let samples = Samples::read("BENCH a 100\nBENCH b 100\nBENCH c -5\nBENCH d 5\n");
+        let budget = [
+            ("a", 104.0),
+            ("b", 105.0),
+            ("c", 1.0),
+            ("d", 7.0),
+            ("e", 9.0),
+        ]
+        .map(|(name, most)| (name.to_owned(), most))
+        .into();
+        let lines = wide(&samples.figures(Wanted(None)), &budget);
+        assert_eq!(
+            lines,
+            [
+                "b = 103 would do: it is 100, its budget 105",
+                "d = 5 would do: it is 5, its budget 7"
+            ]
+        );
+    }
+
+    #[test]
+    fn every_budget_is_of_a_figure() {
+        let budget = budget(&Board::named(board::DEFAULT).unwrap()).unwrap();
+        for name in budget.keys() {
+            assert!(known(name).is_some(), "{name}");
+        }
     }
 }

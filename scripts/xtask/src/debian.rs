@@ -92,6 +92,9 @@ impl Item {
             Self::UBoot => from_package(&self.path(), "u-boot-qemu", |path| {
                 path == "usr/lib/u-boot/qemu_arm/u-boot.bin"
             }),
+            Self::Xen if !self.path().is_file() && !available() => Err(unusable(
+                "Debian's xen-system-armhf comes through apt-get and dpkg-deb, which are not here",
+            )),
             Self::Xen => from_package(&self.path(), "xen-system-armhf", |path| {
                 path.starts_with("boot/xen-") && !path.ends_with(".config")
             }),

@@ -103,7 +103,7 @@ fn paint(area: &Area<'_>, rows: &[Row]) -> Painted {
         }
     }
     area.draw(&Text::new(
-        "Instructions of one operation",
+        "Instructions of one operation, logarithmic",
         (NAMES, 10),
         label(14),
     ))?;

@@ -29,6 +29,8 @@ pub(super) enum Source {
     OneCpu,
     /// Two vCPUs on one CPU that give it to each other.
     Switch,
+    /// Two vCPUs on one CPU, both in WFI.
+    Wakeup,
     /// A VM with regions.
     Regions,
     /// A VM whose device another one emulates.
@@ -75,7 +77,7 @@ impl Unit {
         match self {
             Self::Instructions => "",
             Self::Bytes => ", bytes",
-            Self::Ppm => ", millionths more instructions than the bare machine",
+            Self::Ppm => ", ppm above the bare machine",
         }
     }
 }
@@ -138,7 +140,11 @@ pub(super) const KINDS: &[Kind] = &[
         Source::Alone,
         "load from a register of the interrupt distributor",
     ),
-    kind("gicd_write", Source::Alone, "store to one"),
+    kind(
+        "gicd_write",
+        Source::Alone,
+        "store to a register of the interrupt distributor",
+    ),
     kind(
         "uart_read",
         Source::Alone,
@@ -172,17 +178,17 @@ pub(super) const KINDS: &[Kind] = &[
     kind(
         "gicd_read_1000_more",
         Source::Regions,
-        "what gicd_read takes more with 1,000 regions",
+        "load from the distributor: what 1,000 regions add",
     ),
     kind(
         "uart_read_1000_more",
         Source::Regions,
-        "what uart_read takes more with 1,000 regions",
+        "load from the UART: what 1,000 regions add",
     ),
     kind(
         "region_read_1000_more",
         Source::Regions,
-        "what region_read takes more with 1,000 regions",
+        "load from a region: what 1,000 regions add",
     ),
     kind(
         "forwarded",
@@ -202,54 +208,67 @@ pub(super) const KINDS: &[Kind] = &[
     kind(
         "vtimer_wfi",
         Source::Alone,
-        "the same from WFI, 100 µs ahead",
+        "virtual timer, deadline to handler, in WFI",
     ),
     kind(
         "vtimer_spin_10us",
         Source::Alone,
-        "virtual timer, spinning, 10 µs ahead",
+        "virtual timer, spinning, 10 µs instead of 100 µs ahead",
     ),
     kind(
         "vtimer_wfi_10us",
         Source::Alone,
-        "virtual timer, WFI, 10 µs ahead",
+        "virtual timer, in WFI, 10 µs ahead",
     ),
     kind(
         "vtimer_wfi_24us",
         Source::Alone,
-        "virtual timer, WFI, 24 µs ahead",
+        "virtual timer, in WFI, 24 µs ahead",
     ),
     kind(
         "vtimer_wfi_1ms",
         Source::Alone,
-        "virtual timer, WFI, 1 ms ahead",
+        "virtual timer, in WFI, 1 ms ahead",
+    ),
+    kind(
+        "wakeup",
+        Source::Wakeup,
+        "virtual timer, in WFI on a CPU that two waiting vCPUs share",
     ),
     kind(
         "ptimer",
         Source::Alone,
         "physical timer, deadline to handler, spinning",
     ),
-    kind("ptimer_wfi", Source::Alone, "the same from WFI"),
+    kind(
+        "ptimer_wfi",
+        Source::Alone,
+        "physical timer, deadline to handler, in WFI",
+    ),
     kind(
         "device_irq_spin",
         Source::Alone,
         "interrupt of the real-time clock to handler, spinning",
     ),
-    kind("device_irq_wfi", Source::Alone, "the same from WFI"),
+    kind(
+        "device_irq_wfi",
+        Source::Alone,
+        "interrupt of the real-time clock to handler, in WFI",
+    ),
     kind(
         "ipi_two_cpus_wfi",
         Source::TwoCpus,
-        "interrupt to the other CPU's vCPU in WFI and back (IPI); both CPUs",
+        "interrupt to the other CPU's vCPU and back (IPI), in WFI; both CPUs",
     ),
     kind(
         "ipi_two_cpus_spin",
         Source::TwoCpus,
-        "the same while both spin",
+        "interrupt to the other CPU's vCPU and back (IPI), spinning; both CPUs",
     ),
     kind(
         "ipi_one_cpu",
         Source::OneCpu,
-        "the same of two vCPUs that share a CPU, in WFI",
+        "interrupt to the other vCPU on the same CPU and back (IPI), in WFI",
     ),
     kind(
         "cpu_on",
@@ -282,7 +301,7 @@ pub(super) const KINDS: &[Kind] = &[
         "linux_verbose_ppm",
         Unit::Ppm,
         Source::Linux,
-        "the same with its messages on the console",
+        "Debian's Linux to its first process, with its messages on the console",
     ),
     work(
         "linux_syscalls_ppm",
@@ -425,6 +444,15 @@ impl Samples {
                 }
                 _ => {}
             }
+        }
+        this
+    }
+
+    /// None at all, and why.
+    pub(super) fn absent(why: &str) -> Self {
+        let mut this = Self::default();
+        for kind in KINDS {
+            this.lacks(kind.name, why.lines().next().unwrap_or_default());
         }
         this
     }

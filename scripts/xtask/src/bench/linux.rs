@@ -11,6 +11,7 @@ use std::ops::Range;
 use anyhow::{Context, ensure};
 use regex::Captures;
 
+use super::xen::Xen;
 use super::{CLOCK, boot_to, guest_console};
 use crate::console;
 use crate::debian::Item;
@@ -22,6 +23,8 @@ use crate::vm::Vm;
 /// What the first process does.
 const RUN: &str = "r=/sys/class/rtc/rtc0/since_epoch; read a < $r; while read b < $r; [ $a = $b ]; do :; done; \
     echo edge $b > /dev/kmsg; dmesg | grep -e edge -e Run; echo tree; od -An -v -tx1 /sys/firmware/fdt; poweroff -f";
+/// Figures, and what their command lines begin with.
+const KINDS: [(&str, &str); 2] = [("linux_verbose_ppm", ""), ("linux_quiet_ppm", "quiet ")];
 /// All kinds of work, one after the other.
 const EACH: &str = "quiet run=\"work each\"";
 /// The same in two VMs at once: when each looks at the machine's clock, alone.
@@ -41,9 +44,23 @@ pub(super) fn figures(machine: &Machine) -> anyhow::Result<Vec<(String, Vec<f64>
     Item::Linux.provide()?;
     Item::Initramfs.provide()?;
     let mut figures = Vec::new();
-    for (name, word) in [("linux_verbose_ppm", ""), ("linux_quiet_ppm", "quiet ")] {
+    for (name, word) in KINDS {
         let arguments = format!("{word}run=\"{RUN}\"");
         let (there, tree) = hosted(machine, &arguments)?;
+        let here = native(machine, &arguments, &tree)?;
+        figures.push((name.into(), vec![ppm(there / here)]));
+    }
+    Ok(figures)
+}
+
+/// The figures on Xen, against the bare machine with the device tree that Armillary gives its guest.
+pub(super) fn on_xen(machine: &Machine, xen: &Xen) -> anyhow::Result<Vec<(String, Vec<f64>)>> {
+    let mut figures = Vec::new();
+    for (name, word) in KINDS {
+        let arguments = format!("{word}run=\"{RUN}\"");
+        let (console, before) = xen.linux(Item::Initramfs, MEMORY, 1, &arguments)?;
+        let there = to_init(&console)? - before;
+        let (_, tree) = hosted(machine, &arguments)?;
         let here = native(machine, &arguments, &tree)?;
         figures.push((name.into(), vec![ppm(there / here)]));
     }

@@ -9,7 +9,7 @@ use crate::qemu::{Load, Machine};
 /// What is wanted of a machine like `machine`.
 pub(super) fn measure(machine: &Machine, wanted: Wanted<'_>) -> anyhow::Result<Samples> {
     let place = tempfile::tempdir()?;
-    let kernel = zimage(place.path())?;
+    let kernel = zimage(place.path(), 0)?;
     let mut samples = guest("the bare machine", wanted, &[Source::Boot], |run, words| {
         if run.vcpus > run.cpus {
             let mut samples = Samples::default();

@@ -17,20 +17,23 @@ use dtoolkit::Property;
 use dtoolkit::model::{DeviceTree, DeviceTreeProperty};
 use regex::Regex;
 
-use super::{GUEST, PATIENCE, Run, Samples, Source, Wanted, guest, zimage};
+use super::{GUEST, PATIENCE, Run, Samples, Source, Wanted, guest, linux, zimage};
 use crate::cli::Against;
 use crate::console::{self, Ending, Input, Session};
 use crate::debian::Item;
 use crate::dts;
 use crate::image::Images;
+use crate::progress::{self, Line};
 use crate::qemu::{Load, Machine};
-use crate::size::{KIB, MIB};
+use crate::size::{KIB, MIB, Size};
 use crate::vm::Vm;
 
 /// What Xen is told whatever is measured.
 pub(super) const ARGUMENTS: &str = "console=dtuart noreboot bootscrub=0";
 /// The device tree of what is passed through.
 const CLOCK: &str = include_str!("clock.dts");
+/// What the bench guest prints last.
+const DONE: &str = "bench: done";
 /// Switches the console's input from nobody to the domain and on to Xen, then asks for the free memory.
 const ASK_MEMORY: &str = "\x01\x01\x01\x01\x01\x01m";
 
@@ -112,23 +115,19 @@ fn for_xen(tree: &mut DeviceTree) {
 
 impl Xen {
     /// What is wanted of it.
-    pub(super) fn measure(&self, wanted: Wanted<'_>) -> anyhow::Result<Samples> {
-        let mut samples = Samples::default();
+    pub(super) fn measure(&self, machine: &Machine, wanted: Wanted<'_>) -> anyhow::Result<Samples> {
         if let Some(why) = &self.absent {
-            for kind in super::KINDS {
-                samples.lacks(kind.name, why);
-            }
-            return Ok(samples);
+            return Ok(Samples::absent(why));
         }
         let place = tempfile::tempdir()?;
-        let kernel = zimage(place.path())?;
+        let kernel = zimage(place.path(), 0)?;
         let name = format!("Xen{}", self.arguments);
-        samples = guest(
+        let mut samples = guest(
             &name,
             wanted,
             &[Source::Boot, Source::OwnRam],
             |run, words| {
-                let text = self.console(place.path(), &kernel, run, words)?;
+                let text = self.console(&kernel, run, words)?;
                 let mut samples = Samples::read(&text);
                 samples.version = version(&text);
                 samples.add(
@@ -143,6 +142,14 @@ impl Xen {
                 "image_bytes",
                 [fs::metadata(Item::Xen.path())?.len() as f64],
             );
+        }
+        if wanted.source(Source::Linux) && self.arguments.is_empty() {
+            let more = progress::step("boot Linux on Xen", Line::IfSlow, |_| {
+                linux::on_xen(machine, self)
+            })?;
+            for (name, values) in more {
+                samples.add(&name, values);
+            }
         }
         for (source, why) in [
             (Source::Regions, "no regions"),
@@ -160,55 +167,89 @@ impl Xen {
     }
 
     /// What is printed while the bench guest runs, and where it runs alone the free memory after that.
-    fn console(
-        &self,
-        place: &Path,
-        kernel: &Path,
-        run: &Run,
-        words: &str,
-    ) -> anyhow::Result<String> {
-        let clock = place.join("clock.dtb");
+    fn console(&self, kernel: &Path, run: &Run, words: &str) -> anyhow::Result<String> {
+        let spec = format!(
+            "kernel={},name=bench,memory={GUEST},cpus={},append={words}",
+            quoted(kernel),
+            run.vcpus
+        );
+        let until = if run.source == Source::Alone {
+            r"Dom heap: \d+kB free"
+        } else {
+            DONE
+        };
+        self.boot(&spec, run.cpus, until)
+    }
+
+    /// What is printed until `until` matches, with a domain as of `--vm spec` on so many CPUs. It gets the machine's real-time clock; once
+    /// the bench guest has done its work, Xen is asked for its free memory.
+    fn boot(&self, spec: &str, cpus: u32, until: &str) -> anyhow::Result<String> {
+        let place = tempfile::tempdir()?;
+        let clock = place.path().join("clock.dtb");
         let tree = dts::parse(CLOCK).map_err(anyhow::Error::msg)?;
         fs::write(&clock, tree.to_dtb())?;
-        let spec = format!(
-            "kernel={},name=bench,memory={GUEST},cpus={},dtb={},append={words}",
-            quoted(kernel),
-            run.vcpus,
-            quoted(&clock),
-        );
+        let spec = format!("{spec},dtb={}", quoted(&clock));
         let spec = spec.parse().map_err(anyhow::Error::msg)?;
         let mut machine = Machine {
             vms: vec![Vm::from_spec(&spec, 0, self.machine.board.memory)?],
             ..self.machine.clone()
         };
-        machine.board.smp = run.cpus;
-        let monitor = place.join("monitor");
-        if run.cpus > 1 {
+        machine.board.smp = cpus;
+        let monitor = place.path().join("monitor");
+        if cpus > 1 {
             let socket = format!("unix:{},server=on,wait=off", quoted(&monitor));
             machine.more.extend(["-monitor".into(), socket.into()]);
         }
-        let mut prepared = machine.prepare(&place.join("xen.dtb"))?;
-        let _nudge = (run.cpus > 1).then(|| Nudge::begin(monitor));
-        let alone = run.source == Source::Alone;
+        let mut prepared = machine.prepare(&place.path().join("xen.dtb"))?;
+        let _nudge = (cpus > 1).then(|| Nudge::begin(monitor));
         let session = Session {
-            until: Some(Regex::new(if alone {
-                r"Dom heap: \d+kB free"
-            } else {
-                "bench: done"
-            })?),
+            until: Some(console::expression(until).map_err(anyhow::Error::msg)?),
             timeout: Some(PATIENCE),
-            input: Input::Script(vec![(Regex::new("bench: done")?, ASK_MEMORY.into())]),
+            input: Input::Script(vec![(Regex::new(DONE)?, ASK_MEMORY.into())]),
             show: false,
         };
         let outcome = console::run(&mut prepared.command, session)?;
         match outcome.ending {
             Ending::Matched => Ok(outcome.text),
             ending => bail!(
-                "the bench guest did not end well on Xen ({ending:?}):\n{}",
+                "the guest did not end well on Xen ({ending:?}):\n{}",
                 outcome.text
             ),
         }
     }
+
+    /// What Debian's Linux prints with this initramfs on so many CPUs, and as many vCPUs, until it has powered off; and the
+    /// nanoseconds before its first instruction, which are those before the bench guest's, made as large.
+    pub(super) fn linux(
+        &self,
+        initramfs: Item,
+        memory: Size,
+        cpus: u32,
+        arguments: &str,
+    ) -> anyhow::Result<(String, f64)> {
+        let rest = format!(
+            "initrd={},name=linux,memory={memory},cpus={cpus},append=",
+            initramfs.file().display()
+        );
+        let spec = format!("kernel=debian:linux,{rest}console=ttyAMA0 {arguments}");
+        let text = self.boot(&spec, cpus, "reboot: Power down")?;
+        let place = tempfile::tempdir()?;
+        let size = fs::metadata(Item::Linux.path())?.len();
+        let kernel = zimage(place.path(), usize::try_from(size)?)?;
+        let spec = format!("kernel={},{rest}only=boot_to_guest", quoted(&kernel));
+        let before = Samples::read(&self.boot(&spec, cpus, DONE)?);
+        match before.get("boot_to_guest") {
+            Some(&[before]) => Ok((of_guest(&text), before)),
+            _ => bail!("the way to the guest was not measured on Xen"),
+        }
+    }
+}
+
+/// The lines of the domain, without what Xen puts before them.
+fn of_guest(console: &str) -> String {
+    let lines = console.lines();
+    let lines = lines.filter_map(|line| line.split_once("DOM1: "));
+    lines.map(|(_, line)| line.to_owned() + "\n").collect()
 }
 
 /// A file's name in a `--vm`, or in an option of QEMU's.
@@ -302,6 +343,12 @@ mod tests {
         assert_eq!(own_ram(console, 512 * MIB), Some(7_368_704.0));
         assert_eq!(own_ram(console, 256 * MIB), None);
         assert_eq!(own_ram("(XEN) Xen heap: 1kB free", 512 * MIB), None);
+    }
+
+    #[test]
+    fn the_guests_lines_are_told_from_xens() {
+        let console = "(XEN) Freed 324kB init memory.\n(XEN) DOM1: [    0.1] a\n(XEN) d1v0: b\n(XEN) DOM1: DOM1: c\n";
+        assert_eq!(of_guest(console), "[    0.1] a\nDOM1: c\n");
     }
 
     #[test]

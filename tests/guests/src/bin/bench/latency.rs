@@ -119,16 +119,23 @@ const AROUND_STORE: i64 = 7;
 /// The handler reads after two instructions.
 const HANDLER: i64 = 2;
 
+/// Figures of timers: name, which timer, how far ahead in microseconds, whether in WFI.
+const TIMERS: [(&str, Timer, u32, bool); 8] = [
+    ("vtimer_spin_10us", Timer::Virtual, 10, false),
+    ("vtimer_spin", Timer::Virtual, 100, false),
+    ("vtimer_wfi_10us", Timer::Virtual, 10, true),
+    ("vtimer_wfi_24us", Timer::Virtual, 24, true),
+    ("vtimer_wfi", Timer::Virtual, 100, true),
+    ("vtimer_wfi_1ms", Timer::Virtual, 1000, true),
+    ("ptimer", Timer::Physical, 100, false),
+    ("ptimer_wfi", Timer::Physical, 100, true),
+];
+
 pub(super) fn all(clock: &Clock) {
     sgi_self(clock);
-    for us in [10, 100] {
-        timer(clock, Timer::Virtual, us, false);
+    for (name, which, us, wfi) in TIMERS {
+        timer(clock, name, which, us, wfi);
     }
-    for us in [10, 24, 100, 1000] {
-        timer(clock, Timer::Virtual, us, true);
-    }
-    timer(clock, Timer::Physical, 100, false);
-    timer(clock, Timer::Physical, 100, true);
     device(clock);
 }
 
@@ -152,18 +159,8 @@ fn offset() -> u64 {
 }
 
 /// The timer's deadline to the handler, spinning or in WFI, for a deadline so many microseconds ahead.
-fn timer(clock: &Clock, timer: Timer, us: u32, wfi: bool) {
+pub(super) fn timer(clock: &Clock, name: &str, timer: Timer, us: u32, wfi: bool) {
     static SPARE: core::sync::atomic::AtomicU32 = core::sync::atomic::AtomicU32::new(0);
-    let name = match (timer, wfi, us) {
-        (Timer::Virtual, false, 10) => "vtimer_spin_10us",
-        (Timer::Virtual, false, _) => "vtimer_spin",
-        (Timer::Virtual, true, 10) => "vtimer_wfi_10us",
-        (Timer::Virtual, true, 24) => "vtimer_wfi_24us",
-        (Timer::Virtual, true, 100) => "vtimer_wfi",
-        (Timer::Virtual, true, _) => "vtimer_wfi_1ms",
-        (Timer::Physical, false, _) => "ptimer",
-        (Timer::Physical, true, _) => "ptimer_wfi",
-    };
     let offset = if timer == Timer::Physical {
         offset()
     } else {

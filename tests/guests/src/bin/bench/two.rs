@@ -5,9 +5,10 @@
 use crate::{Clock, latency, report, skip, wanted};
 use bare::gic::{self, gicd};
 use bare::machine::{has, machine};
+use bare::timer::Timer;
 use bare::{armillary, cpu, psci, smp, timer, vfp, xen};
 use core::arch::asm;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 unsafe extern "C" {
     fn ping_pong(rally: &Rally);
@@ -28,7 +29,7 @@ struct Rally {
 pub(super) fn all(clock: &Clock) {
     let shared = has("one_cpu");
     let names: &[&str] = if shared {
-        &["ipi_one_cpu", "vcpu_switch", "vfp_first_use"]
+        &["ipi_one_cpu", "vcpu_switch", "vfp_first_use", "wakeup"]
     } else {
         &["ipi_two_cpus_wfi", "ipi_two_cpus_spin", "cpu_on"]
     };
@@ -46,10 +47,24 @@ pub(super) fn all(clock: &Clock) {
     if shared {
         round_trips(&clock, "ipi_one_cpu", true);
         switches(&clock);
+        wakeup(&clock);
     } else {
         round_trips(&clock, "ipi_two_cpus_wfi", true);
         round_trips(&clock, "ipi_two_cpus_spin", false);
         cpu_on(&clock);
+    }
+}
+
+/// The timer's deadline to the handler in WFI where its CPU is the other vCPU's, too, which waits as well.
+fn wakeup(clock: &Clock) {
+    if wanted("wakeup") {
+        smp::start(1, || {
+            loop {
+                cpu::wfi();
+            }
+        });
+        timer::delay(100);
+        latency::timer(clock, "wakeup", Timer::Virtual, 100, true);
     }
 }
 
@@ -128,18 +143,16 @@ fn cpu_on(clock: &Clock) {
 static STOP: AtomicU32 = AtomicU32::new(0);
 static TURNS: AtomicU32 = AtomicU32::new(0);
 static USES_VFP: AtomicU32 = AtomicU32::new(0);
-static ON_XEN: AtomicBool = AtomicBool::new(false);
 
-/// Gives the CPU to the other, `n` times; uses VFP after each if asked. A function by itself: a trace is cut at its call.
-#[inline(never)]
-fn turns(n: u32, use_vfp: bool) {
-    let give_up = if ON_XEN.load(Ordering::Acquire) {
-        xen::yield_now
-    } else {
-        armillary::yield_now
-    };
+/// Gives the CPU to the other, `n` times; uses VFP after each if asked.
+#[inline(always)]
+fn turns<const XEN: bool>(n: u32, use_vfp: bool) {
     for _ in 0..n {
-        give_up();
+        if XEN {
+            xen::yield_now();
+        } else {
+            armillary::yield_now();
+        }
         if use_vfp {
             // SAFETY: VFP is on, and the compiled code holds nothing in it.
             unsafe { asm!(".fpu neon", "vmov.f32 s0, s0", options(nostack)) };
@@ -149,15 +162,21 @@ fn turns(n: u32, use_vfp: bool) {
 
 /// Two vCPUs that give the CPU to each other, without and with a use of VFP after each switch.
 fn switches(clock: &Clock) {
-    const N: u32 = 1024;
     if !wanted("vcpu_switch") && !wanted("vfp_first_use") {
         return;
     }
-    ON_XEN.store(xen::present(), Ordering::Release);
-    if !armillary::present() && !xen::present() {
-        skip("vcpu_switch", "no call to give up the CPU");
-        return skip("vfp_first_use", "no call to give up the CPU");
+    match (armillary::present(), xen::present()) {
+        (true, _) => switches_on::<false>(clock),
+        (_, true) => switches_on::<true>(clock),
+        _ => {
+            skip("vcpu_switch", "no call to give up the CPU");
+            skip("vfp_first_use", "no call to give up the CPU");
+        }
     }
+}
+
+fn switches_on<const XEN: bool>(clock: &Clock) {
+    const N: u32 = 1024;
     vfp::on();
     let once = |use_vfp: bool| {
         STOP.store(0, Ordering::Release);
@@ -166,16 +185,16 @@ fn switches(clock: &Clock) {
         smp::start(1, || {
             vfp::on();
             while STOP.load(Ordering::Acquire) == 0 {
-                turns(1, USES_VFP.load(Ordering::Acquire) == 1);
+                turns::<XEN>(1, USES_VFP.load(Ordering::Acquire) == 1);
                 TURNS.fetch_add(1, Ordering::AcqRel);
             }
         });
         timer::wait(10_000_000, || {
-            turns(1, false);
+            turns::<XEN>(1, false);
             TURNS.load(Ordering::Acquire).wrapping_sub(before) > 2
         });
         let before = TURNS.load(Ordering::Acquire);
-        let passed = clock.time(|| turns(N, use_vfp)) as i64;
+        let passed = clock.time(|| turns::<XEN>(N, use_vfp)) as i64;
         let taken = TURNS.load(Ordering::Acquire).wrapping_sub(before);
         STOP.store(1, Ordering::Release);
         let _ = smp::wait_off(1);
