@@ -28,7 +28,7 @@ use core::fmt;
 
 use crate::addr::{Ipa, PAGE, Pa};
 use crate::lent::GRAIN;
-use inflate::{End, Inflate};
+use inflate::{End, Inflate, Output};
 
 mod inflate;
 
@@ -881,7 +881,7 @@ fn elf(view: &View<'_>) -> Result<Image, ImageError> {
 fn inflate(
     source: &dyn Source,
     packed: Packed,
-    each: &mut dyn FnMut(u64, &[u8]) -> Result<bool, ImageError>,
+    each: Output<'_>,
 ) -> Result<(), ImageError> {
     let mut buffer = vec![0; 4096];
     let mut read = 0;

@@ -328,7 +328,7 @@ mod tests {
     #[test]
     fn whole_windows_come_once() {
         for size in [WINDOW - 1, WINDOW, WINDOW + 1, 2 * WINDOW] {
-            let contents: Vec<u8> = (0..size).map(|n| (n * n >> 7) as u8).collect();
+            let contents: Vec<u8> = (0..size).map(|n| ((n * n) >> 7) as u8).collect();
             let packed = miniz_oxide::deflate::compress_to_vec(&contents, 9);
             assert_eq!(unpacked(&packed).ok(), Some(contents));
         }

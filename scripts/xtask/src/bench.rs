@@ -277,6 +277,16 @@ fn armillary(machine: &Machine, wanted: Wanted<'_>) -> anyhow::Result<Samples> {
     } else {
         samples.lacks_all(Source::Linux, "Debian's kernel can't be had here");
     }
+    if wanted.source(Source::Work) && debian::available() {
+        let more = progress::step("work in Linux here and there", Line::IfSlow, |_| {
+            linux::work(machine)
+        })?;
+        for (name, values) in more {
+            samples.add(&name, values);
+        }
+    } else {
+        samples.lacks_all(Source::Work, "Debian's kernel can't be had here");
+    }
     Ok(samples)
 }
 

@@ -5,7 +5,7 @@
 //! and no root is needed.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::slice;
@@ -23,6 +23,8 @@ const PREFIX: &str = "debian:";
 const MODULES: [&str; 2] = ["virtio_mmio.ko", "virtio_blk.ko"];
 /// The first process of the initramfs.
 const INIT: &str = include_str!("init.sh");
+/// What a Linux works at in a benchmark.
+const WORK: &str = include_str!("bench/work.sh");
 
 /// A file that a VM may name as `debian:NAME`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,11 +37,19 @@ pub enum Item {
     UBoot,
     /// Xen, of the package that `xen-system-armhf` depends on.
     Xen,
+    /// The initramfs with a script that works in several ways, and the programs that it needs: hackbench of `rt-tests`.
+    Work,
 }
 
 impl Item {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Linux, Self::Initramfs, Self::UBoot, Self::Xen];
+    pub const ALL: [Self; 5] = [
+        Self::Linux,
+        Self::Initramfs,
+        Self::UBoot,
+        Self::Xen,
+        Self::Work,
+    ];
 
     /// The item that `file` stands for, if it does.
     #[must_use]
@@ -62,6 +72,7 @@ impl Item {
             Self::Initramfs => "initramfs.cpio",
             Self::UBoot => "u-boot.bin",
             Self::Xen => "xen",
+            Self::Work => "work.cpio",
         })
     }
 
@@ -71,6 +82,7 @@ impl Item {
             Self::Initramfs => "initramfs",
             Self::UBoot => "u-boot",
             Self::Xen => "xen",
+            Self::Work => "work",
         }
     }
 
@@ -88,20 +100,58 @@ impl Item {
                 (path.starts_with("boot/xen-") && !path.ends_with(".config")).then_some("xen")
             }),
             Self::Initramfs => {
-                let busybox = place().join("busybox");
-                from_package(slice::from_ref(&busybox), "busybox-static", |path| {
-                    path.ends_with("bin/busybox").then_some("busybox")
-                })?;
                 linux()?;
-                let module = |name: &&'static str| Ok((*name, fs::read(place().join(name))?));
-                let modules: Vec<_> = MODULES.iter().map(module).collect::<io::Result<_>>()?;
-                let archive = initramfs(&fs::read(&busybox)?, &modules);
-                match fs::read(self.path()) {
-                    Ok(there) if there == archive => Ok(()),
-                    _ => replace(&self.path(), &archive),
+                let mut more = Vec::new();
+                for name in MODULES {
+                    more.push((format!("lib/{name}"), fs::read(place().join(name))?));
                 }
+                keep(&self.path(), &initramfs(&busybox()?, &more))
+            }
+            Self::Work => {
+                let mut more = vec![("bin/work".to_owned(), WORK.as_bytes().to_vec())];
+                for (name, package, wanted) in PROGRAMS {
+                    let file = place().join(name.replace('/', "-"));
+                    from_package(slice::from_ref(&file), package, wanted)?;
+                    more.push((name.to_owned(), fs::read(file)?));
+                }
+                keep(&self.path(), &initramfs(&busybox()?, &more))
             }
         }
+    }
+}
+
+/// What `bin/work` needs: its path, the package that it comes from, and which file of that it is.
+const PROGRAMS: [(&str, &str, Wanted); 4] = [
+    ("bin/hackbench", "rt-tests", |path| {
+        (path == "usr/bin/hackbench").then_some("bin-hackbench")
+    }),
+    ("lib/ld-linux-armhf.so.3", "libc6", |path| {
+        path.ends_with("lib/arm-linux-gnueabihf/ld-linux-armhf.so.3")
+            .then_some("lib-ld-linux-armhf.so.3")
+    }),
+    ("lib/libc.so.6", "libc6", |path| {
+        path.ends_with("lib/arm-linux-gnueabihf/libc.so.6")
+            .then_some("lib-libc.so.6")
+    }),
+    ("lib/libpthread.so.0", "libc6", |path| {
+        path.ends_with("lib/arm-linux-gnueabihf/libpthread.so.0")
+            .then_some("lib-libpthread.so.0")
+    }),
+];
+
+fn busybox() -> anyhow::Result<Vec<u8>> {
+    let busybox = place().join("busybox");
+    from_package(slice::from_ref(&busybox), "busybox-static", |path| {
+        path.ends_with("bin/busybox").then_some("busybox")
+    })?;
+    Ok(fs::read(busybox)?)
+}
+
+/// Writes a file that does not hold these `contents` already.
+fn keep(file: &Path, contents: &[u8]) -> anyhow::Result<()> {
+    match fs::read(file) {
+        Ok(there) if there == contents => Ok(()),
+        _ => replace(file, contents),
     }
 }
 
@@ -133,8 +183,8 @@ fn linux() -> anyhow::Result<()> {
     })
 }
 
-/// The file system: busybox, which makes its own links, what it needs before that, and modules.
-fn initramfs(busybox: &[u8], modules: &[(&str, Vec<u8>)]) -> Vec<u8> {
+/// The file system: busybox, which makes its own links, what it needs before that, and `more` by their paths.
+fn initramfs(busybox: &[u8], more: &[(String, Vec<u8>)]) -> Vec<u8> {
     let mut archive = Archive::default();
     for directory in ["bin", "dev", "lib", "proc", "sys", "tmp"] {
         archive.directory(directory);
@@ -142,8 +192,8 @@ fn initramfs(busybox: &[u8], modules: &[(&str, Vec<u8>)]) -> Vec<u8> {
     archive.device("dev/console", (5, 1));
     archive.program("bin/busybox", busybox);
     archive.program("init", INIT.as_bytes());
-    for (name, contents) in modules {
-        archive.program(&format!("lib/{name}"), contents);
+    for (name, contents) in more {
+        archive.program(name, contents);
     }
     archive.finish()
 }

@@ -58,8 +58,6 @@ const SHARED: Setting = Setting::Bench(2, 1, " one_cpu");
 enum How {
     /// As this says.
     Cut(Cut),
-    /// From the trap in this function to itself, whoever makes it.
-    In(&'static str),
     /// From the store of latency.s to the interrupt's vector.
     Store,
     /// What leads to the interrupt's vector.
@@ -109,7 +107,7 @@ const FIGURES: [(&str, Setting, How); 28] = {
         ),
         ("cpu_on", Setting::Bench(2, 2, ""), Start("started_cpu")),
         ("ipi_one_cpu", SHARED, Again("ping_pong_send")),
-        ("vcpu_switch", SHARED, How::In("bench::two::turns")),
+        ("vcpu_switch", SHARED, How::Cut(Cut::Switch)),
         ("vfp_first_use", SHARED, How::Cut(Cut::Retried)),
     ]
 };
@@ -155,8 +153,8 @@ fn operation(name: &str, machine: &Machine, setting: Setting, how: How) -> anyho
         &format!(",append=samples=1 exactly only={name}"),
     )?;
     let code = Code::of(&machine)?;
-    let (cut, within) = cut(code.guest(0)?, how)?;
-    let found = |steps: &[Step]| operations(steps, &HYPERVISOR, &within, cut);
+    let cut = cut(code.guest(0)?, how)?;
+    let found = |steps: &[Step]| operations(steps, &HYPERVISOR, cut);
     let enough = |steps: &[Step]| found(steps).len() >= cut.enough();
     let (steps, console) = progress::step(&format!("trace {name}"), Line::IfSlow, |bar| {
         traced(&machine, |steps| collect(steps, bar, enough))
@@ -284,18 +282,16 @@ fn set(machine: &Machine, setting: Setting, words: &str) -> anyhow::Result<Machi
     Ok(machine)
 }
 
-/// The cut by the addresses of `guest`, and where a trap that it begins with lies.
-fn cut(guest: &Symbols, how: How) -> anyhow::Result<(Cut, Range<u32>)> {
+/// The cut by the addresses of `guest`.
+fn cut(guest: &Symbols, how: How) -> anyhow::Result<Cut> {
     let irq = || anyhow::Ok(guest.address("bench_vectors")? + 0x18);
-    let cut = match how {
+    Ok(match how {
         How::Cut(cut) => cut,
-        How::In(name) => return Ok((Cut::Round, guest.code(name)?)),
         How::Store => Cut::Between(guest.address("latency_store")?, irq()?),
         How::Interrupt => Cut::Before(irq()?),
         How::Again(name) => Cut::Again(guest.address(name)?),
         How::Start(name) => Cut::Start(guest.address(name)?),
-    };
-    Ok((cut, 0..u32::MAX))
+    })
 }
 
 fn show_progress(bar: &ProgressBar, count: usize) {

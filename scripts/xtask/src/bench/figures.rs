@@ -45,6 +45,8 @@ pub(super) enum Source {
     Sizes,
     /// Linux to its first process.
     Linux,
+    /// A Linux that works.
+    Work,
 }
 
 /// One line of what is measured.
@@ -113,6 +115,10 @@ const fn other(name: &'static str, unit: Unit, source: Source, what: &'static st
 
 const fn size(name: &'static str, what: &'static str) -> Kind {
     other(name, Unit::Bytes, Source::Sizes, what)
+}
+
+const fn work(name: &'static str, what: &'static str) -> Kind {
+    other(name, Unit::Ppm, Source::Work, what)
 }
 
 /// All that is measured, in the order in which it is shown.
@@ -301,6 +307,24 @@ pub(super) const KINDS: &[Kind] = &[
         Unit::Ppm,
         Source::Linux,
         "Debian's Linux to its first process, with its messages on the console",
+    ),
+    work(
+        "linux_syscalls_ppm",
+        "Linux: 200,000 reads and writes of one byte",
+    ),
+    work(
+        "linux_switches_ppm",
+        "Linux: a byte 10,000 times round between two processes",
+    ),
+    work("linux_forks_ppm", "Linux: 300 programs started, one by one"),
+    work("linux_pipe_ppm", "Linux: 125 MiB through a pipe"),
+    work(
+        "linux_hackbench_ppm",
+        "Linux: hackbench, 8 senders to 8 receivers, 400 messages each to each",
+    ),
+    work(
+        "linux_two_vms_ppm",
+        "two Linux VMs at once on one CPU with all of these, against twice one",
     ),
     kind(
         "boot_to_guest",

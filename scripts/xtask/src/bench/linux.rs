@@ -1,12 +1,15 @@
-//! What Linux's way to its first process costs more under the hypervisor than on the bare machine with the same device tree.
+//! What Linux's way to its first process, and work of several kinds, cost more under the hypervisor than on the bare machine with
+//! the same device tree.
 //!
 //! By `-icount` virtual time counts instructions, and QEMU's real-time clock shows it in seconds. Linux's own clock begins only
 //! after the kernel is unpacked: so it is read at the edge of a second, and says how long before that the first process began.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use regex::Captures;
 
 use super::xen::Xen;
 use super::{CLOCK, boot_to, guest_console};
@@ -22,7 +25,17 @@ const RUN: &str = "r=/sys/class/rtc/rtc0/since_epoch; read a < $r; while read b 
     echo edge $b > /dev/kmsg; dmesg | grep -e edge -e Run; echo tree; od -An -v -tx1 /sys/firmware/fdt; poweroff -f";
 /// Figures, and what their command lines begin with.
 const KINDS: [(&str, &str); 2] = [("linux_verbose_ppm", ""), ("linux_quiet_ppm", "quiet ")];
+/// All kinds of work, one after the other.
+const EACH: &str = "quiet run=\"work each\"";
+/// The same in two VMs at once: when each looks at the machine's clock, alone.
+const BESIDE: [&str; 2] = [
+    "quiet run=\"work beside 20\"",
+    "quiet run=\"work beside 22\"",
+];
+/// The RAM of a Linux.
 const MEMORY: Size = Size::mib(256);
+/// The RAM of the board: two of them fit.
+const HOST: Size = Size::mib(768);
 /// Where a zImage may begin: as on QEMU's `virt`, or beyond what it unpacks.
 const ENTRIES: Range<u32> = 0x4001_0000..0x4800_0000;
 
@@ -35,7 +48,7 @@ pub(super) fn figures(machine: &Machine) -> anyhow::Result<Vec<(String, Vec<f64>
         let arguments = format!("{word}run=\"{RUN}\"");
         let (there, tree) = hosted(machine, &arguments)?;
         let here = native(machine, &arguments, &tree)?;
-        figures.push((name.into(), vec![((there / here - 1.0) * 1e6).round()]));
+        figures.push((name.into(), vec![ppm(there / here)]));
     }
     Ok(figures)
 }
@@ -49,36 +62,56 @@ pub(super) fn on_xen(machine: &Machine, xen: &Xen) -> anyhow::Result<Vec<(String
         let there = to_init(&console)? - before;
         let (_, tree) = hosted(machine, &arguments)?;
         let here = native(machine, &arguments, &tree)?;
-        figures.push((name.into(), vec![((there / here - 1.0) * 1e6).round()]));
+        figures.push((name.into(), vec![ppm(there / here)]));
     }
     Ok(figures)
 }
 
 /// Nanoseconds from the guest's first instruction to its first process, and its device tree.
 fn hosted(machine: &Machine, arguments: &str) -> anyhow::Result<(f64, Vec<u8>)> {
-    let spec = format!("linux,memory={MEMORY},append={arguments}");
-    let machine = Machine {
-        vms: vec![Vm::from_spec(
-            &spec.parse().map_err(anyhow::Error::msg)?,
-            0,
-            machine.board.memory,
-        )?],
-        more: CLOCK.map(Into::into).into(),
-        ..machine.clone()
-    };
+    let machine = with_linux(machine, Item::Initramfs, &[arguments])?;
     let console = guest_console(&machine)?;
     let before = boot_to(&machine, ENTRIES)? as f64;
-    let tree = tree(&console).context("the guest has not shown its device tree")?;
-    Ok((to_init(&console)? - before, tree))
+    Ok((to_init(&console)? - before, tree(&console)?))
 }
 
 /// Nanoseconds from reset to the first process on the bare machine.
 fn native(machine: &Machine, arguments: &str, tree: &[u8]) -> anyhow::Result<f64> {
+    to_init(&bare(machine, Item::Initramfs, arguments, tree)?)
+}
+
+/// The machine with a Linux in a VM for each of these command lines.
+fn with_linux(machine: &Machine, initramfs: Item, arguments: &[&str]) -> anyhow::Result<Machine> {
+    let initramfs = initramfs.file();
+    let vms = arguments.iter().zip(0..).map(|(arguments, index)| {
+        let spec = format!(
+            "kernel=debian:linux,initrd={},name=linux{index},memory={MEMORY},append=console=ttyAMA0 {arguments}",
+            initramfs.display()
+        );
+        let spec = spec.parse().map_err(anyhow::Error::msg)?;
+        Vm::from_spec(&spec, index, HOST)
+    });
+    let mut machine = Machine {
+        vms: vms.collect::<anyhow::Result<_>>()?,
+        more: CLOCK.map(Into::into).into(),
+        ..machine.clone()
+    };
+    machine.board.memory = HOST;
+    Ok(machine)
+}
+
+/// The console of a Linux on the bare machine with this device tree.
+fn bare(
+    machine: &Machine,
+    initramfs: Item,
+    arguments: &str,
+    tree: &[u8],
+) -> anyhow::Result<String> {
     let place = tempfile::tempdir()?;
     let blob = place.path().join("guest.dtb");
     fs::write(&blob, tree)?;
     let mut more: Vec<_> = CLOCK.map(Into::into).into();
-    more.extend(["-initrd".into(), Item::Initramfs.path().into()]);
+    more.extend(["-initrd".into(), initramfs.path().into()]);
     more.extend(["-append", &format!("console=ttyAMA0 {arguments}")].map(Into::into));
     let mut machine = Machine {
         vms: Vec::new(),
@@ -93,7 +126,68 @@ fn native(machine: &Machine, arguments: &str, tree: &[u8]) -> anyhow::Result<f64
     };
     machine.board.machine = "virt".into();
     machine.board.memory = MEMORY;
-    to_init(&guest_console(&machine)?)
+    guest_console(&machine)
+}
+
+/// The figures of a Linux that works, in the same unit.
+pub(super) fn work(machine: &Machine) -> anyhow::Result<Vec<(String, Vec<f64>)>> {
+    Item::Linux.provide()?;
+    Item::Work.provide()?;
+    let mut figures = Vec::new();
+    let console = guest_console(&with_linux(machine, Item::Work, &[EACH])?)?;
+    let tree = tree(&console)?;
+    let native = durations(&bare(machine, Item::Work, EACH, &tree)?)?;
+    for (name, there) in durations(&console)? {
+        let here = native.get(&name);
+        let here = here.with_context(|| format!("no {name} on the bare machine"))?;
+        figures.push((format!("linux_{name}_ppm"), vec![ppm(there / here)]));
+    }
+    let console = guest_console(&with_linux(machine, Item::Work, &BESIDE)?)?;
+    let both = together(&console).context("two VMs have not said when they worked")?;
+    let native = durations(&bare(machine, Item::Work, BESIDE[0], &tree)?)?;
+    let alone = native.get("all").context("no work on the bare machine")?;
+    figures.push(("linux_two_vms_ppm".into(), vec![ppm(both / (2.0 * alone))]));
+    Ok(figures)
+}
+
+fn ppm(ratio: f64) -> f64 {
+    ((ratio - 1.0) * 1e6).round()
+}
+
+/// Seconds that each work took, by its name.
+fn durations(console: &str) -> anyhow::Result<BTreeMap<String, f64>> {
+    let line = r"^\[ *([\d.]+)\] work (\w+) (begins|ends)$";
+    let line = console::expression(line).map_err(anyhow::Error::msg)?;
+    let mut begun = BTreeMap::new();
+    let mut durations = BTreeMap::new();
+    for found in line.captures_iter(console) {
+        let time: f64 = found[1].parse()?;
+        if &found[3] == "begins" {
+            begun.insert(found[2].to_owned(), time);
+        } else if let Some(begun) = begun.get(&found[2]) {
+            durations.insert(found[2].to_owned(), time - begun);
+        }
+    }
+    ensure!(!durations.is_empty(), "no work was done:\n{console}");
+    Ok(durations)
+}
+
+/// Seconds from the begin of the first VM's work to the end of the last one's, by the clock that both have.
+fn together(console: &str) -> Option<f64> {
+    let line = r"^\[(\w+)\] \[ *([\d.]+)\] work (all begins|all ends|edge (\d+))$";
+    let line = console::expression(line).ok()?;
+    let (mut first, mut last) = (f64::INFINITY, 0.0_f64);
+    for edge in line.captures_iter(console) {
+        let Some(second) = edge.get(4) else { continue };
+        let second: f64 = second.as_str().parse().ok()?;
+        let reset = second - edge[2].parse::<f64>().ok()?;
+        let of_vm = |found: &Captures<'_>| found[1] == edge[1] && found.get(4).is_none();
+        for found in line.captures_iter(console).filter(of_vm) {
+            let time = reset + found[2].parse::<f64>().ok()?;
+            (first, last) = (first.min(time), last.max(time));
+        }
+    }
+    (last > first).then_some(last - first)
 }
 
 /// Nanoseconds of virtual time at which the first process began.
@@ -111,13 +205,15 @@ fn to_init(console: &str) -> anyhow::Result<f64> {
 }
 
 /// The bytes in the lines of hexadecimal digits after `tree`.
-fn tree(console: &str) -> Option<Vec<u8>> {
-    let lines = console.split_once("\ntree\n")?.1.lines();
-    let lines = lines.take_while(|line| line.starts_with(' '));
+fn tree(console: &str) -> anyhow::Result<Vec<u8>> {
+    let (_, lines) = console
+        .split_once("\ntree\n")
+        .context("the guest has not shown its device tree")?;
+    let lines = lines.lines().take_while(|line| line.starts_with(' '));
     let words = lines.flat_map(str::split_whitespace);
-    words
-        .map(|word| u8::from_str_radix(word, 16).ok())
-        .collect()
+    Ok(words
+        .map(|word| u8::from_str_radix(word, 16))
+        .collect::<Result<_, _>>()?)
 }
 
 #[cfg(test)]
@@ -134,7 +230,26 @@ mod tests {
 
     #[test]
     fn the_tree_is_read_from_its_dump() {
-        assert_eq!(tree(CONSOLE), Some(vec![0xd0, 0x0d, 0xfe]));
-        assert_eq!(tree("nothing"), None);
+        assert_eq!(tree(CONSOLE).unwrap(), [0xd0, 0x0d, 0xfe]);
+        assert!(tree("nothing").is_err());
+    }
+
+    #[test]
+    fn each_work_lasts_from_its_begin_to_its_end() {
+        let console = "[    1.25] work pipe begins\n[    1.5] work pipe ends\n[   10.0] work forks begins\n[   12.0] work forks ends\n\
+                       [   13.0] work late ends\n";
+        let expected = [("forks", 2.0), ("pipe", 0.25)];
+        let expected = expected.map(|(name, seconds)| (name.to_owned(), seconds));
+        assert_eq!(durations(console).unwrap(), expected.into());
+        assert!(durations("nothing").is_err());
+    }
+
+    #[test]
+    fn two_vms_worked_from_the_first_begin_to_the_last_end_by_one_clock() {
+        let console = "[a] [    8.0] work all begins\n[b] [    7.5] work all begins\n[a] [   11.0] work all ends\n[b] [   11.5] work all ends\n\
+                       [a] [   18.0] work edge 20\n[b] [   19.75] work edge 22\n";
+        // a is 2 s behind the machine's clock, b 2.25 s: 9.75 to 13.75.
+        assert_eq!(together(console), Some(4.0));
+        assert_eq!(together("[a] [    8.0] work all begins\n"), None);
     }
 }

@@ -28,6 +28,7 @@ pub(super) fn measure(machine: &Machine, wanted: Wanted<'_>) -> anyhow::Result<S
         (Source::OwnRam, "no hypervisor"),
         (Source::Sizes, "no hypervisor"),
         (Source::Linux, "it is what the others are compared with"),
+        (Source::Work, "it is what the others are compared with"),
     ] {
         samples.lacks_all(source, why);
     }

@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::mem;
-use std::ops::Range;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -61,13 +60,6 @@ impl Symbols {
         let found = self.names.iter().find(|(_, known)| *known == name);
         let (address, _) = found.with_context(|| format!("there is no symbol {name}"))?;
         Ok(*address)
-    }
-
-    /// Where the function of this name is.
-    pub(super) fn code(&self, name: &str) -> anyhow::Result<Range<u32>> {
-        let start = self.address(name)?;
-        let next = self.names.range(start + 1..).next();
-        Ok(start..next.map_or(u32::MAX, |(&address, _)| address))
     }
 
     /// The functions that `address` is in, the outermost first. What a library has inlined counts as its caller's.

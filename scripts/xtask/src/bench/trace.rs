@@ -121,6 +121,8 @@ pub(super) enum Cut {
     Retried,
     /// From it to itself.
     Round,
+    /// From a trap to whatever else runs than the instruction behind it.
+    Switch,
     /// From the guest's instruction at the first address to the one at the second, on one CPU.
     Between(u32, u32),
     /// From the guest's instruction at this address to itself, on one CPU.
@@ -135,26 +137,22 @@ impl Cut {
     /// So many of it are enough to tell a median; and, where it begins with the most frequent trap, which one that is.
     pub(super) const fn enough(self) -> usize {
         match self {
-            Self::Trap | Self::Retried | Self::Round => 512,
+            Self::Trap | Self::Retried | Self::Round | Self::Switch => 512,
             Self::Between(..) | Self::Again(_) | Self::Before(_) | Self::Start(_) => 64,
         }
     }
 }
 
-/// The operations in `steps`, where all in `hypervisor` is the hypervisor's; of traps only those `within` this code count.
-pub(super) fn operations(
-    steps: &[Step],
-    hypervisor: &Range<u32>,
-    within: &Range<u32>,
-    cut: Cut,
-) -> Vec<Range<usize>> {
+/// The operations in `steps`, where all in `hypervisor` is the hypervisor's.
+pub(super) fn operations(steps: &[Step], hypervisor: &Range<u32>, cut: Cut) -> Vec<Range<usize>> {
     let guest = |step: Step| !hypervisor.contains(&step.pc());
-    let trapping = |retried| trapping(steps, hypervisor, within, retried);
+    let trapping = |retried| trapping(steps, hypervisor, retried);
     let behind = |begin: u32| move |pc: u32| pc > begin && pc <= begin + 4;
     match cut {
         Cut::Trap => trapping(false).map(|pc| pairs(steps, pc, guest, behind(pc))),
         Cut::Retried => trapping(true).map(|pc| pairs(steps, pc, guest, |next| next == pc)),
         Cut::Round => trapping(false).map(|pc| pairs(steps, pc, guest, |next| next == pc)),
+        Cut::Switch => Some(switches(steps, hypervisor)),
         Cut::Between(begin, end) => Some(pairs(steps, begin, guest, |pc| pc == end)),
         Cut::Again(pc) => Some(pairs(steps, pc, guest, |next| next == pc)),
         Cut::Before(end) => Some(backwards(steps, hypervisor, end, false)),
@@ -164,12 +162,7 @@ pub(super) fn operations(
 }
 
 /// The guest's address from which the hypervisor is entered most often; where it is `retried`, of those to which it returns.
-fn trapping(
-    steps: &[Step],
-    hypervisor: &Range<u32>,
-    within: &Range<u32>,
-    retried: bool,
-) -> Option<u32> {
+fn trapping(steps: &[Step], hypervisor: &Range<u32>, retried: bool) -> Option<u32> {
     let mut counts = HashMap::<u32, usize>::new();
     let mut last = [None::<(u32, bool)>; 2];
     for step in steps {
@@ -189,9 +182,29 @@ fn trapping(
             *last = Some((step.pc(), false));
         }
     }
-    counts.retain(|pc, _| within.contains(pc));
     let most = counts.into_iter().max_by_key(|&(pc, count)| (count, pc))?;
     (most.1 > 0).then_some(most.0)
+}
+
+/// From each trap after which something else runs than what trapped.
+fn switches(steps: &[Step], hypervisor: &Range<u32>) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    let mut guest = [None::<(usize, u32)>; 2];
+    for (at, &step) in steps.iter().enumerate() {
+        if hypervisor.contains(&step.pc()) {
+            continue;
+        }
+        let last = guest[step.cpu()].replace((at, step.pc()));
+        if let Some((begun, pc)) = last
+            && steps[begun + 1..at]
+                .iter()
+                .any(|other| other.cpu() == step.cpu())
+            && !(pc..=pc + 4).contains(&step.pc())
+        {
+            found.push(begun..at);
+        }
+    }
+    found
 }
 
 /// From each of the guest's instructions at `begin` to the next one on its CPU that `ends`.
@@ -279,7 +292,7 @@ mod tests {
 
     /// Where the operations begin and end.
     fn cut(words: &str, cut: Cut) -> Vec<(usize, usize)> {
-        let found = operations(&steps(words), &HYPERVISOR, &(0..u32::MAX), cut);
+        let found = operations(&steps(words), &HYPERVISOR, cut);
         found.iter().map(|part| (part.start, part.end)).collect()
     }
 
@@ -325,11 +338,9 @@ mod tests {
     }
 
     #[test]
-    fn traps_elsewhere_do_not_count() {
-        let steps = steps("0:10 0:h0 0:10 0:h0 0:20 0:h0 0:22");
-        let within = 0x4000_0018..0x4000_0030;
-        let found = operations(&steps, &HYPERVISOR, &within, Cut::Trap);
-        assert_eq!(found, vec![4..6]);
+    fn a_switch_goes_from_a_trap_to_another_place() {
+        let words = "0:10 0:h0 0:12 0:10 0:h0 0:h4 0:80 0:90 0:h0 0:90";
+        assert_eq!(cut(words, Cut::Switch), [(3, 6)]);
     }
 
     #[test]

@@ -159,6 +159,7 @@ impl Xen {
             ),
             (Source::Sizes, "not measured"),
             (Source::Linux, "not measured"),
+            (Source::Work, "not measured"),
         ] {
             samples.lacks_all(source, why);
         }
