@@ -321,13 +321,14 @@ impl Cpu {
             return;
         };
         vcpu.start_clock(since);
-        let (bounded, leaving) = (vcpu.bounded, vcpu.leaving);
-        if !bounded || self.begin_bounded(index) {
-            if leaving {
-                self.scrub(index);
-            } else {
-                self.turn(index);
-            }
+        let (mut bounded, leaving) = (vcpu.bounded, vcpu.leaving);
+        if bounded && !self.begin_bounded(index) {
+            // Nothing is charged: crumbs would fill the list of what comes back.
+            bounded = false;
+        } else if leaving {
+            self.scrub(index);
+        } else {
+            self.turn(index);
         }
         self.now = machine::now();
         let Some(vcpu) = self.vcpus.get_mut(index) else {
