@@ -878,11 +878,7 @@ fn elf(view: &View<'_>) -> Result<Image, ImageError> {
 }
 
 /// Inflates a stream, handing each piece with its offset to `each`, until that returns false.
-fn inflate(
-    source: &dyn Source,
-    packed: Packed,
-    each: Output<'_>,
-) -> Result<(), ImageError> {
+fn inflate(source: &dyn Source, packed: Packed, each: Output<'_>) -> Result<(), ImageError> {
     let mut buffer = vec![0; 4096];
     let mut read = 0;
     let mut next = || {
