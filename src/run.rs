@@ -832,7 +832,7 @@ impl Cpu {
                 Next::Create => create(vcpu),
                 Next::Stop(stop) => {
                     if stop == Stop::Crash && vcpu.vm.config.policy.on_crash == OnCrash::Dump {
-                        vcpu.dump();
+                        monitor::registers(vcpu);
                     }
                     vcpu.vm.stop(stop);
                     self.take_requests();

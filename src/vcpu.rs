@@ -10,7 +10,7 @@ use crate::syndrome::DataAbort;
 use crate::vgic::{Interface, Kick, Vgic};
 use crate::vm::{self, Figures, Link, REASONS, State as Shared, Vm, request};
 use crate::vtimer::{self, Timer};
-use crate::{info, warn};
+use crate::warn;
 use alloc::sync::Arc;
 use core::cell::Cell;
 use spin::MutexGuard;
@@ -259,16 +259,6 @@ impl Vcpu {
         self.since = NEVER;
         // What others do until it runs again is none of its exits.
         self.timing = false;
-    }
-
-    /// Logs its registers, which are live.
-    #[cold]
-    pub fn dump(&mut self) {
-        let (pc, cpsr) = (self.context.regs().pc, self.context.regs().cpsr);
-        info!("{}: pc {pc:08x} cpsr {cpsr:08x}", self.vm.name());
-        for n in 0..15 {
-            info!("r{n} {:08x}", self.gpr(n));
-        }
     }
 
     /// Lets other CPUs see what it has done.

@@ -532,13 +532,13 @@ pub(crate) fn a_vm_that_crashes_shows_its_registers_where_that_is_wanted() {
         test::push(crash);
         board.step(0);
     }
-    let lines = log_lines();
+    let lines = test::said();
     let has = |wanted: &str| lines.iter().any(|line| line.contains(wanted));
     assert!(
-        has("shown: pc 40010770") && has("r11 1234abcd"),
+        has("shown vCPU 0: ") && has(" 40010770") && has(" 1234abcd"),
         "{lines:?}"
     );
-    assert!(!has("other: pc"));
+    assert!(!has("other vCPU"));
 }
 
 pub(crate) fn a_vm_with_control_manages_another() {
