@@ -58,12 +58,12 @@ until_second() {
 		;;
 	beside)
 		until_second 10
-		mark all begins
+		mark vm$2 begins
 		syscalls 100000; switches 10000; forks 300; pipe 2000; hackbench 400
-		mark all ends
+		mark vm$2 ends
 		until_second $2
 		while read next < $clock; [ $next = $now ]; do :; done
-		mark edge $next
+		mark vm$2 edge $next
 		;;
 	esac
 } > /dev/null 2>&1
