@@ -138,34 +138,43 @@ pub(super) fn work(machine: &Machine) -> anyhow::Result<Vec<(String, Vec<f64>)>>
     let tree = tree(&console)?;
     let native = durations(&bare(machine, Item::Work, EACH, &tree)?)?;
     for (name, there) in durations(&console)? {
-        let here = native.get(&name);
+        let here = native.get(&name).and_then(|all| median(all));
         let here = here.with_context(|| format!("no {name} on the bare machine"))?;
-        figures.push((format!("linux_{name}_ppm"), vec![ppm(there / here)]));
+        let all = there.iter().map(|there| ppm(there / here)).collect();
+        figures.push((format!("linux_{name}_ppm"), all));
     }
     let console = guest_console(&with_linux(machine, Item::Work, &BESIDE)?)?;
     let both = together(&console).context("two VMs have not said when they worked")?;
     let native = durations(&bare(machine, Item::Work, BESIDE[0], &tree)?)?;
-    let alone = native.get("vm20").context("no work on the bare machine")?;
+    let alone = native.get("vm20").and_then(|all| median(all));
+    let alone = alone.context("no work on the bare machine")?;
     figures.push(("linux_two_vms_ppm".into(), vec![ppm(both / (2.0 * alone))]));
     Ok(figures)
+}
+
+fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied()
 }
 
 fn ppm(ratio: f64) -> f64 {
     ((ratio - 1.0) * 1e6).round()
 }
 
-/// Seconds that each work took, by its name.
-fn durations(console: &str) -> anyhow::Result<BTreeMap<String, f64>> {
+/// Seconds that each work took each time, by its name.
+fn durations(console: &str) -> anyhow::Result<BTreeMap<String, Vec<f64>>> {
     let line = r"^\[ *([\d.]+)\] work (\w+) (begins|ends)$";
     let line = console::expression(line).map_err(anyhow::Error::msg)?;
     let mut begun = BTreeMap::new();
-    let mut durations = BTreeMap::new();
+    let mut durations = BTreeMap::<_, Vec<_>>::new();
     for found in line.captures_iter(console) {
         let time: f64 = found[1].parse()?;
         if &found[3] == "begins" {
             begun.insert(found[2].to_owned(), time);
-        } else if let Some(begun) = begun.get(&found[2]) {
-            durations.insert(found[2].to_owned(), time - begun);
+        } else if let Some(begun) = begun.remove(&found[2]) {
+            let all = durations.entry(found[2].to_owned()).or_default();
+            all.push(time - begun);
         }
     }
     ensure!(!durations.is_empty(), "no work was done:\n{console}");
@@ -238,9 +247,10 @@ mod tests {
     #[test]
     fn each_work_lasts_from_its_begin_to_its_end() {
         let console = "[    1.25] work pipe begins\n[    1.5] work pipe ends\n[   10.0] work forks begins\n[   12.0] work forks ends\n\
-                       [   13.0] work late ends\n";
-        let expected = [("forks", 2.0), ("pipe", 0.25)];
+                       [   13.0] work forks begins\n[   16.0] work forks ends\n[   17.0] work forks ends\n";
+        let expected = [("forks", vec![2.0, 3.0]), ("pipe", vec![0.25])];
         let expected = expected.map(|(name, seconds)| (name.to_owned(), seconds));
+        assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(durations(console).unwrap(), expected.into());
         assert!(durations("nothing").is_err());
     }
