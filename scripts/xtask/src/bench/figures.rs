@@ -310,21 +310,21 @@ pub(super) const KINDS: &[Kind] = &[
     ),
     work(
         "linux_syscalls_ppm",
-        "Linux: 200,000 reads and writes of one byte",
+        "Linux: 100,000 reads and writes of one byte",
     ),
     work(
         "linux_switches_ppm",
-        "Linux: a byte 10,000 times round between two processes",
+        "Linux: a byte 5,000 times round between two processes",
     ),
-    work("linux_forks_ppm", "Linux: 300 programs started, one by one"),
-    work("linux_pipe_ppm", "Linux: 125 MiB through a pipe"),
+    work("linux_forks_ppm", "Linux: 100 programs started, one by one"),
+    work("linux_pipe_ppm", "Linux: 62 MiB through a pipe"),
     work(
         "linux_hackbench_ppm",
-        "Linux: hackbench, 8 senders to 8 receivers, 400 messages each to each",
+        "Linux: hackbench, 8 senders to 8 receivers, 200 messages each to each",
     ),
     work(
         "linux_two_vms_ppm",
-        "two Linux VMs at once on one CPU with all of these, against twice one",
+        "two Linux VMs at once on one CPU with all of these, against two one after the other",
     ),
     kind(
         "boot_to_guest",

@@ -138,52 +138,62 @@ pub(super) fn work(machine: &Machine) -> anyhow::Result<Vec<(String, Vec<f64>)>>
     let tree = tree(&console)?;
     let native = durations(&bare(machine, Item::Work, EACH, &tree)?)?;
     for (name, there) in durations(&console)? {
-        let here = native.get(&name);
+        let here = native.get(&name).and_then(|all| median(all));
         let here = here.with_context(|| format!("no {name} on the bare machine"))?;
-        figures.push((format!("linux_{name}_ppm"), vec![ppm(there / here)]));
+        let all = there.iter().map(|there| ppm(there / here)).collect();
+        figures.push((format!("linux_{name}_ppm"), all));
     }
     let console = guest_console(&with_linux(machine, Item::Work, &BESIDE)?)?;
     let both = together(&console).context("two VMs have not said when they worked")?;
     let native = durations(&bare(machine, Item::Work, BESIDE[0], &tree)?)?;
-    let alone = native.get("all").context("no work on the bare machine")?;
+    let alone = native.get("vm20").and_then(|all| median(all));
+    let alone = alone.context("no work on the bare machine")?;
     figures.push(("linux_two_vms_ppm".into(), vec![ppm(both / (2.0 * alone))]));
     Ok(figures)
+}
+
+fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied()
 }
 
 fn ppm(ratio: f64) -> f64 {
     ((ratio - 1.0) * 1e6).round()
 }
 
-/// Seconds that each work took, by its name.
-fn durations(console: &str) -> anyhow::Result<BTreeMap<String, f64>> {
+/// Seconds that each work took each time, by its name.
+fn durations(console: &str) -> anyhow::Result<BTreeMap<String, Vec<f64>>> {
     let line = r"^\[ *([\d.]+)\] work (\w+) (begins|ends)$";
     let line = console::expression(line).map_err(anyhow::Error::msg)?;
     let mut begun = BTreeMap::new();
-    let mut durations = BTreeMap::new();
+    let mut durations = BTreeMap::<_, Vec<_>>::new();
     for found in line.captures_iter(console) {
         let time: f64 = found[1].parse()?;
         if &found[3] == "begins" {
             begun.insert(found[2].to_owned(), time);
-        } else if let Some(begun) = begun.get(&found[2]) {
-            durations.insert(found[2].to_owned(), time - begun);
+        } else if let Some(begun) = begun.remove(&found[2]) {
+            let all = durations.entry(found[2].to_owned()).or_default();
+            all.push(time - begun);
         }
     }
     ensure!(!durations.is_empty(), "no work was done:\n{console}");
     Ok(durations)
 }
 
-/// Seconds from the begin of the first VM's work to the end of the last one's, by the clock that both have.
+/// Seconds from the begin of the first VM's work to the end of the last one's, by the clock that both have. Which one's a line
+/// is, is in it: the console names only those in the background.
 fn together(console: &str) -> Option<f64> {
-    let line = r"^\[(\w+)\] \[ *([\d.]+)\] work (all begins|all ends|edge (\d+))$";
+    let line = r"\[ *([\d.]+)\] work (vm\d+) (?:begins|ends|edge (\d+))$";
     let line = console::expression(line).ok()?;
     let (mut first, mut last) = (f64::INFINITY, 0.0_f64);
     for edge in line.captures_iter(console) {
-        let Some(second) = edge.get(4) else { continue };
+        let Some(second) = edge.get(3) else { continue };
         let second: f64 = second.as_str().parse().ok()?;
-        let reset = second - edge[2].parse::<f64>().ok()?;
-        let of_vm = |found: &Captures<'_>| found[1] == edge[1] && found.get(4).is_none();
+        let reset = second - edge[1].parse::<f64>().ok()?;
+        let of_vm = |found: &Captures<'_>| found[2] == edge[2] && found.get(3).is_none();
         for found in line.captures_iter(console).filter(of_vm) {
-            let time = reset + found[2].parse::<f64>().ok()?;
+            let time = reset + found[1].parse::<f64>().ok()?;
             (first, last) = (first.min(time), last.max(time));
         }
     }
@@ -237,19 +247,20 @@ mod tests {
     #[test]
     fn each_work_lasts_from_its_begin_to_its_end() {
         let console = "[    1.25] work pipe begins\n[    1.5] work pipe ends\n[   10.0] work forks begins\n[   12.0] work forks ends\n\
-                       [   13.0] work late ends\n";
-        let expected = [("forks", 2.0), ("pipe", 0.25)];
+                       [   13.0] work forks begins\n[   16.0] work forks ends\n[   17.0] work forks ends\n";
+        let expected = [("forks", vec![2.0, 3.0]), ("pipe", vec![0.25])];
         let expected = expected.map(|(name, seconds)| (name.to_owned(), seconds));
+        assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(durations(console).unwrap(), expected.into());
         assert!(durations("nothing").is_err());
     }
 
     #[test]
     fn two_vms_worked_from_the_first_begin_to_the_last_end_by_one_clock() {
-        let console = "[a] [    8.0] work all begins\n[b] [    7.5] work all begins\n[a] [   11.0] work all ends\n[b] [   11.5] work all ends\n\
-                       [a] [   18.0] work edge 20\n[b] [   19.75] work edge 22\n";
-        // a is 2 s behind the machine's clock, b 2.25 s: 9.75 to 13.75.
+        let console = "a: [    8.0] work vm20 begins\n[    7.5] work vm22 begins\na: [   11.0] work vm20 ends\n[   11.5] work vm22 ends\n\
+                       a: [   18.0] work vm20 edge 20\n[   19.75] work vm22 edge 22\n";
+        // One is 2 s behind the machine's clock, the other 2.25 s: 9.75 to 13.75.
         assert_eq!(together(console), Some(4.0));
-        assert_eq!(together("[a] [    8.0] work all begins\n"), None);
+        assert_eq!(together("[    8.0] work vm20 begins\n"), None);
     }
 }

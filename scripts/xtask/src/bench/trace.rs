@@ -150,7 +150,17 @@ pub(super) fn operations(steps: &[Step], hypervisor: &Range<u32>, cut: Cut) -> V
     let behind = |begin: u32| move |pc: u32| pc > begin && pc <= begin + 4;
     match cut {
         Cut::Trap => trapping(false).map(|pc| pairs(steps, pc, guest, behind(pc))),
-        Cut::Retried => trapping(true).map(|pc| pairs(steps, pc, guest, |next| next == pc)),
+        Cut::Retried => trapping(true).map(|pc| {
+            let mut rounds = pairs(steps, pc, guest, |next| next == pc);
+            // Every second one is from its end to the next time.
+            rounds.retain(|round| {
+                let (cpu, rest) = (steps[round.start].cpu(), round.start + 1..round.end);
+                !steps[rest]
+                    .iter()
+                    .any(|&step| step.cpu() == cpu && guest(step))
+            });
+            rounds
+        }),
         Cut::Round => trapping(false).map(|pc| pairs(steps, pc, guest, |next| next == pc)),
         Cut::Switch => Some(switches(steps, hypervisor)),
         Cut::Between(begin, end) => Some(pairs(steps, begin, guest, |pc| pc == end)),
@@ -333,8 +343,8 @@ mod tests {
 
     #[test]
     fn an_instruction_that_runs_again_is_told_from_others_that_trap_more() {
-        let words = "0:8 0:h0 0:c 0:8 0:h0 0:c 0:20 0:h0 0:h4 0:20 0:24";
-        assert_eq!(cut(words, Cut::Retried), [(6, 9)]);
+        let words = "0:8 0:h0 0:c 0:8 0:h0 0:c 0:20 0:h0 0:h4 0:20 0:24 0:20 0:h0 0:20";
+        assert_eq!(cut(words, Cut::Retried), [(6, 9), (11, 13)]);
     }
 
     #[test]

@@ -36,11 +36,14 @@ hackbench() { /bin/hackbench -g 1 -f 8 -l $1; }
 
 mark() { echo "work $*" > /dev/kmsg; }
 
+# Five times, since Linux's scheduler takes other turns each time.
 work() {
 	$1 $2
-	mark $1 begins
-	$1 $3
-	mark $1 ends
+	for again in 1 2 3 4 5; do
+		mark $1 begins
+		$1 $3
+		mark $1 ends
+	done
 }
 
 until_second() {
@@ -50,20 +53,21 @@ until_second() {
 {
 	case $1 in
 	each)
-		work syscalls 1000 100000
-		work switches 100 10000
-		work forks 5 300
-		work pipe 10 2000
-		work hackbench 5 400
+		work syscalls 1000 50000
+		work switches 100 5000
+		work forks 5 100
+		work pipe 10 1000
+		work hackbench 5 200
 		;;
 	beside)
 		until_second 10
-		mark all begins
+		mark vm$2 begins
 		syscalls 100000; switches 10000; forks 300; pipe 2000; hackbench 400
-		mark all ends
+		mark vm$2 ends
 		until_second $2
+		usleep 950000
 		while read next < $clock; [ $next = $now ]; do :; done
-		mark edge $next
+		mark vm$2 edge $next
 		;;
 	esac
 } > /dev/null 2>&1
