@@ -869,9 +869,10 @@ impl Cpu {
     /// vCPU `index` gives way in the midst of its turn, and has the rest of it next, before its equals.
     #[cold]
     fn keep_turn(&mut self, index: usize) {
-        if self.slice_end != NEVER {
+        let rest = self.slice_end.saturating_sub(self.now);
+        if self.slice_end != NEVER && rest != 0 {
             let vcpu = &mut self.vcpus[index];
-            (vcpu.slice, vcpu.served) = (self.slice_end - self.now, 0);
+            (vcpu.slice, vcpu.served) = (rest, 0);
             self.changed = true;
         }
     }

@@ -270,7 +270,8 @@ macro_rules! again {
             check: Some(|text| {
                 lives(text, 8)?;
                 match numbers(text, r"GAP of VM 1: (\d+) us")?[..] {
-                    [gap] if gap < 11_000.0 => Ok(()),
+                    // A slice of another's, and a VM loaded in one go.
+                    [gap] if gap < 11_200.0 => Ok(()),
                     ref gaps => Err(format!("between two rounds of 10 ms: {gaps:?} us")),
                 }
             }),
@@ -280,7 +281,7 @@ macro_rules! again {
 }
 
 /// The guest with control has found nothing wrong, and in the end as much memory is free as at first and `mib` MiB more: those of all
-/// that were destroyed.
+/// that were destroyed. At first a VM that was created may have been there, of 4 MiB and a page.
 fn lives(text: &str, mib: u32) -> Result<(), String> {
     report::no_failure(text)?;
     each(
@@ -295,7 +296,8 @@ fn lives(text: &str, mib: u32) -> Result<(), String> {
         .last()
         .zip(free.first())
         .map(|(last, first)| last - first);
-    if gained == Some(f64::from(mib << 10)) && free.len() > 20 {
+    let lost = gained.map(|gained| f64::from(mib << 10) - gained);
+    if matches!(lost, Some(0.0 | -4100.0)) && free.len() > 20 {
         Ok(())
     } else {
         Err(format!("KiB free: {:?} to {:?}", free.first(), free.last()))

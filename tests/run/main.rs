@@ -145,6 +145,7 @@ const TESTS: &[Test] = tests! {
         vcpus_that_must_stay_are_left_to_themselves
         a_cpu_that_runs_less_than_before_takes_what_waits_elsewhere
         who_wakes_on_a_cpu_that_is_busy_goes_to_one_that_runs_less
+        who_gives_way_after_its_slice_has_nothing_left_of_it
         who_gives_way_in_the_midst_of_its_turn_has_the_rest_of_it
         vms_that_take_turns_keep_their_translations
         vcpus_that_take_turns_find_no_translations_of_each_other

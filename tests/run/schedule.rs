@@ -710,6 +710,35 @@ pub(crate) fn vcpus_that_must_stay_are_left_to_themselves() {
     );
 }
 
+pub(crate) fn who_gives_way_after_its_slice_has_nothing_left_of_it() {
+    power_on(64 * MIB);
+    let mut board = Board::of(1);
+    let urgent = board.add(with("urgent", |policy| policy.priority = 200), &[0]);
+    let others = ["a", "b"].map(|name| board.add(config(name, 4 * MIB), &[0]));
+    board.settle();
+    board.run_if(|guest| guest.trap(WFI));
+    // It wakes when a slice is over, and the Hyp timer has not been looked at.
+    let ran = Rc::new(RefCell::new(BTreeMap::<u64, u64>::new()));
+    let own = urgent.vttbr(0);
+    for _ in 0..300 {
+        let (vm, ran) = (urgent.clone(), ran.clone());
+        test::push(move |guest| {
+            if guest.vttbr == own {
+                return guest.trap(WFI);
+            }
+            test::set_now(machine::now() + SLICE + 7);
+            *ran.borrow_mut().entry(guest.vttbr).or_default() += 1;
+            vm.wake(1);
+            null(guest)
+        });
+    }
+    while test::steps_left() > 0 {
+        board.step(0);
+    }
+    let [a, b] = others.map(|vm| ran.borrow()[&vm.vttbr(0)]);
+    assert!(a.abs_diff(b) <= 2, "{a} and {b}");
+}
+
 pub(crate) fn who_gives_way_in_the_midst_of_its_turn_has_the_rest_of_it() {
     power_on(64 * MIB);
     let mut board = Board::of(1);
