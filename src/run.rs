@@ -527,8 +527,7 @@ impl Cpu {
             } else {
                 vcpu.flush();
             }
-        }
-        if self.loaded != index {
+        } else {
             vcpu.stir();
         }
         if requests & request::WAKE != 0 && vcpu.state == State::Waiting {

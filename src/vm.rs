@@ -473,9 +473,9 @@ impl Vm {
 
     /// Starts the first vCPU.
     pub fn start(&self) {
-        self.state().begun = true;
         self.rewire();
         let mut state = self.state();
+        state.begun = true;
         // From now on it is asked to stop, too; it may have been before.
         state.power.started(0);
         let stop = state.stop.map_or(0, |_| request::STOP);

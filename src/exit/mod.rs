@@ -2,7 +2,6 @@
 
 mod cp15;
 mod hvc;
-
 mod mmio;
 
 pub use hvc::INVALID_PARAMETER;

@@ -358,11 +358,7 @@ fn with_regions(machine: &Machine, count: u32) -> anyhow::Result<Samples> {
         "kernel=guest:bench,name=bench,memory=64M,append={words},with={}",
         source.display()
     );
-    let spec = spec.parse().map_err(anyhow::Error::msg)?;
-    let machine = Machine {
-        vms: vec![Vm::from_spec(&spec, 0, machine.board.memory)?],
-        ..machine.clone()
-    };
+    let machine = with_vms(machine, machine.board.smp, &[spec])?;
     Ok(Samples::read(&guest_console(&machine)?))
 }
 
@@ -387,12 +383,20 @@ fn with_bench(machine: &Machine, run: &Run, words: &str) -> anyhow::Result<Machi
         "kernel=guest:bench,name=bench,memory={GUEST},cpus={},append={words}",
         run.vcpus
     );
-    let spec = spec.parse().map_err(anyhow::Error::msg)?;
+    with_vms(machine, run.cpus, &[spec])
+}
+
+/// `machine` with so many CPUs and the VMs of `specs`, as of `--vm`.
+fn with_vms(machine: &Machine, cpus: u32, specs: &[String]) -> anyhow::Result<Machine> {
+    let vms = specs.iter().zip(0..).map(|(spec, index)| {
+        let spec = spec.parse().map_err(anyhow::Error::msg)?;
+        Vm::from_spec(&spec, index, machine.board.memory)
+    });
     let mut machine = Machine {
-        vms: vec![Vm::from_spec(&spec, 0, machine.board.memory)?],
+        vms: vms.collect::<anyhow::Result<_>>()?,
         ..machine.clone()
     };
-    machine.board.smp = run.cpus;
+    machine.board.smp = cpus;
     Ok(machine)
 }
 
@@ -402,15 +406,7 @@ fn forwarded(machine: &Machine) -> anyhow::Result<Samples> {
         "kernel=guest:bench,name=bench,memory=64M,append=only=forwarded,with=tests/guests/forwarded.dts",
         "kernel=guest:model,name=model,memory=64M",
     ];
-    let vms = specs.iter().zip(0..).map(|(spec, index)| {
-        let spec = spec.parse().map_err(anyhow::Error::msg)?;
-        Vm::from_spec(&spec, index, machine.board.memory)
-    });
-    let mut machine = Machine {
-        vms: vms.collect::<anyhow::Result<_>>()?,
-        ..machine.clone()
-    };
-    machine.board.smp = 2;
+    let machine = with_vms(machine, 2, &specs.map(Into::into))?;
     Ok(Samples::read(&guest_console(&machine)?))
 }
 

@@ -43,6 +43,8 @@ pub enum Control {
 }
 /// STATE: what another VM is doing.
 pub const STATE: u32 = 0x8600_001a;
+/// DUMP: shows another VM's registers on the console.
+pub const DUMP: u32 = 0x8600_001b;
 /// CREATE: builds another VM from a description in memory.
 pub const CREATE: u32 = 0x8600_001c;
 

@@ -145,6 +145,24 @@ pub fn relax() {
     unsafe { asm!("yield", options(nostack)) };
 }
 
+/// Calls `operate` with what an operation by set and way takes, for all ways of a data cache and some `sets_of` of its sets, which
+/// stand for all: each may be a trap. The level is from 0, and selected in CSSELR.
+pub fn each_set_and_way(level: u32, sets_of: usize, operate: impl Fn(u32)) {
+    mcr!(15, 2, 0, 0, 0; level << 1);
+    let geometry = mrc!(15, 1, 0, 0, 0);
+    let (line, ways, sets) = (
+        (geometry & 7) + 4,
+        geometry >> 3 & 0x3ff,
+        geometry >> 13 & 0x7fff,
+    );
+    for way in 0..=ways {
+        let way = way.checked_shl(ways.leading_zeros()).unwrap_or(0);
+        for set in (0..=sets).step_by((sets as usize / sets_of).max(1)) {
+            operate(way | set << line | level << 1);
+        }
+    }
+}
+
 /// Waits until all memory accesses before are complete.
 pub fn dsb() {
     // SAFETY: a barrier.

@@ -17,6 +17,7 @@ use indicatif::ProgressBar;
 use super::symbols::{self, Frame, Symbols};
 use super::trace::{Cut, Step, operations};
 use super::tracer::traced;
+use super::with_vms;
 use crate::board::{self, Board};
 use crate::build;
 use crate::failure::unusable;
@@ -24,7 +25,6 @@ use crate::image::Images;
 use crate::progress::{self, Line};
 use crate::qemu::{Load, Machine};
 use crate::size::Size;
-use crate::vm::Vm;
 
 /// Where the image is loaded: nowhere near the guests' own addresses.
 const APART: u32 = 0x4800_0000;
@@ -270,16 +270,7 @@ fn set(machine: &Machine, setting: Setting, words: &str) -> anyhow::Result<Machi
             (2, vec![bench, model.into()])
         }
     };
-    let vms = specs.iter().zip(0..).map(|(spec, index)| {
-        let spec = spec.parse().map_err(anyhow::Error::msg)?;
-        Vm::from_spec(&spec, index, machine.board.memory)
-    });
-    let mut machine = Machine {
-        vms: vms.collect::<anyhow::Result<_>>()?,
-        ..machine.clone()
-    };
-    machine.board.smp = cpus;
-    Ok(machine)
+    with_vms(machine, cpus, &specs)
 }
 
 /// The cut by the addresses of `guest`.

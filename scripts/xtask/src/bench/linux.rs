@@ -12,13 +12,12 @@ use anyhow::{Context, ensure};
 use regex::Captures;
 
 use super::xen::Xen;
-use super::{CLOCK, boot_to, guest_console};
+use super::{CLOCK, boot_to, guest_console, with_vms};
 use crate::console;
 use crate::debian::Item;
 use crate::image::Images;
 use crate::qemu::{Load, Machine};
 use crate::size::Size;
-use crate::vm::Vm;
 
 /// What the first process does.
 const RUN: &str = "r=/sys/class/rtc/rtc0/since_epoch; read a < $r; while read b < $r; [ $a = $b ]; do :; done; \
@@ -83,21 +82,19 @@ fn native(machine: &Machine, arguments: &str, tree: &[u8]) -> anyhow::Result<f64
 /// The machine with a Linux in a VM for each of these command lines.
 fn with_linux(machine: &Machine, initramfs: Item, arguments: &[&str]) -> anyhow::Result<Machine> {
     let initramfs = initramfs.file();
-    let vms = arguments.iter().zip(0..).map(|(arguments, index)| {
-        let spec = format!(
+    let specs = arguments.iter().enumerate().map(|(index, arguments)| {
+        format!(
             "kernel=debian:linux,initrd={},name=linux{index},memory={MEMORY},append=console=ttyAMA0 {arguments}",
             initramfs.display()
-        );
-        let spec = spec.parse().map_err(anyhow::Error::msg)?;
-        Vm::from_spec(&spec, index, HOST)
+        )
     });
+    let specs: Vec<_> = specs.collect();
     let mut machine = Machine {
-        vms: vms.collect::<anyhow::Result<_>>()?,
         more: CLOCK.map(Into::into).into(),
         ..machine.clone()
     };
     machine.board.memory = HOST;
-    Ok(machine)
+    with_vms(&machine, machine.board.smp, &specs)
 }
 
 /// The console of a Linux on the bare machine with this device tree.

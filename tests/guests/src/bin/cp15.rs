@@ -207,25 +207,10 @@ fn set_way() -> Outcome {
     let address = bare::machine::image().base + (4 << 20);
     bare::mmio::write(address, 0xcafe_f00d);
     for level in 0..2u32 {
-        mcr!(15, 2, 0, 0, 0; level << 1);
-        let geometry = mrc!(15, 1, 0, 0, 0);
-        let (line, ways, sets) = (
-            (geometry & 7) + 4,
-            geometry >> 3 & 0x3ff,
-            geometry >> 13 & 0x7fff,
-        );
-        for way in 0..=ways {
-            // A few sets stand for all: each one may be a trap.
-            for set in (0..=sets).step_by((sets as usize / 8).max(1)) {
-                let operand = way
-                    .checked_shl(if ways == 0 { 32 } else { ways.leading_zeros() })
-                    .unwrap_or(0)
-                    | set << line
-                    | level << 1;
-                mcr!(15, 0, 7, 10, 2; operand);
-                mcr!(15, 0, 7, 14, 2; operand);
-            }
-        }
+        bare::cpu::each_set_and_way(level, 8, |operand| {
+            mcr!(15, 0, 7, 10, 2; operand);
+            mcr!(15, 0, 7, 14, 2; operand);
+        });
     }
     mcr!(15, 2, 0, 0, 0; 0);
     bare::cpu::dsb();

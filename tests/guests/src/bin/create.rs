@@ -2,7 +2,7 @@
 #![no_std]
 #![no_main]
 
-use bare::armillary::CREATE;
+use bare::armillary::{CREATE, Control, DUMP, control, state};
 use bare::describe::{STRUCTURE, Tree, program};
 use bare::machine::{image, machine, number};
 use bare::psci::hvc;
@@ -14,15 +14,7 @@ tests! {
     a_vm_is_created_runs_and_is_destroyed => rounds,
 }
 
-const START: u32 = 0x8600_0014;
-const DESTROY: u32 = 0x8600_0019;
-const STATE: u32 = 0x8600_001a;
-const DUMP: u32 = 0x8600_001b;
 const INVALID: u32 = -3i32 as u32;
-
-fn call(function: u32, vm: u32) -> u32 {
-    hvc(function, vm, 0, 0)[0]
-}
 
 fn wrong() -> Outcome {
     let ram = machine().memory;
@@ -59,14 +51,14 @@ fn rounds() -> Outcome {
             bare::fail!("round {round}: {vm:x?}");
         };
         check_eq!(tree.create(), Err(INVALID), "a second one of the name");
-        check_eq!(call(START, vm), 0, "START");
-        while call(STATE, vm) == 0 {
+        check_eq!(control(Control::Start, vm), 0, "START");
+        while state(vm) == 0 {
             cpu::relax();
         }
-        check_eq!(call(STATE, vm), 1, "STATE of one that is off");
-        check_eq!(call(DUMP, vm), 0, "DUMP");
-        check_eq!(call(DESTROY, vm), 0, "DESTROY");
-        while call(STATE, vm) != INVALID {
+        check_eq!(state(vm), 1, "STATE of one that is off");
+        check_eq!(hvc(DUMP, vm, 0, 0)[0], 0, "DUMP");
+        check_eq!(control(Control::Destroy, vm), 0, "DESTROY");
+        while state(vm) != INVALID as i32 {
             cpu::relax();
         }
     }

@@ -7,7 +7,7 @@ use bare::{cpu, mcr, mrc};
 pub(super) fn everything(round: u32) {
     let selected = mrc!(15, 2, 0, 0, 0);
     for level in 0..2 {
-        each_set_and_way(level, |operand| match round % 3 {
+        cpu::each_set_and_way(level, 4, |operand| match round % 3 {
             0 => mcr!(15, 0, 7, 6, 2; operand),  // DCISW
             1 => mcr!(15, 0, 7, 10, 2; operand), // DCCSW
             _ => mcr!(15, 0, 7, 14, 2; operand), // DCCISW
@@ -27,21 +27,4 @@ pub(super) fn everything(round: u32) {
     mcr!(15, 0, 7, 5, 6; 0); // BPIALL
     cpu::dsb();
     cpu::isb();
-}
-
-/// Calls `operate` for the ways of a data cache, and a few of its sets: each may be a trap.
-fn each_set_and_way(level: u32, operate: impl Fn(u32)) {
-    mcr!(15, 2, 0, 0, 0; level << 1);
-    let geometry = mrc!(15, 1, 0, 0, 0);
-    let (line, ways, sets) = (
-        (geometry & 7) + 4,
-        geometry >> 3 & 0x3ff,
-        geometry >> 13 & 0x7fff,
-    );
-    for way in 0..=ways {
-        let way = way.checked_shl(ways.leading_zeros()).unwrap_or(0);
-        for set in (0..=sets).step_by((sets as usize / 4).max(1)) {
-            operate(way | set << line | level << 1);
-        }
-    }
 }
