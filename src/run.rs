@@ -826,11 +826,11 @@ impl Cpu {
     /// Takes the vCPU that is live from the hardware.
     #[inline(never)]
     fn put(&mut self) {
-        if let Some(vcpu) = self.vcpus.get_mut(self.loaded) {
-            if vcpu.put() {
-                self.turns.due = earlier(self.turns.due, vcpu.until);
-                self.changed |= vcpu.state == State::Ready;
-            }
+        if let Some(vcpu) = self.vcpus.get_mut(self.loaded)
+            && vcpu.put()
+        {
+            self.turns.due = earlier(self.turns.due, vcpu.until);
+            self.changed |= vcpu.state == State::Ready;
         }
     }
 
