@@ -67,6 +67,11 @@
 //! Of the vCPUs that a CPU has ready it runs those of the highest priority, in turns ([`run::Cpu`]); a
 //! VM with a reservation ([`sched`]) no longer than that allows. A vCPU that has its CPU to itself is
 //! not interrupted, and waits in WFI without a trap.
+//! One that gives way to a higher priority has the rest of its turn later. Shares are even on any number of
+//! CPUs ([`balance`]).
+//!
+//! What a switch can leave out it does: the list registers of a vCPU for which there is nothing
+//! ([`vgic::Vgic::quiet`]), VTTBR within a VM, VFP until it is used.
 //!
 //! # Locks
 //!

@@ -243,6 +243,18 @@ impl Cpu {
     /// Does what has been asked for, then runs one vCPU for a turn or waits for an interrupt.
     pub fn step(&mut self) {
         self.take_requests();
+        if self.changed | self.turns.crowded {
+            self.settle();
+        }
+        match self.pick() {
+            Some(index) => self.timed_turn(index),
+            None => self.idle(),
+        }
+    }
+
+    /// Sees to it that those are here who should be.
+    #[inline(never)]
+    fn settle(&mut self) {
         let changed = self.changed;
         if changed {
             if self.dropping {
@@ -252,10 +264,6 @@ impl Cpu {
         }
         if self.turns.crowded && (changed || self.now >= self.even) {
             self.hand_on();
-        }
-        match self.pick() {
-            Some(index) => self.timed_turn(index),
-            None => self.idle(),
         }
     }
 
@@ -619,7 +627,7 @@ impl Cpu {
         self.load(index);
         monitor::registers(&self.vcpus[index]);
         if !loaded {
-            self.put();
+            self.unload(index);
         }
     }
 
@@ -884,20 +892,20 @@ impl Cpu {
         }
         self.put();
         let Some(vcpu) = self.vcpus.get_mut(index) else {
+            self.loaded = NOWHERE;
             return;
         };
         vcpu.make_live(self.index, self.vfp == index);
         self.loaded = index;
         if vcpu.keen != 0 {
-            self.give_vfp_again(index);
+            self.give_vfp(index);
         }
     }
 
     /// Takes the vCPU that is live from the hardware.
     #[inline(never)]
     fn put(&mut self) {
-        let index = core::mem::replace(&mut self.loaded, NOWHERE);
-        if let Some(vcpu) = self.vcpus.get_mut(index)
+        if let Some(vcpu) = self.vcpus.get_mut(self.loaded)
             && vcpu.put()
         {
             self.turns.due = earlier(self.turns.due, vcpu.until);
@@ -910,24 +918,23 @@ impl Cpu {
     fn unload(&mut self, index: usize) {
         if self.loaded == index {
             self.put();
+            self.loaded = NOWHERE;
         }
     }
 
-    /// vCPU `index` gets its VFP registers without asking.
+    /// vCPU `index`, which is live, gets its VFP registers.
     #[inline(never)]
-    fn give_vfp_again(&mut self, index: usize) {
-        if self.vfp != index {
-            self.vcpus[index].keen -= 1;
-            self.give_vfp(index);
-        }
-    }
-
     fn give_vfp(&mut self, index: usize) {
         let owner = core::mem::replace(&mut self.vfp, index);
-        match self.vcpus.get_disjoint_mut([owner, index]) {
-            Ok([owner, vcpu]) => vfp::switch(Some(&mut owner.context.vfp), &vcpu.context.vfp),
-            Err(_) => vfp::switch(None, &self.vcpus[index].context.vfp),
+        if owner == index {
+            return;
         }
+        let (owner, vcpu) = match self.vcpus.get_disjoint_mut([owner, index]) {
+            Ok([owner, vcpu]) => (Some(&mut owner.context.vfp), vcpu),
+            Err(_) => (None, &mut self.vcpus[index]),
+        };
+        vcpu.keen -= 1;
+        vfp::switch(owner, &vcpu.context.vfp);
     }
 
     /// Begins vCPU `index` from reset.

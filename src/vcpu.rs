@@ -664,7 +664,6 @@ impl Vcpu {
     /// Hyp timer makes one soon, and again while the interrupt is active. Hardware has no need.
     pub fn virtual_timer_fired(&mut self) {
         self.watched = true;
-        self.quiet.set(None);
         machine::set_deadline_if_none(machine::wiring().frequency / SOON);
         self.with_gic(|gic, vcpu, lrs| gic.raise(vcpu, interrupt::VIRTUAL_TIMER, lrs));
     }

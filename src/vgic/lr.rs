@@ -229,6 +229,8 @@ impl Vgic {
         if bank.listed & b != 0 && state.hcr == EN && bank.renew(state, i, intid, lrs) {
             return Kick(0);
         }
+        // Though it may be disabled: it is not quiet any more.
+        self.work |= 1 << vcpu;
         self.changed(vcpu, b)
     }
 

@@ -147,6 +147,7 @@ const TESTS: &[Test] = tests! {
         who_wakes_on_a_cpu_that_is_busy_goes_to_one_that_runs_less
         who_gives_way_after_its_slice_has_nothing_left_of_it
         who_gives_way_in_the_midst_of_its_turn_has_the_rest_of_it
+        what_comes_for_a_vcpu_that_is_not_live_is_listed_when_it_is
         vms_that_take_turns_keep_their_translations
         vcpus_that_take_turns_find_no_translations_of_each_other
         vcpus_of_one_vm_on_two_cpus_stop_together;

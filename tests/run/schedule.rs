@@ -834,3 +834,32 @@ pub(crate) fn who_wakes_on_a_cpu_that_is_busy_goes_to_one_that_runs_less() {
         Some(second.vttbr(0))
     );
 }
+
+pub(crate) fn what_comes_for_a_vcpu_that_is_not_live_is_listed_when_it_is() {
+    const GICD: u32 = 0x0800_0000;
+    let mut board = Board::two();
+    for (offset, value) in [(0x000, 1), (0x104, 1 << 1)] {
+        test::push(move |guest| {
+            guest.regs.r[1] = value;
+            data_abort(guest, GICD + offset, GICD + offset, access(2, 1) | WRITE)
+        });
+    }
+    let own = board.soon().expect("a guest").vttbr;
+    // With nothing to take back and nothing to list, switches leave the list registers alone.
+    let seen: BTreeSet<u64> = turns(&mut board, 8).into_iter().collect();
+    assert_eq!(seen.len(), 2);
+    let vm = board.vms.iter().find(|vm| vm.vttbr(0) == own).expect("it");
+    for level in [true, false] {
+        vm.set_line(Some(33), level);
+    }
+    vm.set_line(Some(33), true);
+    let mut listed = |id: u32| {
+        let next = (0..4).find_map(|_| board.next(0).filter(|guest| guest.vttbr == own));
+        let next = next.expect("its turn");
+        next.lr
+            .iter()
+            .any(|lr| lr >> 28 & 1 != 0 && lr & 0x3ff == id)
+    };
+    assert!(listed(33));
+    assert!(listed(33), "again, after it has been taken back");
+}
