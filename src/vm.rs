@@ -193,8 +193,10 @@ pub mod news {
     }
 }
 
-/// What becomes of a VM once its vCPUs have left it.
+/// What becomes of a VM once its vCPUs have left it. A word, so that what an exit comes to ([`exit::Next`](crate::exit::Next))
+/// is returned as one and needs no extension.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
 pub enum Stop {
     /// It asked to be off, or has no vCPU that is on.
     Off,
@@ -396,6 +398,15 @@ impl Vm {
     /// Takes the VM's lock.
     #[inline(always)]
     pub fn lock(&self) -> MutexGuard<'_, State> {
+        match self.state.try_lock() {
+            Some(state) => state,
+            None => self.wait_for_lock(),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn wait_for_lock(&self) -> MutexGuard<'_, State> {
         self.state.lock()
     }
 

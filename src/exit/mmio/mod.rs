@@ -6,13 +6,13 @@ pub(super) mod memory;
 mod single;
 
 use super::{Next, external_abort};
-use crate::addr::{Ipa, PAGE, PAGE_SHIFT};
+use crate::addr::{Ipa, PAGE};
 use crate::bus::Device;
 use crate::forward::mask;
 use crate::inject::{self, Fault};
 use crate::machine::{self, Live};
-use crate::regs::psr;
-use crate::stage2::Leaf;
+use crate::regs::{Regs, psr};
+use crate::stage2::{Leaf, NOTHING_THERE, RAM_THERE};
 use crate::syndrome::{DataAbort, FaultStatus, PrefetchAbort};
 use crate::vcpu::{Pending, Reason, Vcpu};
 use crate::walk::{self, Kind};
@@ -42,70 +42,67 @@ fn translated(vcpu: &Vcpu, far: u32, kind: Kind) -> Option<Ipa> {
 #[inline(always)]
 pub(super) fn plain(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
     vcpu.count(Reason::DataAbort);
-    let (far, page) = (Live::hdfar(), Live::hpfar() >> 4);
     if abort.write() {
-        plain_store(vcpu, abort, far, page)
+        plain_store(vcpu, abort)
     } else {
-        plain_load(vcpu, abort, far, page)
+        plain_load(vcpu, abort)
     }
 }
 
-/// A plain load from page number `page`, in ARM state. It does what [`access`] does, which sees to
-/// everything else.
-#[inline(never)]
-fn plain_load(vcpu: &mut Vcpu, abort: DataAbort, far: u32, page: u32) -> Next {
-    let width = abort.bytes();
-    if far & (width - 1) != 0 || vcpu.context.regs().cpsr & (psr::T | psr::E) != 0 {
-        return access(vcpu, abort, faulting(far));
+/// What a plain access transfers, by its place among the saved registers, and its offset in the page: where it is
+/// in ARM state, aligned, and in little-endian order.
+#[inline(always)]
+fn operands(regs: &Regs, abort: DataAbort) -> Option<(usize, u32)> {
+    let far = Live::hdfar();
+    if far & (abort.bytes() - 1) != 0 || regs.cpsr & (psr::T | psr::E) != 0 {
+        return None;
     }
-    let state = vcpu.vm.lock();
-    let slot = match state.memory.space.device(page) {
-        Ok(slot) => slot,
-        Err(leaf) => {
-            drop(state);
-            return no_device(vcpu, abort, far, leaf);
-        }
+    Some((regs.unbanked(abort.rt())?, far % PAGE as u32))
+}
+
+/// The number of the page that stage 2 stopped.
+#[inline(always)]
+fn page() -> u32 {
+    Live::hpfar() >> 4
+}
+
+/// A plain load. It does what [`access`] does, which sees to everything else.
+#[inline(never)]
+fn plain_load(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
+    let Some((rt, offset)) = operands(vcpu.context.regs(), abort) else {
+        return elsewhere(vcpu, abort, RAM_THERE);
     };
-    let address = page << PAGE_SHIFT | far & (PAGE as u32 - 1);
-    let value = match slot {
-        Device::UART => vcpu.load_uart(state, address, width),
-        Device::GICD => vcpu.load_gicd(state, address, width),
-        _ => {
+    let state = vcpu.vm.lock();
+    let value = match state.memory.space.device(page()) {
+        Device::UART => vcpu.load_uart(state, offset, abort.bytes()),
+        Device::GICD => vcpu.load_gicd(state, offset, abort.bytes()),
+        slot => {
             drop(state);
-            return access(vcpu, abort, faulting(far));
+            return elsewhere(vcpu, abort, slot);
         }
     };
     let regs = vcpu.context.regs_mut();
-    regs.r[abort.rt() as usize & 7] = value;
+    regs.r[rt] = value;
     regs.pc = regs.pc.wrapping_add(4);
     Next::Resume
 }
 
 /// The same for a store.
 #[inline(never)]
-fn plain_store(vcpu: &mut Vcpu, abort: DataAbort, far: u32, page: u32) -> Next {
-    let width = abort.bytes();
+fn plain_store(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
     let regs = vcpu.context.regs();
-    if far & (width - 1) != 0 || regs.cpsr & (psr::T | psr::E) != 0 {
-        return access(vcpu, abort, faulting(far));
-    }
-    let value = regs.r[abort.rt() as usize & 7];
-    let state = vcpu.vm.lock();
-    let slot = match state.memory.space.device(page) {
-        Ok(slot) => slot,
-        Err(leaf) => {
-            drop(state);
-            return no_device(vcpu, abort, far, leaf);
-        }
+    let Some((rt, offset)) = operands(regs, abort) else {
+        return elsewhere(vcpu, abort, RAM_THERE);
     };
-    let address = page << PAGE_SHIFT | far & (PAGE as u32 - 1);
+    let value = regs.r[rt];
+    let state = vcpu.vm.lock();
     let mut asked = false;
-    match slot {
-        Device::UART => vcpu.store_uart(state, address, width, value),
-        Device::GICD => asked = vcpu.ask_gicd(state, address, width, value),
-        _ => {
+    match state.memory.space.device(page()) {
+        Device::UART => vcpu.store_uart(state, offset, abort.bytes(), value),
+        Device::GICD => asked = vcpu.ask_gicd(state, offset, abort.bytes(), value),
+        slot => {
             drop(state);
-            return access(vcpu, abort, faulting(far));
+            return elsewhere(vcpu, abort, slot);
         }
     }
     let regs = vcpu.context.regs_mut();
@@ -113,11 +110,12 @@ fn plain_store(vcpu: &mut Vcpu, abort: DataAbort, far: u32, page: u32) -> Next {
     if asked { Next::Look } else { Next::Resume }
 }
 
-/// A plain load or store where no device is, but `leaf`.
+/// A load or store that the syndrome describes, at none of these devices, but at what `slot` says.
 #[inline(never)]
-fn no_device(vcpu: &mut Vcpu, abort: DataAbort, far: u32, leaf: Leaf) -> Next {
+fn elsewhere(vcpu: &mut Vcpu, abort: DataAbort, slot: u32) -> Next {
+    let far = Live::hdfar();
     let ipa = faulting(far);
-    if leaf == Leaf::Nothing && !vcpu.vm.config.unassigned_zero {
+    if slot == NOTHING_THERE && !vcpu.vm.config.unassigned_zero {
         vcpu.vm.unassigned.note(ipa.0 as u32);
         return external_abort(vcpu, far, abort.write());
     }
