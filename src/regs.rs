@@ -157,6 +157,7 @@ impl Regs {
         }
     }
 
+    #[cold]
     #[inline(never)]
     const fn advance_it(&mut self) {
         let it = self.it_state() as u32;

@@ -308,6 +308,7 @@ impl Vcpu {
         }
     }
 
+    #[cold]
     #[inline(never)]
     fn banked_gpr(&self, n: u32) -> u32 {
         self.context.regs().get(&self.banks, n)
@@ -323,6 +324,7 @@ impl Vcpu {
         }
     }
 
+    #[cold]
     #[inline(never)]
     fn set_banked_gpr(&mut self, n: u32, value: u32) {
         self.gprs().set(n, value);

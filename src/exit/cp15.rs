@@ -165,6 +165,7 @@ fn undefined(vcpu: &mut Vcpu) -> Next {
     Next::Resume
 }
 
+#[cold]
 #[inline(never)]
 fn other15(vcpu: &Vcpu, transfer: Transfer, privileged: bool) -> Option<u32> {
     if !privileged {

@@ -178,6 +178,7 @@ impl Hsr {
     }
 
     /// The same by any condition.
+    #[cold]
     #[inline(never)]
     fn holds(self, regs: &Regs) -> bool {
         match self.condition() {

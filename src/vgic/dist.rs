@@ -231,32 +231,36 @@ impl Vgic {
         self.reordered(k, changed)
     }
 
+    #[inline(always)]
     fn enable(&mut self, vcpu: usize, offset: u32, value: u32) -> Kick {
         let Some((k, bits)) = self.bits(vcpu, offset, value) else {
             return Kick(0);
         };
-        let bank = &mut self.banks[k];
-        let fresh = bits & !bank.enabled;
-        if fresh == 0 {
-            return Kick(0);
-        }
-        bank.enabled |= fresh;
-        bank.reopen(self.ctlr);
-        self.changed(k, fresh)
+        self.toggle(k, bits & !self.banks[k].enabled)
     }
 
+    #[inline(always)]
     fn disable(&mut self, vcpu: usize, offset: u32, value: u32) -> Kick {
         let Some((k, bits)) = self.lines(vcpu, offset, value) else {
             return Kick(0);
         };
-        let bank = &mut self.banks[k];
-        let gone = bits & bank.enabled;
-        if gone == 0 {
+        self.toggle(k, bits & self.banks[k].enabled)
+    }
+
+    #[inline(always)]
+    fn toggle(&mut self, k: usize, bits: u32) -> Kick {
+        if bits == 0 {
             return Kick(0);
         }
-        bank.enabled ^= gone;
+        self.toggle_some(k, bits)
+    }
+
+    #[inline(never)]
+    fn toggle_some(&mut self, k: usize, bits: u32) -> Kick {
+        let bank = &mut self.banks[k];
+        bank.enabled ^= bits;
         bank.reopen(self.ctlr);
-        self.changed(k, gone)
+        self.changed(k, bits)
     }
 
     fn set_pending(&mut self, vcpu: usize, offset: u32, value: u32) -> Kick {
@@ -451,6 +455,7 @@ impl Vgic {
     }
 
     /// The bank of a register with one bit for each interrupt, and those of `bits` that exist.
+    #[inline(always)]
     fn bits(&self, vcpu: usize, offset: u32, bits: u32) -> Option<(usize, u32)> {
         let first = (offset & 0x7c) << 3;
         let exist = if first == 992 { 0x0fff_ffff } else { u32::MAX };
@@ -458,6 +463,7 @@ impl Vgic {
     }
 
     /// As [`bits`](Self::bits) without SGIs.
+    #[inline(always)]
     fn lines(&self, vcpu: usize, offset: u32, bits: u32) -> Option<(usize, u32)> {
         let sgis = if offset & 0x7c == 0 { SGIS } else { 0 };
         self.bits(vcpu, offset, bits & !sgis)

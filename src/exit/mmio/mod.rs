@@ -10,13 +10,15 @@ use crate::addr::{Ipa, PAGE};
 use crate::bus::Device;
 use crate::forward::mask;
 use crate::inject::{self, Fault};
-use crate::machine::{self, Live};
+use crate::machine::{self, Context, Live};
 use crate::regs::{Regs, psr};
-use crate::stage2::{Leaf, NOTHING_THERE, RAM_THERE};
+use crate::stage2::{Leaf, NOTHING_THERE};
 use crate::syndrome::{DataAbort, FaultStatus, PrefetchAbort};
 use crate::vcpu::{Pending, Reason, Vcpu};
+use crate::vm::State;
 use crate::walk::{self, Kind};
 use dispatch::Reply;
+use spin::MutexGuard;
 
 /// DFSR.CM: a cache maintenance operation aborted (B4.1.52).
 const DFSR_CM: u32 = 1 << 13;
@@ -70,15 +72,18 @@ fn page() -> u32 {
 #[inline(never)]
 fn plain_load(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
     let Some((rt, offset)) = operands(vcpu.context.regs(), abort) else {
-        return elsewhere(vcpu, abort, RAM_THERE);
+        return described(vcpu, abort);
     };
     let state = vcpu.vm.lock();
     let value = match state.memory.space.device(page()) {
         Device::UART => vcpu.load_uart(state, offset, abort.bytes()),
         Device::GICD => vcpu.load_gicd(state, offset, abort.bytes()),
-        slot => {
+        NOTHING_THERE if !vcpu.vm.config.unassigned_zero => {
+            return nothing(&mut vcpu.context, state, abort);
+        }
+        _ => {
             drop(state);
-            return elsewhere(vcpu, abort, slot);
+            return described(vcpu, abort);
         }
     };
     let regs = vcpu.context.regs_mut();
@@ -92,7 +97,7 @@ fn plain_load(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
 fn plain_store(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
     let regs = vcpu.context.regs();
     let Some((rt, offset)) = operands(regs, abort) else {
-        return elsewhere(vcpu, abort, RAM_THERE);
+        return described(vcpu, abort);
     };
     let value = regs.r[rt];
     let state = vcpu.vm.lock();
@@ -100,9 +105,12 @@ fn plain_store(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
     match state.memory.space.device(page()) {
         Device::UART => vcpu.store_uart(state, offset, abort.bytes(), value),
         Device::GICD => asked = vcpu.ask_gicd(state, offset, abort.bytes(), value),
-        slot => {
+        NOTHING_THERE if !vcpu.vm.config.unassigned_zero => {
+            return nothing(&mut vcpu.context, state, abort);
+        }
+        _ => {
             drop(state);
-            return elsewhere(vcpu, abort, slot);
+            return described(vcpu, abort);
         }
     }
     let regs = vcpu.context.regs_mut();
@@ -110,16 +118,20 @@ fn plain_store(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
     if asked { Next::Look } else { Next::Resume }
 }
 
-/// A load or store that the syndrome describes, at none of these devices, but at what `slot` says.
+/// A plain access where nothing is.
 #[inline(never)]
-fn elsewhere(vcpu: &mut Vcpu, abort: DataAbort, slot: u32) -> Next {
+fn nothing(context: &mut Context, mut state: MutexGuard<'_, State>, abort: DataAbort) -> Next {
     let far = Live::hdfar();
-    let ipa = faulting(far);
-    if slot == NOTHING_THERE && !vcpu.vm.config.unassigned_zero {
-        vcpu.vm.unassigned.note(ipa.0 as u32);
-        return external_abort(vcpu, far, abort.write());
-    }
-    access(vcpu, abort, ipa)
+    state.unassigned.note(faulting(far).0 as u32);
+    drop(state);
+    inject::external_abort(context, far, abort.write());
+    Next::Resume
+}
+
+/// A load or store that the syndrome describes.
+#[inline(never)]
+fn described(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
+    access(vcpu, abort, faulting(Live::hdfar()))
 }
 
 /// A load or store at `ipa` that the syndrome describes.
@@ -128,7 +140,7 @@ fn access(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
     let (width, rt) = (abort.bytes(), abort.rt());
     let mislabelled =
         abort.write() && vcpu.context.regs().thumb() && machine::thumb_stores_mislabelled();
-    let state = vcpu.vm.lock();
+    let mut state = vcpu.vm.lock();
     let leaf = state.memory.space.lookup(ipa);
     if let Leaf::Ram { attrs, .. } = leaf
         && (!abort.write() || attrs.perms.write)
@@ -137,8 +149,8 @@ fn access(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
         return Next::Resume;
     }
     if leaf == Leaf::Nothing && !vcpu.vm.config.unassigned_zero {
+        state.unassigned.note(ipa.0 as u32);
         drop(state);
-        vcpu.vm.unassigned.note(ipa.0 as u32);
         return external_abort(vcpu, Live::hdfar(), abort.write());
     }
     if ipa.0 as u32 & (width - 1) != 0 || rt == 15 || mislabelled {
@@ -235,7 +247,7 @@ fn any_data_abort(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
         Kind::Read
     };
     if abort.described() {
-        return access(vcpu, abort, faulting(far));
+        return described(vcpu, abort);
     }
     let permission = matches!(abort.status(), FaultStatus::Permission { .. });
     if permission
