@@ -53,12 +53,19 @@ impl Vgic {
         word >> (8 * (offset & 3)) & lanes(width)
     }
 
-    /// Whether the register at `offset` has to do with list registers: it shows pending or active state, or sends
-    /// SGIs.
+    /// Whether the register at `offset` may have to do with list registers: those that show pending or active
+    /// state, or send SGIs.
     #[inline(always)]
     #[must_use]
     pub const fn is_live(offset: u32) -> bool {
-        matches!(offset, 0x200..0x400 | SGIR..0xf30)
+        matches!(offset, 0x200..0x400 | SGIR..)
+    }
+
+    /// Whether a write of `width` bytes at `offset` is for [`send`](Self::send).
+    #[inline(always)]
+    #[must_use]
+    pub const fn sends(offset: u32, width: u32) -> bool {
+        offset == SGIR && width == 4
     }
 
     /// The other vCPUs, a bit each, whose list registers hold state that a read at `offset` by
@@ -83,7 +90,7 @@ impl Vgic {
         value: u32,
         lrs: &mut impl Lrs,
     ) -> Kick {
-        if offset == SGIR && width == 4 {
+        if Self::sends(offset, width) {
             return self.send(vcpu, value, lrs);
         }
         let mut kick = Kick(0);
@@ -380,9 +387,8 @@ impl Vgic {
         self.changed(k, changed)
     }
 
-    /// GICD_SGIR (4.3.15).
-    #[inline]
-    fn send(&mut self, vcpu: usize, value: u32, lrs: &mut impl Lrs) -> Kick {
+    /// A write of `value` to GICD_SGIR (4.3.15) by `vcpu`, which is loaded on the CPU of `lrs`.
+    pub fn send(&mut self, vcpu: usize, value: u32, lrs: &mut impl Lrs) -> Kick {
         let own = 1 << vcpu;
         let all = (1 << self.vcpus.len()) - 1;
         let mut targets = match value >> 24 & 3 {
@@ -391,14 +397,21 @@ impl Vgic {
             2 => own,
             _ => 0,
         };
+        if targets & own != 0 && self.renew_sgi(vcpu, value & 15, lrs) {
+            targets &= !own;
+        }
+        if targets == 0 {
+            return Kick(0);
+        }
+        self.send_each(targets, value & 15, own as u8)
+    }
+
+    #[inline(never)]
+    fn send_each(&mut self, mut targets: u32, id: u32, source: u8) -> Kick {
         let mut kick = Kick(0);
         while targets != 0 {
-            let target = targets.trailing_zeros() as usize;
+            kick |= self.receive(targets.trailing_zeros() as usize, id, source);
             targets &= targets - 1;
-            if target == vcpu && self.renew_sgi(vcpu, value & 15, lrs) {
-                continue;
-            }
-            kick |= self.receive(target, value & 15, own as u8);
         }
         kick
     }
