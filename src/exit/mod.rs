@@ -193,7 +193,7 @@ fn skip(vcpu: &mut Vcpu, hsr: Hsr) {
 }
 
 /// Gives the guest the abort of an address where nothing answers.
-#[inline(always)]
+#[inline(never)]
 fn external_abort(vcpu: &mut Vcpu, address: u32, write: bool) -> Next {
     inject::external_abort(&mut vcpu.context, address, write);
     Next::Resume
