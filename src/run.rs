@@ -205,6 +205,8 @@ pub struct Cpu {
     slice_end: u64,
     /// When its VM has used up its time, ticks; or [`NEVER`].
     spent: u64,
+    /// Since when that runs, ticks.
+    granted: u64,
     /// When the CPU may hand on a vCPU to have shares even, ticks.
     even: u64,
     /// Between two such times, ticks.
@@ -227,6 +229,7 @@ impl Cpu {
             now: 0,
             slice_end: NEVER,
             spent: NEVER,
+            granted: 0,
             even: 0,
             even_out: u64::from(frequency / balance::EVEN_OUT),
             dropping: false,
@@ -333,39 +336,45 @@ impl Cpu {
             return;
         };
         vcpu.start_clock(self.now);
-        if vcpu.bounded || vcpu.leaving {
-            self.rare_turn(index);
-        } else {
+        if !(vcpu.bounded | vcpu.leaving) || self.begins(index) {
             self.turn(index);
         }
         self.now = machine::now();
         if let Some(vcpu) = self.vcpus.get_mut(index) {
             vcpu.stop_clock(self.now);
+            if vcpu.bounded {
+                self.charge(index);
+            }
         }
     }
 
-    /// A turn of a vCPU that is leaving, or one that lasts no longer than its VM's time, and is charged to it.
+    /// Whether vCPU `index`, whose VM's time is bounded or which is leaving, has a turn: the one lasts no longer
+    /// than that time, the other scrubs instead.
     #[inline(never)]
-    fn rare_turn(&mut self, index: usize) {
-        let since = self.now;
+    fn begins(&mut self, index: usize) -> bool {
         let vcpu = &self.vcpus[index];
-        let (vm, bounded, leaving) = (vcpu.vm.clone(), vcpu.bounded, vcpu.leaving);
-        if bounded {
-            let Some(grant @ 1..) = vm.grant(since) else {
-                return;
+        if vcpu.bounded {
+            let Some(grant @ 1..) = vcpu.vm.grant(self.now) else {
+                return false;
             };
-            self.spent = since + grant;
+            self.granted = self.now;
+            self.spent = self.now + grant;
             self.turns.due = earlier(self.turns.due, self.spent);
         }
-        if leaving {
+        if vcpu.leaving {
             self.scrub(index);
-        } else {
-            self.turn(index);
+            return false;
         }
-        if bounded {
+        true
+    }
+
+    /// Charges the turn that vCPU `index` has had, if it had one, to its VM.
+    #[inline(never)]
+    fn charge(&mut self, index: usize) {
+        if self.spent != NEVER {
             self.spent = NEVER;
             self.changed = true;
-            vm.charge(since, machine::now());
+            self.vcpus[index].vm.charge(self.granted, self.now);
         }
     }
 
@@ -777,7 +786,7 @@ impl Cpu {
     }
 
     /// Runs vCPU `index` until something other than itself has to be done.
-    #[inline(never)]
+    #[inline(always)]
     fn turn(&mut self, index: usize) {
         self.load(index);
         self.slice_end = NEVER;
@@ -887,29 +896,8 @@ impl Cpu {
     /// Makes vCPU `index` the one that is live.
     #[inline(always)]
     fn load(&mut self, index: usize) {
-        if self.loaded == index {
-            return;
-        }
-        self.put();
-        let Some(vcpu) = self.vcpus.get_mut(index) else {
-            self.loaded = NOWHERE;
-            return;
-        };
-        vcpu.make_live(self.index, self.vfp == index);
-        self.loaded = index;
-        if vcpu.keen != 0 {
-            self.give_vfp(index);
-        }
-    }
-
-    /// Takes the vCPU that is live from the hardware.
-    #[inline(never)]
-    fn put(&mut self) {
-        if let Some(vcpu) = self.vcpus.get_mut(self.loaded)
-            && vcpu.put()
-        {
-            self.turns.due = earlier(self.turns.due, vcpu.until);
-            self.changed |= vcpu.state == State::Ready;
+        if self.loaded != index {
+            self.switch(index);
         }
     }
 
@@ -917,8 +905,25 @@ impl Cpu {
     #[inline(always)]
     fn unload(&mut self, index: usize) {
         if self.loaded == index {
-            self.put();
-            self.loaded = NOWHERE;
+            self.switch(NOWHERE);
+        }
+    }
+
+    /// Takes the vCPU that is live from the hardware, and makes vCPU `index` live, if that is one.
+    #[inline(never)]
+    fn switch(&mut self, index: usize) {
+        if let Some(vcpu) = self.vcpus.get_mut(self.loaded)
+            && vcpu.put()
+        {
+            self.turns.due = earlier(self.turns.due, vcpu.until);
+            self.changed |= vcpu.state == State::Ready;
+        }
+        self.loaded = index;
+        if let Some(vcpu) = self.vcpus.get_mut(index) {
+            vcpu.make_live(self.index, self.vfp == index);
+            if vcpu.keen != 0 {
+                self.give_vfp(index);
+            }
         }
     }
 

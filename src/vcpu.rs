@@ -736,7 +736,6 @@ impl Vcpu {
         if takes_turns {
             machine::flush_own_vmid();
         }
-        self.watched |= self.vm.has_wires();
         let Some(mut lrs) = machine::list_registers() else {
             return;
         };
@@ -747,14 +746,18 @@ impl Vcpu {
     }
 
     #[inline(never)]
-    fn load_interrupts(&self, mut lrs: ListRegisters) {
+    fn load_interrupts(&mut self, mut lrs: ListRegisters) {
+        let wired = self.vm.has_wires();
+        self.watched |= wired;
         let mut state = self.vm.lock();
         each_bit(state.gic.held(self.index), |id| {
             machine::set_active(id, true);
         });
         let kick = state.gic.load(self.index, &mut lrs);
         self.release(&mut state);
-        self.quiet.set(state.gic.quiet(self.index));
+        if !wired {
+            self.quiet.set(state.gic.quiet(self.index));
+        }
         drop(state);
         self.vm.kick(kick, self.index);
     }
