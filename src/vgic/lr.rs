@@ -14,6 +14,9 @@
 use super::{Bank, Kick, MAX_LRS, Vcpu, Vgic, bit};
 
 /// The virtual interface control registers of one CPU (ARM IHI 0048B, 5.3).
+///
+/// Where no vCPU is loaded, its list registers are empty, and GICH_HCR has En alone: so [`Vgic::load`] wants
+/// them, and [`Vgic::put`] leaves them.
 pub trait Lrs {
     /// How many list registers there are, 1 to 64; of more than 16 the first 16 are used.
     fn count(&self) -> usize;
@@ -104,14 +107,13 @@ impl Vgic {
         self.loaded &= !(1 << vcpu);
     }
 
-    /// Loads `vcpu` on the CPU that `lrs` belongs to, whose list registers are empty, and lists
-    /// what it has.
+    /// Loads `vcpu` on the CPU that `lrs` belongs to, which has an interface [as it should
+    /// be](Lrs), and lists what it has.
     #[inline]
     pub fn load(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> Kick {
         self.loaded |= 1 << vcpu;
         let state = &mut self.vcpus[vcpu];
         state.hcr = EN;
-        lrs.set_hcr(EN);
         lrs.set_vmcr(state.vmcr);
         lrs.set_apr(state.apr);
         self.work &= !(1 << vcpu);
@@ -135,16 +137,19 @@ impl Vgic {
     pub fn put(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> Kick {
         let state = &self.vcpus[vcpu];
         let mut kick = Kick(0);
-        if state.used | state.stale != 0 || state.hcr != EN {
+        if state.hcr != EN {
             kick = self.sync(vcpu, lrs);
-            self.vcpus[vcpu].clear_stale(lrs);
+            lrs.set_hcr(EN);
+        } else if state.used != 0 {
+            kick.0 = self.take(vcpu, state.used, lrs);
         }
         let state = &mut self.vcpus[vcpu];
+        if state.stale != 0 {
+            state.clear_stale(lrs);
+        }
         state.vmcr = lrs.vmcr();
         state.apr = lrs.apr();
         state.hcr = 0;
-        // On, with nothing in it: as the next one loaded wants it.
-        lrs.set_hcr(EN);
         self.loaded &= !(1 << vcpu);
         let count = self.vcpus.len();
         let mut words = self.summary;
