@@ -95,6 +95,7 @@ pub struct Vcpu {
     pub vm: Arc<Vm>,
     /// Its number in the VM.
     pub index: usize,
+    link: Arc<Link>,
     /// Its registers.
     pub context: Context,
     /// What it is doing.
@@ -157,6 +158,7 @@ impl Vcpu {
         let (priority, bounded) = (policy.priority, policy.budget_us.is_some());
         Self {
             slice: vm.slice,
+            link: vm.links[index].clone(),
             served: 0,
             came: 0,
             vm,
@@ -190,7 +192,7 @@ impl Vcpu {
     #[inline(always)]
     #[must_use]
     pub fn link(&self) -> &Link {
-        &self.vm.links[self.index]
+        &self.link
     }
 
     /// Counts an exit.
@@ -377,7 +379,7 @@ impl Vcpu {
     #[inline(always)]
     pub fn ask_gicd(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) -> bool {
         let kick = self.write_gicd(state, offset, width, value);
-        self.vm.ask(kick, self.index)
+        self.vm.ask(kick, self.index, &self.link)
     }
 
     #[inline(always)]

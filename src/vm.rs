@@ -250,7 +250,7 @@ pub struct Vm {
     /// Interrupts of the board's devices that it has.
     wires: Vec<Wire>,
     /// Its vCPUs as other CPUs see them.
-    pub links: Vec<Link>,
+    pub links: Vec<Arc<Link>>,
     /// What it has tried where nothing is.
     pub unassigned: Unassigned,
     /// Whether it makes other VMs' accesses: it will begin, or has not left.
@@ -348,10 +348,12 @@ impl Vm {
         let id = BUILT.fetch_add(1, Ordering::Relaxed) as u32;
         let links = homes
             .iter()
-            .map(|&cpu| Link {
-                mailbox: Mailbox::new(cpu),
-                figures: Mutex::default(),
-                awaited: Mutex::default(),
+            .map(|&cpu| {
+                Arc::new(Link {
+                    mailbox: Mailbox::new(cpu),
+                    figures: Mutex::default(),
+                    awaited: Mutex::default(),
+                })
             })
             .collect();
         let reservation = config.policy.budget_us.map(|budget| {
@@ -537,7 +539,7 @@ impl Vm {
     #[must_use]
     pub fn home(&self, intid: u32) -> usize {
         let target = self.state().gic.target(intid).unwrap_or(0);
-        self.links.get(target).map_or(0, Link::cpu)
+        self.links.get(target).map_or(0, |link| link.cpu())
     }
 
     /// Starts vCPU `index`, which is off, at `start`.
@@ -692,14 +694,13 @@ impl Vm {
         }
     }
 
-    /// As [`kick`](Self::kick), for the vCPU `own`, which is loaded here; whether its own CPU has to look,
-    /// which isn't kicked.
+    /// As [`kick`](Self::kick), for the vCPU `own`, which is loaded here and has this `link`; whether its own CPU
+    /// has to look, which isn't kicked.
     #[inline(always)]
     #[must_use = "what is asked of this CPU is not done yet"]
-    pub fn ask(&self, kick: Kick, own: usize) -> bool {
+    pub fn ask(&self, kick: Kick, own: usize, link: &Link) -> bool {
         let others = kick.0 & !(1 << own);
-        let here = || self.links.get(own).map_or(MAX_CPUS, Link::cpu);
-        others != 0 && self.ask_each(others, here())
+        others != 0 && self.ask_each(others, link.cpu())
     }
 
     /// Wakes the vCPUs of `vcpus`.
