@@ -362,30 +362,29 @@ impl Vgic {
     }
 
     /// GICD_SGIR (4.3.15).
-    #[inline]
+    #[inline(never)]
     fn send(&mut self, vcpu: usize, value: u32, lrs: &mut impl Lrs) -> Kick {
         let own = 1 << vcpu;
-        let all = (1 << self.vcpus.len()) - 1;
         let mut targets = match value >> 24 & 3 {
-            0 => value >> 16 & all,
-            1 => all & !own,
+            0 => value >> 16,
+            1 => !own,
             2 => own,
             _ => 0,
-        };
+        } & ((1 << self.vcpus.len()) - 1);
+        if targets & own != 0 && self.renew_sgi(vcpu, value & 15, lrs) {
+            targets &= !own;
+        }
         let mut kick = Kick(0);
         while targets != 0 {
             let target = targets.trailing_zeros() as usize;
             targets &= targets - 1;
-            if target == vcpu && self.renew_sgi(vcpu, value & 15, lrs) {
-                continue;
-            }
             kick |= self.receive(target, value & 15, own as u8);
         }
         kick
     }
 
     /// Makes SGI `id` pending at `vcpu` from `sources`.
-    #[inline]
+    #[inline(never)]
     fn receive(&mut self, vcpu: usize, id: u32, sources: u8) -> Kick {
         let b = bit(id);
         let bank = &mut self.banks[vcpu];

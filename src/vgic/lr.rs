@@ -183,31 +183,11 @@ impl Vgic {
     /// vCPUs.
     #[inline]
     pub fn flush(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> Kick {
-        let (private, shared) = self.banks.split_at_mut(self.vcpus.len());
-        let private = &mut private[vcpu];
-        let state = &mut self.vcpus[vcpu];
-        if state.hcr == EN {
-            // What mostly happens: interrupts that have ended since and are pending anew, or whose
-            // handler has quieted its device.
-            let mut dirty = state.dirty;
-            while dirty != 0 {
-                let i = dirty.trailing_zeros() as usize % MAX_LRS;
-                let intid = state.lr[i] & VIRTUAL_ID;
-                let bank = if intid < 32 {
-                    &mut *private
-                } else if let Some(bank) = shared.get_mut((intid >> 5) as usize - 1) {
-                    bank
-                } else {
-                    break;
-                };
-                let here = intid < 32 || bank.targets[intid as usize & 31] >> vcpu & 1 != 0;
-                if !here || !bank.renew(state, i, intid, lrs) {
-                    break;
-                }
-                dirty &= dirty - 1;
-            }
-            state.dirty = dirty;
-        }
+        // What mostly happens: interrupts that have ended since and are pending anew, or whose handler has
+        // quieted its device.
+        while self.renew_first(vcpu, lrs) {}
+        let private = &self.banks[vcpu];
+        let state = &self.vcpus[vcpu];
         let unlisted = private.ready | private.active & !private.listed | self.summary;
         let owed = u32::from(state.dirty | state.stale | state.spi_active) | (state.hcr ^ EN);
         self.work &= !(1 << vcpu);
@@ -215,6 +195,30 @@ impl Vgic {
             return Kick(0);
         }
         self.flush_rest(vcpu, lrs)
+    }
+
+    /// Brings the first list register whose interrupt was changed up to date, where that is simple.
+    #[inline]
+    fn renew_first(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> bool {
+        let state = &mut self.vcpus[vcpu];
+        if state.dirty == 0 || state.hcr != EN {
+            return false;
+        }
+        let i = state.dirty.trailing_zeros() as usize % MAX_LRS;
+        let intid = state.lr[i] & VIRTUAL_ID;
+        let k = match intid >> 5 {
+            0 => vcpu,
+            word => self.vcpus.len() + word as usize - 1,
+        };
+        let (Some(bank), Some(state)) = (self.banks.get_mut(k), self.vcpus.get_mut(vcpu)) else {
+            return false;
+        };
+        let here = intid < 32 || bank.targets[intid as usize & 31] >> vcpu & 1 != 0;
+        let renewed = here && bank.renew(state, i, intid, lrs);
+        if renewed {
+            state.dirty &= !(1 << i);
+        }
+        renewed
     }
 
     /// As [`set_level`](Self::set_level) with `true` for a linked private interrupt of `vcpu`, which
