@@ -810,11 +810,13 @@ impl Cpu {
             };
             match next {
                 Next::Resume => {}
-                Next::Interrupt | Next::Look => {
-                    let interrupt = match next {
-                        Next::Look => Interrupt::Kick,
-                        _ => irq::take(Some(vcpu)),
-                    };
+                Next::Wake(vcpus) => {
+                    if self.wake(index, vcpus) {
+                        return self.goes_on(index);
+                    }
+                }
+                Next::Interrupt => {
+                    let interrupt = irq::take(Some(vcpu));
                     if interrupt > Interrupt::Own
                         && let Some(goes_on) = self.interrupted(index, interrupt)
                     {
@@ -875,11 +877,42 @@ impl Cpu {
                 self.vcpus[index].look_at_timers();
             }
         }
+        Some(self.goes_on(index))
+    }
+
+    /// Whether vCPU `index`, whose turn it is, goes on.
+    fn goes_on(&mut self, index: usize) -> bool {
         if !may_run(&self.vcpus[index]) || self.loaded != index || self.dropping {
-            return Some(false);
+            return false;
         }
         self.now = machine::now();
-        Some(self.now < earlier(self.slice_end, self.spent))
+        self.now < earlier(self.slice_end, self.spent)
+    }
+
+    /// Wakes those of `vcpus` that wait, of the VM of vCPU `index`, which all live here; whether who shares
+    /// the CPU has changed by more than that.
+    #[inline(never)]
+    fn wake(&mut self, index: usize, mut vcpus: u8) -> bool {
+        let vm = Arc::as_ptr(&self.vcpus[index].vm);
+        let mut more = false;
+        for place in 0..self.vcpus.len() {
+            let vcpu = &mut self.vcpus[place];
+            if vcpus >> vcpu.index & 1 == 0 || Arc::as_ptr(&vcpu.vm) != vm {
+                continue;
+            }
+            vcpus &= !(1 << vcpu.index);
+            vcpu.stir();
+            if vcpu.state == State::Waiting {
+                vcpu.state = State::Ready;
+                more |= !self.joins(place);
+            }
+            if vcpus == 0 {
+                return more;
+            }
+        }
+        // Some are only about to arrive.
+        self.vcpus[index].vm.wake(vcpus);
+        more
     }
 
     /// vCPU `index` gives way in the midst of its turn, and has the rest of it next, before its equals.

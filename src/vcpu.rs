@@ -374,10 +374,9 @@ impl Vcpu {
         self.vm.kick(kick, self.index);
     }
 
-    /// The same. Whether this CPU has been asked for something without a kick: it then has to look before
-    /// it enters a guest again.
+    /// The same. Which vCPUs of its VM are to be woken on this CPU, a bit each.
     #[inline(always)]
-    pub fn ask_gicd(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) -> bool {
+    pub fn ask_gicd(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) -> u8 {
         let kick = self.write_gicd(state, offset, width, value);
         self.vm.ask(kick, self.index, &self.link)
     }

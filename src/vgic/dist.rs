@@ -70,6 +70,7 @@ impl Vgic {
 
     /// Writes the low `width` bytes (1, 2 or 4) of `value` at `offset` (below 0x1000) for `vcpu`,
     /// which is loaded on the CPU of `lrs`.
+    #[inline(always)]
     pub fn write(
         &mut self,
         vcpu: usize,
@@ -81,6 +82,18 @@ impl Vgic {
         if offset == SGIR && width == 4 {
             return self.send(vcpu, value, lrs);
         }
+        self.write_state(vcpu, offset, width, value, lrs)
+    }
+
+    #[inline(never)]
+    fn write_state(
+        &mut self,
+        vcpu: usize,
+        offset: u32,
+        width: u32,
+        value: u32,
+        lrs: &mut impl Lrs,
+    ) -> Kick {
         let mut kick = Kick(0);
         if is_state(offset) && self.holders(vcpu, offset) >> vcpu & 1 != 0 {
             kick = self.sync(vcpu, lrs);

@@ -533,8 +533,17 @@ impl Vgic {
     }
 
     /// Takes back what stands in the list registers `which`, all of them in use.
+    #[inline]
     fn take(&mut self, vcpu: usize, which: u16, lrs: &mut impl Lrs) -> u8 {
-        let (mut which, mut kick) = self.take_ended(vcpu, which, lrs);
+        match self.take_ended(vcpu, which, lrs) {
+            (0, kick) => kick,
+            (others, kick) => kick | self.take_each(vcpu, others, lrs),
+        }
+    }
+
+    #[inline(never)]
+    fn take_each(&mut self, vcpu: usize, mut which: u16, lrs: &mut impl Lrs) -> u8 {
+        let mut kick = 0;
         while which != 0 {
             if let Some((k, _)) = self.take_one(vcpu, which.trailing_zeros() as usize, lrs) {
                 kick |= self.settle(k);
@@ -546,7 +555,7 @@ impl Vgic {
 
     /// Takes back what has simply ended of what stands in the list registers `which`: most of it, and all
     /// at once. The others, and whom to tell.
-    #[inline]
+    #[inline(never)]
     fn take_ended(&mut self, vcpu: usize, which: u16, lrs: &mut impl Lrs) -> (u16, u8) {
         let bank = &mut self.banks[vcpu];
         let state = &mut self.vcpus[vcpu];
