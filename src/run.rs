@@ -665,6 +665,8 @@ impl Cpu {
         self.set_deadline();
         machine::wait();
         self.take_interrupt();
+        // Who is woken by that is not charged for the wait.
+        self.now = machine::now();
     }
 
     /// Takes an interrupt while no guest runs; whether there is something to do.
