@@ -46,12 +46,17 @@ enum Setting {
     Bench(u32, u32, &'static str),
     /// The bench guest and the one that emulates a device for it.
     Forwarded,
+    /// The bench guest in two VMs that give the CPU to each other, with this at the end of their command lines.
+    Beside(&'static str),
 }
 
 /// The setting that most figures have.
 const ALONE: Setting = Setting::Bench(1, 1, "");
 /// Two vCPUs that share a CPU.
 const SHARED: Setting = Setting::Bench(2, 1, " one_cpu");
+
+/// One VM's or vCPU's call by which another runs.
+const GIVE: How = How::Call("give_armillary");
 
 /// How an operation is cut out of the trace, in names of the guest's symbols.
 #[derive(Clone, Copy)]
@@ -64,12 +69,14 @@ enum How {
     Interrupt,
     /// From a symbol to itself.
     Again(&'static str),
+    /// From a symbol, at which the guest traps, to behind that, whoever's turn it is then.
+    Call(&'static str),
     /// From the trap that starts another CPU to this symbol.
     Start(&'static str),
 }
 
 /// By name: what runs, and how one operation is cut out.
-const FIGURES: [(&str, Setting, How); 28] = {
+const FIGURES: [(&str, Setting, How); 32] = {
     use How::{Again, Interrupt, Start, Store};
     let trap = How::Cut(Cut::Trap);
     [
@@ -107,8 +114,16 @@ const FIGURES: [(&str, Setting, How); 28] = {
         ),
         ("cpu_on", Setting::Bench(2, 2, ""), Start("started_cpu")),
         ("ipi_one_cpu", SHARED, Again("ping_pong_send")),
-        ("vcpu_switch", SHARED, How::Cut(Cut::Switch)),
-        ("vfp_first_use", SHARED, How::Cut(Cut::Retried)),
+        ("wakeup", SHARED, Interrupt),
+        ("vcpu_switch", Setting::Beside(""), GIVE),
+        ("vcpu_switch_vfp", Setting::Beside(" vfp"), GIVE),
+        ("vcpu_switch_own", SHARED, GIVE),
+        ("vcpu_switch_vfp_own", SHARED, GIVE),
+        (
+            "vfp_first_use",
+            Setting::Beside(" vfp"),
+            How::Cut(Cut::Retried),
+        ),
     ]
 };
 
@@ -269,6 +284,12 @@ fn set(machine: &Machine, setting: Setting, words: &str) -> anyhow::Result<Machi
             let model = "kernel=guest:model,name=model,memory=64M";
             (2, vec![bench, model.into()])
         }
+        Setting::Beside(more) => {
+            let vm = |name: &str, word: &str| {
+                format!("kernel=guest:bench,name={name},memory=64M,append={word}{more}")
+            };
+            (1, vec![vm("bench", "beside"), vm("beside", "give")])
+        }
     };
     with_vms(machine, cpus, &specs)
 }
@@ -281,6 +302,10 @@ fn cut(guest: &Symbols, how: How) -> anyhow::Result<Cut> {
         How::Store => Cut::Between(guest.address("latency_store")?, irq()?),
         How::Interrupt => Cut::Before(irq()?),
         How::Again(name) => Cut::Again(guest.address(name)?),
+        How::Call(name) => {
+            let call = guest.address(name)?;
+            Cut::Between(call, call + 4)
+        }
         How::Start(name) => Cut::Start(guest.address(name)?),
     })
 }
