@@ -336,7 +336,7 @@ impl Cpu {
             return;
         };
         vcpu.start_clock(self.now);
-        if !(vcpu.bounded | vcpu.leaving) || self.begins(index) {
+        if !vcpu.special || self.begins(index) {
             self.turn(index);
         }
         self.now = machine::now();
@@ -644,14 +644,11 @@ impl Cpu {
     #[inline(always)]
     fn pick(&mut self) -> Option<usize> {
         let turns = &mut self.turns;
-        let index = match turns.queue.get(turns.next) {
-            Some(&index) => index,
-            None => {
-                turns.next = 0;
-                *turns.queue.first()?
-            }
+        let (place, index) = match turns.queue.get(turns.next) {
+            Some(&index) => (turns.next, index),
+            None => (0, *turns.queue.first()?),
         };
-        turns.next += 1;
+        turns.next = place + 1;
         Some(index)
     }
 
@@ -715,7 +712,8 @@ impl Cpu {
         }
         self.changed = true;
         let vcpu = &mut *self.vcpus[index];
-        (vcpu.leaving, vcpu.state) = (false, State::Off);
+        vcpu.state = State::Off;
+        vcpu.set_leaving(false);
         vcpu.vm.finish();
     }
 
@@ -754,23 +752,27 @@ impl Cpu {
         wake_by(self.slice_end, self.turns.due, timer);
     }
 
-    /// Whether vCPU `index` goes on: not where one of a higher priority is ready, or one that should be
-    /// elsewhere. What it may do depends on whether it has its CPU to itself.
+    /// Whether vCPU `index` goes on after something has changed: not where one of a higher priority is ready, or
+    /// one that should be elsewhere.
+    #[cold]
+    #[inline(never)]
+    fn stays(&mut self, index: usize) -> bool {
+        self.look_over();
+        let turns = &self.turns;
+        self.vcpus[index].priority >= turns.priority
+            && !(turns.crowded && self.spare(Some(index)).is_some())
+    }
+
+    /// Whether vCPU `index` goes on. What it may do depends on whether it has its CPU to itself.
     #[inline(always)]
     fn share(&mut self, index: usize) -> bool {
-        if self.changed {
-            self.look_over();
-            if self.turns.crowded && self.spare(Some(index)).is_some() {
-                return false;
-            }
+        if self.changed && !self.stays(index) {
+            return false;
         }
         let turns = &self.turns;
         let Some(vcpu) = self.vcpus.get_mut(index) else {
             return false;
         };
-        if vcpu.priority < turns.priority {
-            return false;
-        }
         if !turns.sliced {
             self.slice_end = NEVER;
         } else if self.slice_end == NEVER {
@@ -947,15 +949,18 @@ impl Cpu {
     /// Takes the vCPU that is live from the hardware, and makes vCPU `index` live, if that is one.
     #[inline(never)]
     fn switch(&mut self, index: usize) {
+        let Some(lrs) = machine::list_registers() else {
+            return;
+        };
         if let Some(vcpu) = self.vcpus.get_mut(self.loaded)
-            && vcpu.put()
+            && vcpu.put(lrs)
         {
             self.turns.due = earlier(self.turns.due, vcpu.until);
             self.changed |= vcpu.state == State::Ready;
         }
         self.loaded = index;
         if let Some(vcpu) = self.vcpus.get_mut(index) {
-            vcpu.make_live(self.index, self.vfp == index);
+            vcpu.make_live(self.index, self.vfp == index, lrs);
             if vcpu.keen != 0 {
                 self.give_vfp(index);
             }
@@ -1015,7 +1020,7 @@ impl Cpu {
         self.forget(index);
         let vcpu = &mut self.vcpus[index];
         if !vcpu.leaving && (starting || vcpu.state != State::Off) {
-            vcpu.leaving = vcpu.vm.left(vcpu.index);
+            vcpu.set_leaving(vcpu.vm.left(vcpu.index));
             vcpu.state = if vcpu.leaving {
                 State::Ready
             } else {

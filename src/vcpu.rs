@@ -116,6 +116,8 @@ pub struct Vcpu {
     pub came: u64,
     /// Whether it has left as the last of its VM, whose memory it scrubs in its turns.
     pub leaving: bool,
+    /// Whether its turns are not like others': bounded, or leaving.
+    pub special: bool,
     /// Whether WFI traps.
     pub traps_wfi: bool,
     /// For how many turns it gets its VFP registers without a trap.
@@ -170,6 +172,7 @@ impl Vcpu {
             priority,
             bounded,
             leaving: false,
+            special: bounded,
             traps_wfi: true,
             keen: 0,
             timer,
@@ -246,6 +249,12 @@ impl Vcpu {
         let exits: u64 = self.exits.iter().sum();
         // An exit is short, and there are fewer than 2^40 of them.
         (ticks * 256 / u64::from(count.max(1)) * exits / 256).min(self.ran)
+    }
+
+    /// From now on it scrubs in its turns, or does no more.
+    pub fn set_leaving(&mut self, leaving: bool) {
+        self.leaving = leaving;
+        self.special = self.bounded || leaving;
     }
 
     /// It gets a CPU at `now`, ticks.
@@ -729,17 +738,14 @@ impl Vcpu {
         pending
     }
 
-    /// Makes it live on CPU number `cpu`, which this is; `vfp_live`: its VFP registers are there still.
+    /// Makes it live on CPU number `cpu`, which this is and has `lrs`; `vfp_live`: its VFP registers are there still.
     #[inline(always)]
-    pub fn make_live(&mut self, cpu: usize, vfp_live: bool) {
+    pub fn make_live(&mut self, cpu: usize, vfp_live: bool, mut lrs: ListRegisters) {
         let takes_turns = vm::loads(cpu, &self.vm, self.index);
         machine::load(&self.context, vfp_live);
         if takes_turns {
             machine::flush_own_vmid();
         }
-        let Some(mut lrs) = machine::list_registers() else {
-            return;
-        };
         match self.quiet.get() {
             Some(interface) => interface.load(&mut lrs),
             None => self.load_interrupts(lrs),
@@ -763,15 +769,13 @@ impl Vcpu {
         self.vm.kick(kick, self.index);
     }
 
-    /// Takes it from this CPU, all but its VFP registers. Whether it was in WFI: it is ready again where
+    /// Takes it from this CPU, which has `lrs`, all but its VFP registers. Whether it was in WFI: it is ready again where
     /// something has come for it.
     #[inline(always)]
-    pub fn put(&mut self) -> bool {
+    pub fn put(&mut self, lrs: ListRegisters) -> bool {
         machine::put(&mut self.context);
-        machine::list_registers().is_some_and(|lrs| {
-            let quiet = self.state == State::Ready && self.quiet.get() == Some(Interface::of(&lrs));
-            !quiet && self.put_interrupts(lrs)
-        })
+        let quiet = self.state == State::Ready && self.quiet.get() == Some(Interface::of(&lrs));
+        !quiet && self.put_interrupts(lrs)
     }
 
     #[inline(never)]

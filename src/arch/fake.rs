@@ -924,6 +924,7 @@ pub fn cpu_number() -> usize {
 }
 
 /// This CPU's list registers.
+#[derive(Clone, Copy)]
 pub struct ListRegisters;
 
 /// This CPU's list registers.
