@@ -382,27 +382,44 @@ impl Vcpu {
     #[inline(always)]
     pub fn ask_gicd(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) -> u8 {
         let kick = self.write_gicd(state, offset, width, value);
-        self.vm.ask(kick, self.index, &self.link)
+        match kick {
+            Kick(0) => 0,
+            _ => self.vm.ask(kick, self.index, &self.link),
+        }
     }
 
     #[inline(always)]
     fn write_gicd(&self, mut state: Locked<'_>, offset: u32, width: u32, value: u32) -> Kick {
         let offset = offset & 0xfff;
-        if Vgic::is_live(offset) {
-            return self.apply(state, |gic, vcpu, lrs| {
-                gic.write(vcpu, offset, width, value, lrs)
-            });
-        }
-        match state.gic.poke(self.index, offset, width, value) {
-            Kick(0) => Kick(0),
-            kick => self.follow(state, kick),
+        let kick = if !Vgic::is_live(offset) {
+            state.gic.poke(self.index, offset, width, value)
+        } else if Vgic::sends(offset, width)
+            && let Some(mut lrs) = machine::list_registers()
+        {
+            state.gic.send(self.index, value, &mut lrs)
+        } else {
+            return self.write_gicd_state(state, offset, width, value);
+        };
+        match kick {
+            Kick(0) => kick,
+            _ => self.apply_kick(state, kick),
         }
     }
 
-    /// What a write to the distributor has changed may be this vCPU's.
     #[inline(never)]
-    fn follow(&self, state: Locked<'_>, before: Kick) -> Kick {
-        self.apply(state, |_, _, _| before)
+    fn write_gicd_state(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) -> Kick {
+        self.apply(state, |gic, vcpu, lrs| {
+            gic.write(vcpu, offset, width, value, lrs)
+        })
+    }
+
+    /// What else a change that has led to `kick` takes.
+    #[inline(never)]
+    fn apply_kick(&self, state: Locked<'_>, kick: Kick) -> Kick {
+        if !state.gic.needs_flush(self.index) {
+            return kick;
+        }
+        self.apply(state, |_, _, _| kick)
     }
 
     /// A load from the distributor.

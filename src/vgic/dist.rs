@@ -53,12 +53,19 @@ impl Vgic {
         word >> (8 * (offset & 3)) & lanes(width)
     }
 
-    /// Whether the register at `offset` has to do with list registers: it shows pending or active state, or sends
-    /// SGIs.
+    /// Whether the register at `offset` may have to do with list registers: those that show pending or active
+    /// state, or send SGIs.
     #[inline(always)]
     #[must_use]
     pub const fn is_live(offset: u32) -> bool {
-        matches!(offset, 0x200..0x400 | SGIR..0xf30)
+        matches!(offset, 0x200..0x400 | SGIR..)
+    }
+
+    /// Whether a write of `width` bytes at `offset` is for [`send`](Self::send).
+    #[inline(always)]
+    #[must_use]
+    pub const fn sends(offset: u32, width: u32) -> bool {
+        offset == SGIR && width == 4
     }
 
     /// The other vCPUs, a bit each, whose list registers hold state that a read at `offset` by
@@ -75,7 +82,6 @@ impl Vgic {
 
     /// Writes the low `width` bytes (1, 2 or 4) of `value` at `offset` (below 0x1000) for `vcpu`,
     /// which is loaded on the CPU of `lrs`.
-    #[inline(always)]
     pub fn write(
         &mut self,
         vcpu: usize,
@@ -84,21 +90,9 @@ impl Vgic {
         value: u32,
         lrs: &mut impl Lrs,
     ) -> Kick {
-        if offset == SGIR && width == 4 {
+        if Self::sends(offset, width) {
             return self.send(vcpu, value, lrs);
         }
-        self.write_state(vcpu, offset, width, value, lrs)
-    }
-
-    #[inline(never)]
-    fn write_state(
-        &mut self,
-        vcpu: usize,
-        offset: u32,
-        width: u32,
-        value: u32,
-        lrs: &mut impl Lrs,
-    ) -> Kick {
         let mut kick = Kick(0);
         if is_state(offset) && self.holders(vcpu, offset) >> vcpu & 1 != 0 {
             kick = self.sync(vcpu, lrs);
@@ -393,9 +387,8 @@ impl Vgic {
         self.changed(k, changed)
     }
 
-    /// GICD_SGIR (4.3.15).
-    #[inline(never)]
-    fn send(&mut self, vcpu: usize, value: u32, lrs: &mut impl Lrs) -> Kick {
+    /// A write of `value` to GICD_SGIR (4.3.15) by `vcpu`, which is loaded on the CPU of `lrs`.
+    pub fn send(&mut self, vcpu: usize, value: u32, lrs: &mut impl Lrs) -> Kick {
         let own = 1 << vcpu;
         let mut targets = match value >> 24 & 3 {
             0 => value >> 16,
@@ -408,9 +401,8 @@ impl Vgic {
         }
         let mut kick = Kick(0);
         while targets != 0 {
-            let target = targets.trailing_zeros() as usize;
+            kick |= self.receive(targets.trailing_zeros() as usize, value & 15, own as u8);
             targets &= targets - 1;
-            kick |= self.receive(target, value & 15, own as u8);
         }
         kick
     }
