@@ -107,6 +107,11 @@ fn trap(vcpu: &mut Vcpu) -> Next {
 fn instruction(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
     match hsr.decode() {
         Syndrome::Cp15(transfer) => cp15::cp15(vcpu, transfer, hsr),
+        // One that is not executed finds that out by itself.
+        Syndrome::Coprocessor(coprocessor) if coprocessor.vfp() => {
+            vcpu.count(Reason::Vfp);
+            Next::Vfp
+        }
         _ => rare(vcpu, hsr),
     }
 }
@@ -114,11 +119,6 @@ fn instruction(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
 /// Everything that is not on a hot path.
 #[inline(never)]
 fn rare(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
-    // An instruction that is not executed finds that out by itself.
-    if hsr.uses_vfp() {
-        vcpu.count(Reason::Vfp);
-        return Next::Vfp;
-    }
     let syndrome = hsr.decode();
     if !hsr.executes(vcpu.context.regs()) {
         skip(vcpu, hsr);
@@ -145,15 +145,16 @@ fn rare(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
             inject::undefined(&mut vcpu.context);
             Next::Resume
         }
-        Syndrome::Unknown
+        // The first three have been seen to.
+        Syndrome::Cp15(_)
+        | Syndrome::DataAbort(_)
+        | Syndrome::Hvc { .. }
+        | Syndrome::Unknown
         | Syndrome::Svc { .. }
         | Syndrome::PcAlignment
-        | Syndrome::Cp15(_)
-        | Syndrome::DataAbort(_)
         | Syndrome::HypPrefetchAbort(_)
         | Syndrome::HypDataAbort(_)
-        | Syndrome::Reserved { .. }
-        | Syndrome::Hvc { .. } => stop(vcpu, hsr),
+        | Syndrome::Reserved { .. } => stop(vcpu, hsr),
     }
 }
 

@@ -160,13 +160,6 @@ impl Hsr {
         }
     }
 
-    /// Whether an instruction of VFP or Advanced SIMD was trapped.
-    #[must_use]
-    #[inline]
-    pub const fn uses_vfp(self) -> bool {
-        self.ec() == 0x07 && Coprocessor(self.0).vfp()
-    }
-
     /// Whether the trapped instruction would have executed. A core may trap one that fails its
     /// condition; such a one must be skipped and nothing else (B1.14). `regs` are the guest's at
     /// the trap: its flags, and ITSTATE where the syndrome holds no condition, as it may for Thumb.
