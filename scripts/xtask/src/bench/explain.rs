@@ -15,7 +15,7 @@ use anyhow::{Context, bail};
 use indicatif::ProgressBar;
 
 use super::symbols::{self, Frame, Symbols};
-use super::trace::{Cut, Step, operations};
+use super::trace::{Cut, Hypervisor, Step, operations};
 use super::tracer::traced;
 use super::with_vms;
 use crate::board::{self, Board};
@@ -30,6 +30,8 @@ use crate::size::Size;
 const APART: u32 = 0x4800_0000;
 /// Where it runs: what guests of tests/guests have nothing at.
 const HYPERVISOR: Range<u32> = 0x20_0000..0x40_0000;
+/// WFI in T16.
+const WFI: u16 = 0xbf30;
 /// More instructions than any figure needs.
 const LIMIT: usize = 40_000_000;
 /// After so many it is seen how far it is.
@@ -169,7 +171,12 @@ fn operation(name: &str, machine: &Machine, setting: Setting, how: How) -> anyho
     )?;
     let code = Code::of(&machine)?;
     let cut = cut(code.guest(0)?, how)?;
-    let found = |steps: &[Step]| operations(steps, &HYPERVISOR, cut);
+    let hypervisor = Hypervisor {
+        code: HYPERVISOR,
+        waits: symbols::find(&machine.images.elf, WFI)?,
+    };
+
+    let found = |steps: &[Step]| operations(steps, &hypervisor, cut);
     let enough = |steps: &[Step]| found(steps).len() >= cut.enough();
     let (steps, console) = progress::step(&format!("trace {name}"), Line::IfSlow, |bar| {
         traced(&machine, |steps| collect(steps, bar, enough))
