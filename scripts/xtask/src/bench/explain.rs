@@ -17,7 +17,7 @@ use indicatif::ProgressBar;
 use super::symbols::{self, Frame, Symbols};
 use super::trace::{Cut, Hypervisor, Step, operations};
 use super::tracer::traced;
-use super::with_vms;
+use super::{CLOCK, PASSED, with_vms};
 use crate::board::{self, Board};
 use crate::build;
 use crate::failure::unusable;
@@ -41,11 +41,16 @@ const BOOT: &str = "boot_to_guest";
 /// Parts smaller than one in so many of a long way are not shown by themselves.
 const SMALL: u64 = 400;
 
+/// The guest that measures.
+const BENCH: &str = "kernel=guest:bench,name=bench";
+
 /// What runs for a figure.
 #[derive(Clone, Copy)]
 enum Setting {
     /// The bench guest with so many vCPUs on so many CPUs, and more of its command line.
     Bench(u32, u32, &'static str),
+    /// The bench guest with the board's clock.
+    Passed,
     /// The bench guest and the one that emulates a device for it.
     Forwarded,
     /// The bench guest in two VMs that give the CPU to each other, with this at the end of their command lines.
@@ -54,6 +59,8 @@ enum Setting {
 
 /// The setting that most figures have.
 const ALONE: Setting = Setting::Bench(1, 1, "");
+/// The same, whose clock is Armillary's.
+const EMULATED: Setting = Setting::Bench(1, 1, " emulated");
 /// Two vCPUs that share a CPU.
 const SHARED: Setting = Setting::Bench(2, 1, " one_cpu");
 
@@ -78,7 +85,7 @@ enum How {
 }
 
 /// By name: what runs, and how one operation is cut out.
-const FIGURES: [(&str, Setting, How); 32] = {
+const FIGURES: [(&str, Setting, How); 34] = {
     use How::{Again, Interrupt, Start, Store};
     let trap = How::Cut(Cut::Trap);
     [
@@ -102,8 +109,10 @@ const FIGURES: [(&str, Setting, How); 32] = {
         ("vtimer_wfi_1ms", ALONE, Interrupt),
         ("ptimer", ALONE, Interrupt),
         ("ptimer_wfi", ALONE, Interrupt),
-        ("device_irq_spin", ALONE, Store),
-        ("device_irq_wfi", ALONE, Interrupt),
+        ("device_irq_spin", Setting::Passed, Store),
+        ("device_irq_wfi", Setting::Passed, Interrupt),
+        ("device_irq_emulated_spin", EMULATED, Store),
+        ("device_irq_emulated_wfi", EMULATED, Interrupt),
         (
             "ipi_two_cpus_wfi",
             Setting::Bench(2, 2, ""),
@@ -146,6 +155,7 @@ pub(super) fn explain(name: &str, qemu: PathBuf, images: Images) -> anyhow::Resu
     let machine = Machine {
         icount: true,
         load: Load::At(APART),
+        more: CLOCK.map(Into::into).into(),
         ..Machine::new(qemu, board, images)
     };
     if name == BOOT {
@@ -277,17 +287,12 @@ fn counted(steps: impl Iterator<Item = Step>, bar: &ProgressBar) -> HashMap<Step
 fn set(machine: &Machine, setting: Setting, words: &str) -> anyhow::Result<Machine> {
     let (cpus, specs) = match setting {
         Setting::Bench(vcpus, cpus, more) => {
-            let spec = "kernel=guest:bench,name=bench,memory=128M";
-            let spec = match vcpus {
-                1 => format!("{spec}{words}"),
-                _ => format!("{spec},cpus={vcpus}{words}{more}"),
-            };
-            (cpus, vec![spec])
+            let bench = format!("{BENCH},memory=128M,cpus={vcpus}{words}{more}");
+            (cpus, vec![bench])
         }
+        Setting::Passed => (1, vec![format!("{BENCH},memory=128M,{PASSED}{words}")]),
         Setting::Forwarded => {
-            let bench = format!(
-                "kernel=guest:bench,name=bench,memory=64M{words},with=tests/guests/forwarded.dts"
-            );
+            let bench = format!("{BENCH},memory=64M{words},with=tests/guests/forwarded.dts");
             let model = "kernel=guest:model,name=model,memory=64M";
             (2, vec![bench, model.into()])
         }

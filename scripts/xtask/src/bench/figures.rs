@@ -33,6 +33,8 @@ pub(super) enum Source {
     SwitchOwn,
     /// Two vCPUs on one CPU, both in WFI.
     Wakeup,
+    /// The bench guest alone, whose clock is emulated.
+    Emulated,
     /// A VM with regions.
     Regions,
     /// A VM whose device another one emulates.
@@ -250,12 +252,22 @@ pub(super) const KINDS: &[Kind] = &[
     kind(
         "device_irq_spin",
         Source::Alone,
-        "interrupt of the real-time clock to handler, spinning",
+        "interrupt of a passed-through device, the real-time clock, to handler, spinning",
     ),
     kind(
         "device_irq_wfi",
         Source::Alone,
-        "interrupt of the real-time clock to handler, in WFI",
+        "interrupt of a passed-through device, the real-time clock, to handler, in WFI",
+    ),
+    kind(
+        "device_irq_emulated_spin",
+        Source::Emulated,
+        "interrupt of an emulated real-time clock to handler, spinning",
+    ),
+    kind(
+        "device_irq_emulated_wfi",
+        Source::Emulated,
+        "interrupt of an emulated real-time clock to handler, in WFI",
     ),
     kind(
         "ipi_two_cpus_wfi",

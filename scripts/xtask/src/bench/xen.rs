@@ -151,6 +151,7 @@ impl Xen {
             }
         }
         for (source, why) in [
+            (Source::Emulated, "it emulates no clock"),
             (Source::Regions, "no regions"),
             (
                 Source::Forwarded,
