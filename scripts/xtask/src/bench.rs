@@ -31,6 +31,7 @@ pub use figures::{Figure, Figures};
 use figures::{KINDS, Samples, Source, Wanted, differences, known};
 
 mod chart;
+mod create;
 mod explain;
 mod figures;
 mod linux;
@@ -301,6 +302,10 @@ fn armillary(machine: &Machine, wanted: Wanted<'_>) -> anyhow::Result<Samples> {
             thousand_regions(machine)
         })?;
         samples.take(Source::Regions, &more);
+    }
+    if wanted.source(Source::Create) {
+        let more = progress::step("create VMs", Line::IfSlow, |_| create::figures(machine))?;
+        samples.take(Source::Create, &more);
     }
     if wanted.source(Source::Forwarded) {
         let more = progress::step("forward accesses between two VMs", Line::IfSlow, |_| {

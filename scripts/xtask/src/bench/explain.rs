@@ -17,7 +17,7 @@ use indicatif::ProgressBar;
 use super::symbols::{self, Frame, Symbols};
 use super::trace::{Cut, Hypervisor, Step, operations};
 use super::tracer::traced;
-use super::{CLOCK, PASSED, with_vms};
+use super::{CLOCK, PASSED, create, with_vms};
 use crate::board::{self, Board};
 use crate::build;
 use crate::failure::unusable;
@@ -38,6 +38,10 @@ const LIMIT: usize = 40_000_000;
 const STRIDE: usize = 1 << 19;
 /// What all of them from reset to a guest are called.
 const BOOT: &str = "boot_to_guest";
+/// Where a VM begins whose kernel is a plain one.
+const CREATED: u32 = 0x4001_0000;
+/// From so many instructions on a way is long.
+const LONG: u64 = 10_000;
 /// Parts smaller than one in so many of a long way are not shown by themselves.
 const SMALL: u64 = 400;
 
@@ -53,6 +57,8 @@ enum Setting {
     Passed,
     /// The bench guest and the one that emulates a device for it.
     Forwarded,
+    /// The bench guest that creates other VMs.
+    Create,
     /// The bench guest in two VMs that give the CPU to each other, with this at the end of their command lines.
     Beside(&'static str),
 }
@@ -82,10 +88,12 @@ enum How {
     Call(&'static str),
     /// From the trap that starts another CPU to this symbol.
     Start(&'static str),
+    /// From the call that creates a VM to its first instruction.
+    Create,
 }
 
 /// By name: what runs, and how one operation is cut out.
-const FIGURES: [(&str, Setting, How); 34] = {
+const FIGURES: [(&str, Setting, How); 35] = {
     use How::{Again, Interrupt, Start, Store};
     let trap = How::Cut(Cut::Trap);
     [
@@ -125,6 +133,7 @@ const FIGURES: [(&str, Setting, How); 34] = {
         ),
         ("cpu_on", Setting::Bench(2, 2, ""), Start("started_cpu")),
         ("ipi_one_cpu", SHARED, Again("ping_pong_send")),
+        ("vm_create", Setting::Create, How::Create),
         ("wakeup", SHARED, Interrupt),
         ("vcpu_switch", Setting::Beside(""), GIVE),
         ("vcpu_switch_vfp", Setting::Beside(" vfp"), GIVE),
@@ -199,6 +208,9 @@ fn operation(name: &str, machine: &Machine, setting: Setting, how: How) -> anyho
     let mut tree = Tree::default();
     for step in &steps[median.clone()] {
         tree.add(&code.path(*step)?, 1);
+    }
+    if tree.total >= LONG {
+        tree.sort(tree.total / SMALL);
     }
     let mut out = format!(
         "{name}: {} instructions, {} in the hypervisor (the median of {}: {})\n",
@@ -296,6 +308,10 @@ fn set(machine: &Machine, setting: Setting, words: &str) -> anyhow::Result<Machi
             let model = "kernel=guest:model,name=model,memory=64M";
             (2, vec![bench, model.into()])
         }
+        Setting::Create => {
+            let one = " samples=3 exactly only=vm_create";
+            (1, vec![format!("{}{one}", create::VM)])
+        }
         Setting::Beside(more) => {
             let vm = |name: &str, word: &str| {
                 format!("kernel=guest:bench,name={name},memory=64M,append={word}{more}")
@@ -319,6 +335,7 @@ fn cut(guest: &Symbols, how: How) -> anyhow::Result<Cut> {
             Cut::Between(call, call + 4)
         }
         How::Start(name) => Cut::Start(guest.address(name)?),
+        How::Create => Cut::Between(guest.address("bare::describe::Tree::create")?, CREATED),
     })
 }
 

@@ -35,6 +35,8 @@ pub(super) enum Source {
     Wakeup,
     /// The bench guest alone, whose clock is emulated.
     Emulated,
+    /// A VM that creates others.
+    Create,
     /// A VM with regions.
     Regions,
     /// A VM whose device another one emulates.
@@ -91,6 +93,7 @@ impl Kind {
     pub(super) fn is_operation(&self) -> bool {
         ![
             Source::Boot,
+            Source::Create,
             Source::Regions,
             Source::Forwarded,
             Source::Sizes,
@@ -354,6 +357,16 @@ pub(super) const KINDS: &[Kind] = &[
     work(
         "linux_two_vms_ppm",
         "two Linux VMs at once on one CPU with all of these, against two one after the other",
+    ),
+    kind(
+        "vm_create",
+        Source::Create,
+        "creation of a VM of 4 MiB by another one, call to the new one's first instruction",
+    ),
+    kind(
+        "vm_create_mib",
+        Source::Create,
+        "the same, what another MiB adds",
     ),
     kind(
         "boot_to_guest",

@@ -24,6 +24,7 @@ pub(super) fn measure(machine: &Machine, wanted: Wanted<'_>) -> anyhow::Result<S
     for (source, why) in [
         (Source::Emulated, "its clock is the board's"),
         (Source::Regions, "no regions"),
+        (Source::Create, "no other VM"),
         (Source::Forwarded, "no other VM"),
         (Source::Image, "no hypervisor"),
         (Source::OwnRam, "no hypervisor"),
