@@ -70,6 +70,7 @@ impl Vgic {
 
     /// Writes the low `width` bytes (1, 2 or 4) of `value` at `offset` (below 0x1000) for `vcpu`,
     /// which is loaded on the CPU of `lrs`.
+    #[inline(always)]
     pub fn write(
         &mut self,
         vcpu: usize,
@@ -81,6 +82,18 @@ impl Vgic {
         if offset == SGIR && width == 4 {
             return self.send(vcpu, value, lrs);
         }
+        self.write_state(vcpu, offset, width, value, lrs)
+    }
+
+    #[inline(never)]
+    fn write_state(
+        &mut self,
+        vcpu: usize,
+        offset: u32,
+        width: u32,
+        value: u32,
+        lrs: &mut impl Lrs,
+    ) -> Kick {
         let mut kick = Kick(0);
         if is_state(offset) && self.holders(vcpu, offset) >> vcpu & 1 != 0 {
             kick = self.sync(vcpu, lrs);
@@ -362,30 +375,29 @@ impl Vgic {
     }
 
     /// GICD_SGIR (4.3.15).
-    #[inline]
+    #[inline(never)]
     fn send(&mut self, vcpu: usize, value: u32, lrs: &mut impl Lrs) -> Kick {
         let own = 1 << vcpu;
-        let all = (1 << self.vcpus.len()) - 1;
         let mut targets = match value >> 24 & 3 {
-            0 => value >> 16 & all,
-            1 => all & !own,
+            0 => value >> 16,
+            1 => !own,
             2 => own,
             _ => 0,
-        };
+        } & ((1 << self.vcpus.len()) - 1);
+        if targets & own != 0 && self.renew_sgi(vcpu, value & 15, lrs) {
+            targets &= !own;
+        }
         let mut kick = Kick(0);
         while targets != 0 {
             let target = targets.trailing_zeros() as usize;
             targets &= targets - 1;
-            if target == vcpu && self.renew_sgi(vcpu, value & 15, lrs) {
-                continue;
-            }
             kick |= self.receive(target, value & 15, own as u8);
         }
         kick
     }
 
     /// Makes SGI `id` pending at `vcpu` from `sources`.
-    #[inline]
+    #[inline(never)]
     fn receive(&mut self, vcpu: usize, id: u32, sources: u8) -> Kick {
         let b = bit(id);
         let bank = &mut self.banks[vcpu];

@@ -99,10 +99,10 @@ fn plain_store(vcpu: &mut Vcpu, abort: DataAbort, far: u32, page: u32) -> Next {
         }
     };
     let address = page << PAGE_SHIFT | far & (PAGE as u32 - 1);
-    let mut asked = false;
+    let mut here = 0;
     match slot {
         Device::UART => vcpu.store_uart(state, address, width, value),
-        Device::GICD => asked = vcpu.ask_gicd(state, address, width, value),
+        Device::GICD => here = vcpu.ask_gicd(state, address, width, value),
         _ => {
             drop(state);
             return access(vcpu, abort, faulting(far));
@@ -110,7 +110,10 @@ fn plain_store(vcpu: &mut Vcpu, abort: DataAbort, far: u32, page: u32) -> Next {
     }
     let regs = vcpu.context.regs_mut();
     regs.pc = regs.pc.wrapping_add(4);
-    if asked { Next::Look } else { Next::Resume }
+    match here {
+        0 => Next::Resume,
+        vcpus => Next::Wake(vcpus),
+    }
 }
 
 /// A plain load or store where no device is, but `leaf`.
