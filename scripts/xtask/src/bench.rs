@@ -31,6 +31,7 @@ pub use figures::{Figure, Figures};
 use figures::{KINDS, Samples, Source, Wanted, differences, known};
 
 mod chart;
+mod create;
 mod explain;
 mod figures;
 mod linux;
@@ -44,6 +45,8 @@ mod xen;
 
 /// The real-time clock begins at 0 and counts virtual time, as everything else.
 const CLOCK: [&str; 2] = ["-rtc", "base=1970-01-01T00:00:00,clock=vm"];
+/// The board's real-time clock, whose interrupt is measured.
+const PASSED: &str = "passthrough=/pl031@9010000";
 /// The longest that the bench guest may take.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// The host's RAM.
@@ -283,11 +286,26 @@ fn armillary(machine: &Machine, wanted: Wanted<'_>) -> anyhow::Result<Samples> {
         samples.add("own_ram_bytes", own_ram(&text));
         Ok(samples)
     })?;
+    if wanted.source(Source::Emulated) {
+        let run = Run {
+            source: Source::Emulated,
+            ..ONE
+        };
+        let more = progress::step("measure an emulated clock", Line::IfSlow, |_| {
+            let machine = with_bench(machine, &run, "emulated only=device_irq")?;
+            Ok(Samples::read(&guest_console(&machine)?))
+        })?;
+        samples.take(Source::Emulated, &more);
+    }
     if wanted.source(Source::Regions) {
         let more = progress::step("measure with 1,000 regions", Line::IfSlow, |_| {
             thousand_regions(machine)
         })?;
         samples.take(Source::Regions, &more);
+    }
+    if wanted.source(Source::Create) {
+        let more = progress::step("create VMs", Line::IfSlow, |_| create::figures(machine))?;
+        samples.take(Source::Create, &more);
     }
     if wanted.source(Source::Forwarded) {
         let more = progress::step("forward accesses between two VMs", Line::IfSlow, |_| {
@@ -426,7 +444,11 @@ fn thousand_regions(machine: &Machine) -> anyhow::Result<Samples> {
 
 /// `machine` with the bench guest as `run` wants it.
 fn with_bench(machine: &Machine, run: &Run, words: &str) -> anyhow::Result<Machine> {
-    with_vms(machine, run.cpus, &run.specs("guest:bench", words))
+    let mut specs = run.specs("guest:bench", words);
+    if run.source == Source::Alone {
+        specs[0] = format!("{PASSED},{}", specs[0]);
+    }
+    with_vms(machine, run.cpus, &specs)
 }
 
 /// `machine` with so many CPUs and the VMs of `specs`, as of `--vm`.

@@ -33,6 +33,10 @@ pub(super) enum Source {
     SwitchOwn,
     /// Two vCPUs on one CPU, both in WFI.
     Wakeup,
+    /// The bench guest alone, whose clock is emulated.
+    Emulated,
+    /// A VM that creates others.
+    Create,
     /// A VM with regions.
     Regions,
     /// A VM whose device another one emulates.
@@ -89,6 +93,7 @@ impl Kind {
     pub(super) fn is_operation(&self) -> bool {
         ![
             Source::Boot,
+            Source::Create,
             Source::Regions,
             Source::Forwarded,
             Source::Sizes,
@@ -250,12 +255,22 @@ pub(super) const KINDS: &[Kind] = &[
     kind(
         "device_irq_spin",
         Source::Alone,
-        "interrupt of the real-time clock to handler, spinning",
+        "interrupt of a passed-through device, the real-time clock, to handler, spinning",
     ),
     kind(
         "device_irq_wfi",
         Source::Alone,
-        "interrupt of the real-time clock to handler, in WFI",
+        "interrupt of a passed-through device, the real-time clock, to handler, in WFI",
+    ),
+    kind(
+        "device_irq_emulated_spin",
+        Source::Emulated,
+        "interrupt of an emulated real-time clock to handler, spinning",
+    ),
+    kind(
+        "device_irq_emulated_wfi",
+        Source::Emulated,
+        "interrupt of an emulated real-time clock to handler, in WFI",
     ),
     kind(
         "ipi_two_cpus_wfi",
@@ -342,6 +357,16 @@ pub(super) const KINDS: &[Kind] = &[
     work(
         "linux_two_vms_ppm",
         "two Linux VMs at once on one CPU with all of these, against two one after the other",
+    ),
+    kind(
+        "vm_create",
+        Source::Create,
+        "creation of a VM of 4 MiB by another one, call to the new one's first instruction",
+    ),
+    kind(
+        "vm_create_mib",
+        Source::Create,
+        "the same, what another MiB adds",
     ),
     kind(
         "boot_to_guest",

@@ -22,7 +22,9 @@ pub(super) fn measure(machine: &Machine, wanted: Wanted<'_>) -> anyhow::Result<S
         Ok(Samples::read(&to_its_end(&mut prepared.command)?))
     })?;
     for (source, why) in [
+        (Source::Emulated, "its clock is the board's"),
         (Source::Regions, "no regions"),
+        (Source::Create, "no other VM"),
         (Source::Forwarded, "no other VM"),
         (Source::Image, "no hypervisor"),
         (Source::OwnRam, "no hypervisor"),

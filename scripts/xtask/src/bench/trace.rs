@@ -112,6 +112,21 @@ fn number(text: &[u8], end: u8, radix: u32) -> Option<u32> {
     None
 }
 
+/// The hypervisor's code.
+#[derive(Clone, Debug)]
+pub(super) struct Hypervisor {
+    /// All of it.
+    pub(super) code: Range<u32>,
+    /// Where it waits for an interrupt: what follows is not of the operation before.
+    pub(super) waits: Vec<u32>,
+}
+
+impl Hypervisor {
+    fn contains(&self, step: Step) -> bool {
+        self.code.contains(&step.pc())
+    }
+}
+
 /// Where an operation begins and ends, in terms of a guest's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cut {
@@ -125,7 +140,7 @@ pub(super) enum Cut {
     Between(u32, u32),
     /// From the guest's instruction at this address to itself, on one CPU.
     Again(u32),
-    /// What the hypervisor does before the guest's instruction at this address.
+    /// What the hypervisor does before the guest's instruction at this address, since it was entered or waited.
     Before(u32),
     /// From the last trap of another CPU to the guest's instruction at this address.
     Start(u32),
@@ -135,15 +150,19 @@ impl Cut {
     /// So many of it are enough to tell a median; and, where it begins with the most frequent trap, which one that is.
     pub(super) const fn enough(self) -> usize {
         match self {
-            Self::Trap | Self::Retried | Self::Round => 512,
-            Self::Between(..) | Self::Again(_) | Self::Before(_) | Self::Start(_) => 64,
+            Self::Trap | Self::Round => 512,
+            Self::Retried
+            | Self::Between(..)
+            | Self::Again(_)
+            | Self::Before(_)
+            | Self::Start(_) => 64,
         }
     }
 }
 
-/// The operations in `steps`, where all in `hypervisor` is the hypervisor's.
-pub(super) fn operations(steps: &[Step], hypervisor: &Range<u32>, cut: Cut) -> Vec<Range<usize>> {
-    let guest = |step: Step| !hypervisor.contains(&step.pc());
+/// The operations in `steps`.
+pub(super) fn operations(steps: &[Step], hypervisor: &Hypervisor, cut: Cut) -> Vec<Range<usize>> {
+    let guest = |step: Step| !hypervisor.contains(step);
     let trapping = |retried| trapping(steps, hypervisor, retried);
     let behind = |begin: u32| move |pc: u32| pc > begin && pc <= begin + 4;
     match cut {
@@ -169,12 +188,12 @@ pub(super) fn operations(steps: &[Step], hypervisor: &Range<u32>, cut: Cut) -> V
 }
 
 /// The guest's address from which the hypervisor is entered most often; where it is `retried`, of those to which it returns.
-fn trapping(steps: &[Step], hypervisor: &Range<u32>, retried: bool) -> Option<u32> {
+fn trapping(steps: &[Step], hypervisor: &Hypervisor, retried: bool) -> Option<u32> {
     let mut counts = HashMap::<u32, usize>::new();
     let mut last = [None::<(u32, bool)>; 2];
     for step in steps {
         let last = &mut last[step.cpu()];
-        if hypervisor.contains(&step.pc()) {
+        if hypervisor.contains(*step) {
             if let Some((pc, entered @ false)) = last {
                 *entered = true;
                 *counts.entry(*pc).or_default() += usize::from(!retried);
@@ -219,10 +238,10 @@ fn pairs(
     found
 }
 
-/// What leads to each instruction at `end`: the hypervisor's last stretch on its CPU, or all since a trap on `another` CPU.
+/// What leads to each instruction at `end`: the hypervisor's last stretch on its CPU, without what was before it waited, or all since a trap on `another` CPU.
 fn backwards(
     steps: &[Step],
-    hypervisor: &Range<u32>,
+    hypervisor: &Hypervisor,
     end: u32,
     another: bool,
 ) -> Vec<Range<usize>> {
@@ -232,9 +251,11 @@ fn backwards(
     let mut guest = [0; 2];
     for (at, &step) in steps.iter().enumerate() {
         let cpu = step.cpu();
-        if hypervisor.contains(&step.pc()) {
+        if hypervisor.contains(step) {
             if !entered[cpu].1 {
                 entered[cpu] = (Some(if another { guest[cpu] } else { at }), true);
+            } else if !another && hypervisor.waits.contains(&step.pc()) {
+                entered[cpu].0 = Some(at + 1);
             }
             continue;
         }
@@ -278,7 +299,11 @@ mod tests {
 
     /// Where the operations begin and end.
     fn cut(words: &str, cut: Cut) -> Vec<(usize, usize)> {
-        let found = operations(&steps(words), &HYPERVISOR, cut);
+        let hypervisor = Hypervisor {
+            code: HYPERVISOR,
+            waits: vec![HYPERVISOR.start + 0xc],
+        };
+        let found = operations(&steps(words), &hypervisor, cut);
         found.iter().map(|part| (part.start, part.end)).collect()
     }
 
@@ -347,6 +372,8 @@ mod tests {
         let words = "0:10 0:h0 0:h4 0:60 0:10 0:60 0:20 0:h0 1:h0 1:80 0:24";
         assert_eq!(cut(words, Cut::Before(0x4000_0060)), [(1, 3)]);
         assert_eq!(cut(words, Cut::Start(0x4000_0080)), [(6, 9)]);
+        let waited = "0:10 0:h0 0:hc 0:h4 0:h0 0:hc 0:h8 0:h4 0:60";
+        assert_eq!(cut(waited, Cut::Before(0x4000_0060)), [(6, 8)]);
     }
 
     #[test]

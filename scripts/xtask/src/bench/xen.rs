@@ -151,7 +151,9 @@ impl Xen {
             }
         }
         for (source, why) in [
+            (Source::Emulated, "it emulates no clock"),
             (Source::Regions, "no regions"),
+            (Source::Create, "no VM but a dom0 may create another"),
             (
                 Source::Forwarded,
                 "no other VM may emulate a device without a dom0",
