@@ -201,8 +201,12 @@ impl<'b, 'a> Tree<'b, 'a> {
 
     /// The strings of the node's `compatible`.
     pub fn compatible(&self, id: Id) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        let value = self.note(id).map_or(&[][..], |note| note.compatible);
-        strings(value)
+        strings(self.all_compatible(id))
+    }
+
+    /// The value of the node's `compatible`, empty where there is none.
+    pub(super) fn all_compatible(&self, id: Id) -> &'a [u8] {
+        self.note(id).map_or(&[][..], |note| note.compatible)
     }
 
     /// Whether the node is compatible with `with`.
