@@ -95,6 +95,7 @@ pub struct Vcpu {
     pub vm: Arc<Vm>,
     /// Its number in the VM.
     pub index: usize,
+    link: Arc<Link>,
     /// Its registers.
     pub context: Context,
     /// What it is doing.
@@ -115,6 +116,8 @@ pub struct Vcpu {
     pub came: u64,
     /// Whether it has left as the last of its VM, whose memory it scrubs in its turns.
     pub leaving: bool,
+    /// Whether its turns are not like others': bounded, or leaving.
+    pub special: bool,
     /// Whether WFI traps.
     pub traps_wfi: bool,
     /// For how many turns it gets its VFP registers without a trap.
@@ -157,6 +160,7 @@ impl Vcpu {
         let (priority, bounded) = (policy.priority, policy.budget_us.is_some());
         Self {
             slice: vm.slice,
+            link: vm.links[index].clone(),
             served: 0,
             came: 0,
             vm,
@@ -168,6 +172,7 @@ impl Vcpu {
             priority,
             bounded,
             leaving: false,
+            special: bounded,
             traps_wfi: true,
             keen: 0,
             timer,
@@ -189,7 +194,7 @@ impl Vcpu {
     #[inline(always)]
     #[must_use]
     pub fn link(&self) -> &Link {
-        &self.vm.links[self.index]
+        &self.link
     }
 
     /// Counts an exit.
@@ -236,6 +241,12 @@ impl Vcpu {
         let exits: u64 = self.exits.iter().sum();
         // An exit is short, and there are fewer than 2^40 of them.
         (ticks * 256 / u64::from(count.max(1)) * exits / 256).min(self.ran)
+    }
+
+    /// From now on it scrubs in its turns, or does no more.
+    pub fn set_leaving(&mut self, leaving: bool) {
+        self.leaving = leaving;
+        self.special = self.bounded || leaving;
     }
 
     /// It gets a CPU at `now`, ticks.
@@ -367,12 +378,14 @@ impl Vcpu {
         self.vm.kick(kick, self.index);
     }
 
-    /// The same. Whether this CPU has been asked for something without a kick: it then has to look before
-    /// it enters a guest again.
+    /// The same. Which vCPUs of its VM are to be woken on this CPU, a bit each.
     #[inline(always)]
-    pub fn ask_gicd(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) -> bool {
+    pub fn ask_gicd(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) -> u8 {
         let kick = self.write_gicd(state, offset, width, value);
-        kick != Kick(0) && self.vm.ask(kick, self.index)
+        match kick {
+            Kick(0) => 0,
+            _ => self.vm.ask(kick, self.index, &self.link),
+        }
     }
 
     #[inline(always)]
@@ -403,6 +416,9 @@ impl Vcpu {
     /// What else a change that has led to `kick` takes.
     #[inline(never)]
     fn apply_kick(&self, state: Locked<'_>, kick: Kick) -> Kick {
+        if !state.gic.needs_flush(self.index) {
+            return kick;
+        }
         self.apply(state, |_, _, _| kick)
     }
 
@@ -749,18 +765,14 @@ impl Vcpu {
         pending
     }
 
-    /// Makes it live on CPU number `cpu`, which this is; `vfp_live`: its VFP registers are there still.
+    /// Makes it live on CPU number `cpu`, which this is and has `lrs`; `vfp_live`: its VFP registers are there still.
     #[inline(always)]
-    pub fn make_live(&mut self, cpu: usize, vfp_live: bool) {
+    pub fn make_live(&mut self, cpu: usize, vfp_live: bool, mut lrs: ListRegisters) {
         let takes_turns = vm::loads(cpu, &self.vm, self.index);
         machine::load(&self.context, vfp_live);
         if takes_turns {
             machine::flush_own_vmid();
         }
-        self.watched |= self.vm.has_wires();
-        let Some(mut lrs) = machine::list_registers() else {
-            return;
-        };
         match self.quiet.get() {
             Some(interface) => interface.load(&mut lrs),
             None => self.load_interrupts(lrs),
@@ -768,27 +780,29 @@ impl Vcpu {
     }
 
     #[inline(never)]
-    fn load_interrupts(&self, mut lrs: ListRegisters) {
+    fn load_interrupts(&mut self, mut lrs: ListRegisters) {
+        let wired = self.vm.has_wires();
+        self.watched |= wired;
         let mut state = self.vm.lock();
         each_bit(state.gic.held(self.index), |id| {
             machine::set_active(id, true);
         });
         let kick = state.gic.load(self.index, &mut lrs);
         self.release(&mut state);
-        self.quiet.set(state.gic.quiet(self.index));
+        if !wired {
+            self.quiet.set(state.gic.quiet(self.index));
+        }
         drop(state);
         self.vm.kick(kick, self.index);
     }
 
-    /// Takes it from this CPU, all but its VFP registers. Whether it was in WFI: it is ready again where
+    /// Takes it from this CPU, which has `lrs`, all but its VFP registers. Whether it was in WFI: it is ready again where
     /// something has come for it.
     #[inline(always)]
-    pub fn put(&mut self) -> bool {
+    pub fn put(&mut self, lrs: ListRegisters) -> bool {
         machine::put(&mut self.context);
-        machine::list_registers().is_some_and(|lrs| {
-            let quiet = self.state == State::Ready && self.quiet.get() == Some(Interface::of(&lrs));
-            !quiet && self.put_interrupts(lrs)
-        })
+        let quiet = self.state == State::Ready && self.quiet.get() == Some(Interface::of(&lrs));
+        !quiet && self.put_interrupts(lrs)
     }
 
     #[inline(never)]

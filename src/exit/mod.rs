@@ -21,8 +21,8 @@ pub enum Next {
     Resume,
     /// Takes a physical interrupt.
     Interrupt,
-    /// Looks what this CPU has asked of itself.
-    Look,
+    /// Wakes these of the VM's vCPUs, a bit each, which live on this CPU.
+    Wake(u8),
     /// Gives the vCPU its VFP registers.
     Vfp,
     /// Looks when the vCPU's physical timer is due.

@@ -63,6 +63,7 @@ pub fn input() {
 }
 
 /// When [`tick`] has to be called, ticks; the greatest: never.
+#[inline(always)]
 #[must_use]
 pub fn due() -> u64 {
     console::due()

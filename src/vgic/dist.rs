@@ -390,34 +390,25 @@ impl Vgic {
     /// A write of `value` to GICD_SGIR (4.3.15) by `vcpu`, which is loaded on the CPU of `lrs`.
     pub fn send(&mut self, vcpu: usize, value: u32, lrs: &mut impl Lrs) -> Kick {
         let own = 1 << vcpu;
-        let all = (1 << self.vcpus.len()) - 1;
         let mut targets = match value >> 24 & 3 {
-            0 => value >> 16 & all,
-            1 => all & !own,
+            0 => value >> 16,
+            1 => !own,
             2 => own,
             _ => 0,
-        };
+        } & ((1 << self.vcpus.len()) - 1);
         if targets & own != 0 && self.renew_sgi(vcpu, value & 15, lrs) {
             targets &= !own;
         }
-        if targets == 0 {
-            return Kick(0);
-        }
-        self.send_each(targets, value & 15, own as u8)
-    }
-
-    #[inline(never)]
-    fn send_each(&mut self, mut targets: u32, id: u32, source: u8) -> Kick {
         let mut kick = Kick(0);
         while targets != 0 {
-            kick |= self.receive(targets.trailing_zeros() as usize, id, source);
+            kick |= self.receive(targets.trailing_zeros() as usize, value & 15, own as u8);
             targets &= targets - 1;
         }
         kick
     }
 
     /// Makes SGI `id` pending at `vcpu` from `sources`.
-    #[inline]
+    #[inline(never)]
     fn receive(&mut self, vcpu: usize, id: u32, sources: u8) -> Kick {
         let b = bit(id);
         let bank = &mut self.banks[vcpu];

@@ -376,12 +376,16 @@ impl Vgic {
     /// Whether an interrupt would be signalled to `vcpu`, which is put: what ends a WFI, whatever
     /// CPSR masks (ARM DDI 0406C, B1.8.14). The CPU interface's enables, mask and running priority
     /// count as they were, and are asked about the highest pending interrupt alone.
+    #[inline(always)]
     #[must_use]
     pub fn pending_for(&self, vcpu: usize) -> bool {
-        self.banks[vcpu].ready | self.summary != 0
-            && self
-                .best_ready(vcpu)
-                .is_some_and(|(k, n)| self.signalled(vcpu, k, n))
+        self.banks[vcpu].ready | self.summary != 0 && self.best_is_signalled(vcpu)
+    }
+
+    #[inline(never)]
+    fn best_is_signalled(&self, vcpu: usize) -> bool {
+        let best = self.best_ready(vcpu);
+        best.is_some_and(|(k, n)| self.signalled(vcpu, k, n))
     }
 
     /// The linked private interrupts of `vcpu`, which is put, whose physical interrupt has to be

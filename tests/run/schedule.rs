@@ -18,6 +18,9 @@ const YIELD: u32 = 0x8600_0002;
 const OFF: u32 = 0x8400_0008;
 const RESET: u32 = 0x8400_0009;
 const HYP_TIMER: u32 = 26;
+const VIRTUAL_TIMER: u32 = 27;
+/// The interrupt distributor.
+const GICD: u32 = 0x0800_0000;
 
 fn null(guest: &mut Guest) -> Exit {
     hvc(guest, NULL)
@@ -168,7 +171,6 @@ pub(crate) fn every_interrupt_is_ended_and_deactivated() {
 }
 
 pub(crate) fn the_virtual_timer_stays_active_until_its_guest_deactivates_it() {
-    const GICD: u32 = 0x0800_0000;
     let mut board = Board::one();
     let mut store = |offset: u32, value: u32| {
         board.run(move |guest| {
@@ -177,13 +179,13 @@ pub(crate) fn the_virtual_timer_stays_active_until_its_guest_deactivates_it() {
         })
     };
     store(0x000, 1);
-    store(0x100, 1 << 27);
+    store(0x100, 1 << VIRTUAL_TIMER);
     let guest = board.run(|guest| {
         guest.system.cntv_ctl = 1;
         null(guest)
     });
     assert_eq!(guest.lr, [0; 4]);
-    test::interrupt(0, 27);
+    test::interrupt(0, VIRTUAL_TIMER);
     let guest = board.run(null);
     // Hardware's, pending, of physical and virtual number 27.
     let pending = guest.lr.iter().filter(|&&lr| lr >> 28 != 0);
@@ -460,6 +462,28 @@ pub(crate) fn waiting_takes_nothing_from_a_reservation() {
     // Alone on its CPU as it is, the time in WFI would count.
     let guest = board.run(null);
     assert!(guest.system.wfi_traps);
+    let mut store = |offset: u32, value: u32| {
+        board.run(move |guest| {
+            guest.regs.r[1] = value;
+            data_abort(guest, GICD + offset, GICD + offset, access(2, 1) | WRITE)
+        });
+    };
+    store(0x000, 1);
+    store(0x100, 1 << VIRTUAL_TIMER);
+    // Nor does it count that its CPU waits with it, for its timer.
+    board.run_if(|guest| {
+        guest.system.cntv_ctl = 1;
+        guest.trap(WFI)
+    });
+    assert!(board.next(0).is_none());
+    test::advance(4 * SLICE);
+    test::interrupt(0, VIRTUAL_TIMER);
+    board.run(null);
+    board.run_if(|guest| guest.trap(WFE));
+    assert!(
+        board.soon().is_some(),
+        "it has all of its budget but a moment"
+    );
 }
 
 pub(crate) fn a_vm_that_is_paused_runs_on_when_it_is_resumed() {
@@ -836,7 +860,6 @@ pub(crate) fn who_wakes_on_a_cpu_that_is_busy_goes_to_one_that_runs_less() {
 }
 
 pub(crate) fn what_comes_for_a_vcpu_that_is_not_live_is_listed_when_it_is() {
-    const GICD: u32 = 0x0800_0000;
     let mut board = Board::two();
     for (offset, value) in [(0x000, 1), (0x104, 1 << 1)] {
         test::push(move |guest| {

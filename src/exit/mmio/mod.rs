@@ -101,10 +101,10 @@ fn plain_store(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
     };
     let value = regs.r[rt];
     let state = vcpu.vm.lock();
-    let mut asked = false;
+    let mut here = 0;
     match state.memory.space.device(page()) {
         Device::UART => vcpu.store_uart(state, offset, abort.bytes(), value),
-        Device::GICD => asked = vcpu.ask_gicd(state, offset, abort.bytes(), value),
+        Device::GICD => here = vcpu.ask_gicd(state, offset, abort.bytes(), value),
         NOTHING_THERE if !vcpu.vm.config.unassigned_zero => {
             return nothing(&mut vcpu.context, state, abort);
         }
@@ -115,7 +115,10 @@ fn plain_store(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
     }
     let regs = vcpu.context.regs_mut();
     regs.pc = regs.pc.wrapping_add(4);
-    if asked { Next::Look } else { Next::Resume }
+    match here {
+        0 => Next::Resume,
+        vcpus => Next::Wake(vcpus),
+    }
 }
 
 /// A plain access where nothing is.

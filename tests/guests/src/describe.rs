@@ -4,7 +4,7 @@ use crate::armillary::CREATE;
 use crate::psci::hvc;
 use core::arch::global_asm;
 
-// What the VM runs: it says so, and turns itself off.
+// What the VM runs: it says so, and turns itself off; or it waits.
 global_asm!(
     ".section .rodata.program, \"a\"",
     ".balign 4",
@@ -23,11 +23,17 @@ global_asm!(
     "2: .asciz \"Created.\\n\"",
     ".balign 4",
     "described_program_end:",
+    "described_waiter:",
+    "wfi",
+    "b described_waiter",
+    "described_waiter_end:",
 );
 
 unsafe extern "C" {
     static described_program: u8;
     static described_program_end: u8;
+    static described_waiter: u8;
+    static described_waiter_end: u8;
 }
 
 /// Address and bytes of a program: it says that it is there, and turns its machine off.
@@ -35,6 +41,14 @@ unsafe extern "C" {
 pub fn program() -> (u32, u32) {
     let start = &raw const described_program as u32;
     let end = &raw const described_program_end as u32;
+    (start, end - start)
+}
+
+/// The same of one that waits for ever.
+#[must_use]
+pub fn waiter() -> (u32, u32) {
+    let start = &raw const described_waiter as u32;
+    let end = &raw const described_waiter_end as u32;
     (start, end - start)
 }
 
@@ -58,9 +72,15 @@ const HEADER: usize = 40;
 pub const STRUCTURE: usize = HEADER + 16;
 
 impl Tree {
-    /// Of a VM called `name` that runs `size` bytes at `start`.
+    /// Of a VM called `name` with 4 MiB of RAM that runs `size` bytes at `start`.
     #[must_use]
     pub fn of(name: &str, (start, size): (u32, u32)) -> Self {
+        Self::with_memory(name, 4096, (start, size))
+    }
+
+    /// The same with so many KiB.
+    #[must_use]
+    pub fn with_memory(name: &str, kib: u32, (start, size): (u32, u32)) -> Self {
         let mut tree = Self {
             bytes: [0; 1024],
             size: STRUCTURE,
@@ -72,7 +92,7 @@ impl Tree {
         tree.property(ADDRESS_CELLS, &two);
         tree.property(SIZE_CELLS, &two);
         tree.property(COMPATIBLE, b"xen,domain\0");
-        tree.cells(MEMORY, [0, 4096, 0, 0], 2);
+        tree.cells(MEMORY, [0, kib, 0, 0], 2);
         tree.begin("module");
         tree.property(COMPATIBLE, b"multiboot,kernel\0multiboot,module\0");
         tree.cells(REG, [0, start, 0, size], 4);
@@ -140,10 +160,11 @@ impl Tree {
         self.property(name, &value[..4 * count]);
     }
 
-    /// CREATE: the VM's number.
+    /// CREATE: the VM's number. Not inlined: a trace is cut here.
     ///
     /// # Errors
     /// What the call answers.
+    #[inline(never)]
     pub fn create(&self) -> Result<u32, u32> {
         let [r0, r1, ..] = hvc(CREATE, self.bytes.as_ptr() as u32, self.size as u32, 0);
         if r0 == 0 { Ok(r1) } else { Err(r0) }
