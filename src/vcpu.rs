@@ -116,6 +116,8 @@ pub struct Vcpu {
     pub came: u64,
     /// Whether it has left as the last of its VM, whose memory it scrubs in its turns.
     pub leaving: bool,
+    /// Which vCPUs of its VM it has asked this CPU to wake, a bit each.
+    pub wakes: u8,
     /// Whether its turns are not like others': bounded, or leaving.
     pub special: bool,
     /// Whether WFI traps.
@@ -172,6 +174,7 @@ impl Vcpu {
             priority,
             bounded,
             leaving: false,
+            wakes: 0,
             special: bounded,
             traps_wfi: true,
             keen: 0,

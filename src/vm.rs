@@ -194,8 +194,8 @@ pub mod news {
     }
 }
 
-/// What becomes of a VM once its vCPUs have left it. A word, so that what an exit comes to ([`exit::Next`](crate::exit::Next))
-/// is returned as one and needs no extension.
+/// What becomes of a VM once its vCPUs have left it. A word, so that [`exit::Next`](crate::exit::Next), which may
+/// hold it, is one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Stop {

@@ -115,10 +115,11 @@ fn plain_store(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
     }
     let regs = vcpu.context.regs_mut();
     regs.pc = regs.pc.wrapping_add(4);
-    match here {
-        0 => Next::Resume,
-        vcpus => Next::Wake(vcpus),
+    if here == 0 {
+        return Next::Resume;
     }
+    vcpu.wakes = here;
+    Next::Wake
 }
 
 /// A plain access where nothing is.
