@@ -137,10 +137,8 @@ pub struct Vcpu {
     /// How long it has had a CPU, and since when it has it now, ticks; [`NEVER`]: it has none.
     ran: u64,
     since: u64,
-    /// Whether the next exit is timed: one in [`SAMPLE`] interrupts has it so.
-    sampling: bool,
-    /// Whether an exit is being timed.
-    timing: bool,
+    /// Whether the next exit is timed, [`NEXT`], or one is being timed, [`TIMED`].
+    sample: u8,
     /// When that began, ticks.
     left: u64,
     /// What timed exits took, ticks, and how many there were.
@@ -149,6 +147,8 @@ pub struct Vcpu {
 
 /// Interrupts between two exits that are timed. To time all would cost each two reads of the counter.
 const SAMPLE: u32 = 64;
+const NEXT: u8 = 1;
+const TIMED: u8 = 2;
 
 impl Vcpu {
     /// A vCPU that is off.
@@ -184,8 +184,7 @@ impl Vcpu {
             exits,
             ran: 0,
             since: NEVER,
-            sampling: true,
-            timing: false,
+            sample: NEXT,
             left: 0,
             sampled: (0, 0),
         }
@@ -211,36 +210,29 @@ impl Vcpu {
         self.count(Reason::Irq);
         let count = self.exits[Reason::Irq as usize] as u32;
         if count.is_multiple_of(SAMPLE) {
-            self.sampling = true;
+            self.sample |= NEXT;
         }
     }
 
-    /// Whether the exit that has just come is to be timed, which then begins.
+    /// It is about to go on: whether its next exit is to be timed. What was timed ends.
     #[inline(always)]
-    pub fn begins_sample(&mut self) -> bool {
-        self.sampling && self.begin_sample()
+    pub fn sample(&mut self) -> bool {
+        self.sample != 0 && self.end_sample()
     }
 
     #[cold]
-    fn begin_sample(&mut self) -> bool {
-        (self.sampling, self.timing) = (false, true);
+    fn end_sample(&mut self) -> bool {
+        if self.sample & TIMED != 0 {
+            self.sampled.0 += machine::now() - self.left;
+            self.sampled.1 += 1;
+        }
+        core::mem::take(&mut self.sample) & NEXT != 0
+    }
+
+    /// The exit that is to be timed has just come.
+    pub fn begin_sample(&mut self) {
+        self.sample |= TIMED;
         self.left = machine::now();
-        true
-    }
-
-    /// It is about to go on: what was timed ends.
-    #[inline(always)]
-    pub fn end_sample(&mut self) {
-        if self.timing {
-            self.add_sample();
-        }
-    }
-
-    #[cold]
-    fn add_sample(&mut self) {
-        self.sampled.0 += machine::now() - self.left;
-        self.sampled.1 += 1;
-        self.timing = false;
     }
 
     /// How long its exits have taken, as far as those that were timed tell, ticks.
@@ -269,7 +261,7 @@ impl Vcpu {
         self.ran += now - self.since;
         self.since = NEVER;
         // What others do until it runs again is none of its exits.
-        self.timing = false;
+        self.sample &= !TIMED;
     }
 
     /// Lets other CPUs see what it has done.
@@ -320,13 +312,14 @@ impl Vcpu {
     #[inline(always)]
     #[must_use]
     pub fn gpr(&self, n: u32) -> u32 {
-        // No mode banks the low ones.
-        match self.context.regs().r.get(n as usize) {
-            Some(&value) if n < 8 => value,
-            _ => self.banked_gpr(n),
+        let regs = self.context.regs();
+        match regs.unbanked(n) {
+            Some(n) => regs.r[n],
+            None => self.banked_gpr(n),
         }
     }
 
+    #[cold]
     #[inline(never)]
     fn banked_gpr(&self, n: u32) -> u32 {
         self.context.regs().get(&self.banks, n)
@@ -335,12 +328,14 @@ impl Vcpu {
     /// Sets register `n`, below 15.
     #[inline(always)]
     pub fn set_gpr(&mut self, n: u32, value: u32) {
-        match self.context.regs_mut().r.get_mut(n as usize) {
-            Some(register) if n < 8 => *register = value,
-            _ => self.set_banked_gpr(n, value),
+        let regs = self.context.regs_mut();
+        match regs.unbanked(n) {
+            Some(n) => regs.r[n] = value,
+            None => self.set_banked_gpr(n, value),
         }
     }
 
+    #[cold]
     #[inline(never)]
     fn set_banked_gpr(&mut self, n: u32, value: u32) {
         self.gprs().set(n, value);
@@ -387,27 +382,58 @@ impl Vcpu {
     #[inline(always)]
     pub fn ask_gicd(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) -> u8 {
         let kick = self.write_gicd(state, offset, width, value);
-        self.vm.ask(kick, self.index, &self.link)
+        match kick {
+            Kick(0) => 0,
+            _ => self.vm.ask(kick, self.index, &self.link),
+        }
     }
 
     #[inline(always)]
-    fn write_gicd(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) -> Kick {
+    fn write_gicd(&self, mut state: Locked<'_>, offset: u32, width: u32, value: u32) -> Kick {
+        let offset = offset & 0xfff;
+        let kick = if !Vgic::is_live(offset) {
+            state.gic.poke(self.index, offset, width, value)
+        } else if Vgic::sends(offset, width)
+            && let Some(mut lrs) = machine::list_registers()
+        {
+            state.gic.send(self.index, value, &mut lrs)
+        } else {
+            return self.write_gicd_state(state, offset, width, value);
+        };
+        match kick {
+            Kick(0) => kick,
+            _ => self.apply_kick(state, kick),
+        }
+    }
+
+    #[inline(never)]
+    fn write_gicd_state(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) -> Kick {
         self.apply(state, |gic, vcpu, lrs| {
-            gic.write(vcpu, offset & 0xfff, width, value, lrs)
+            gic.write(vcpu, offset, width, value, lrs)
         })
+    }
+
+    /// What else a change that has led to `kick` takes.
+    #[inline(never)]
+    fn apply_kick(&self, state: Locked<'_>, kick: Kick) -> Kick {
+        if !state.gic.needs_flush(self.index) {
+            return kick;
+        }
+        self.apply(state, |_, _, _| kick)
     }
 
     /// A load from the distributor.
     #[inline(always)]
     pub fn load_gicd<'a>(&'a self, state: Locked<'a>, offset: u32, width: u32) -> u32 {
         let offset = offset & 0xfff;
-        if Vgic::is_state(offset) {
+        if Vgic::is_live(offset) {
             return self.load_gicd_state(state, offset, width);
         }
         state.gic.peek(self.index, offset, width)
     }
 
     /// Pending and active state, of which list registers may know more.
+    #[cold]
     #[inline(never)]
     fn load_gicd_state<'a>(&'a self, mut state: Locked<'a>, offset: u32, width: u32) -> u32 {
         let Some(mut lrs) = machine::list_registers() else {
@@ -479,6 +505,7 @@ impl Vcpu {
         }
     }
 
+    #[cold]
     #[inline(never)]
     fn load_uart_any(&self, mut state: Locked<'_>, offset: u32, width: u32) -> u32 {
         let (value, line) = state.uart.read(offset, width);

@@ -81,22 +81,22 @@ pub struct Awaited {
 }
 
 /// Addresses where nothing is that a guest has tried.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Unassigned {
     /// How often.
-    pub count: AtomicU32,
+    pub count: u32,
     /// The first of them.
-    pub first: [AtomicU32; 8],
+    pub first: [u32; 8],
 }
 
 impl Unassigned {
     /// Counts an access to `address`.
     #[inline(always)]
-    pub fn note(&self, address: u32) {
-        let before = self.count.fetch_add(1, Ordering::Relaxed);
-        if let Some(first) = self.first.get(before as usize) {
-            first.store(address, Ordering::Relaxed);
+    pub fn note(&mut self, address: u32) {
+        if let Some(first) = self.first.get_mut(self.count as usize) {
+            *first = address;
         }
+        self.count = self.count.wrapping_add(1);
     }
 }
 
@@ -194,8 +194,10 @@ pub mod news {
     }
 }
 
-/// What becomes of a VM once its vCPUs have left it.
+/// What becomes of a VM once its vCPUs have left it. A word, so that what an exit comes to ([`exit::Next`](crate::exit::Next))
+/// is returned as one and needs no extension.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
 pub enum Stop {
     /// It asked to be off, or has no vCPU that is on.
     Off,
@@ -213,6 +215,8 @@ pub struct State {
     pub uart: Pl011,
     /// Whether something typed waits for room in the UART.
     pub typed: bool,
+    /// What the guest has tried where nothing is.
+    pub unassigned: Unassigned,
     input: Box<Ring>,
     /// Since when the keyboard waits for room in the input, ticks.
     deaf: Option<u64>,
@@ -252,8 +256,6 @@ pub struct Vm {
     wires: Vec<Wire>,
     /// Its vCPUs as other CPUs see them.
     pub links: Vec<Arc<Link>>,
-    /// What it has tried where nothing is.
-    pub unassigned: Unassigned,
     /// Whether it makes other VMs' accesses: it will begin, or has not left.
     serves: AtomicBool,
     /// How long a vCPU runs while others of its priority are ready, ticks.
@@ -333,6 +335,7 @@ impl Vm {
             memory,
             uart: Pl011::new(),
             typed: false,
+            unassigned: Unassigned::default(),
             input: Box::default(),
             deaf: None,
             unheard: false,
@@ -371,7 +374,6 @@ impl Vm {
             writer,
             wires,
             links,
-            unassigned: Unassigned::default(),
             serves: AtomicBool::new(true),
             slice: ticks(config.policy.slice_us),
             up: AtomicBool::new(!config.hold),
@@ -399,6 +401,15 @@ impl Vm {
     /// Takes the VM's lock.
     #[inline(always)]
     pub fn lock(&self) -> MutexGuard<'_, State> {
+        match self.state.try_lock() {
+            Some(state) => state,
+            None => self.wait_for_lock(),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn wait_for_lock(&self) -> MutexGuard<'_, State> {
         self.state.lock()
     }
 

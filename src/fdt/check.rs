@@ -334,9 +334,11 @@ impl<'a> Walk<'a> {
     }
 
     fn property(&mut self) -> Result<(), FdtError> {
-        let (Some(length), Some(name)) = (self.word(self.at), self.word(self.at + 4)) else {
+        let words = self.words.get(self.at / 4..);
+        let Some(&[length, name]) = words.and_then(<[_]>::first_chunk) else {
             return Err(err(self.at, "a property's length and name"));
         };
+        let (length, name) = (u32::from_be_bytes(length), u32::from_be_bytes(name));
         let strings = self.strings.as_bytes();
         let name = strings.get(name as usize..).filter(|name| !name.is_empty());
         let name = name.ok_or(err(self.at + 4, "a name within the strings block"))?;
@@ -345,27 +347,29 @@ impl<'a> Walk<'a> {
             .get(self.at + 8..)
             .and_then(|rest| rest.get(..length as usize));
         let value = value.ok_or(err(self.at, "a value within the structure block"))?;
-        if let (b'#' | b'c' | b's' | b'x', Some(note)) =
-            (name.first().copied().unwrap_or(0), self.notes.last_mut())
-        {
-            let cells = |value| {
-                word(value, 0)
-                    .filter(|_| value.len() == 4)
-                    .map(|cells| cells.min(255) as u8)
-            };
-            if name.starts_with(b"compatible\0") {
-                note.compatible = value;
-            } else if name.starts_with(b"#address-cells\0") {
+        let Some(note) = self.notes.last_mut() else {
+            return Ok(());
+        };
+        let cells = |value| {
+            word(value, 0)
+                .filter(|_| value.len() == 4)
+                .map(|cells| cells.min(255) as u8)
+        };
+        match name.first() {
+            Some(b'c') if name.starts_with(b"compatible\0") => note.compatible = value,
+            Some(b'#') if name.starts_with(b"#address-cells\0") => {
                 let cells = cells(value).ok_or(err(self.at + 8, "one cell in #address-cells"))?;
                 note.address_cells = Some(cells);
-            } else if name.starts_with(b"#size-cells\0") {
+            }
+            Some(b'#') if name.starts_with(b"#size-cells\0") => {
                 let cells = cells(value).ok_or(err(self.at + 8, "one cell in #size-cells"))?;
                 note.size_cells = Some(cells);
-            } else if name.starts_with(b"status\0") {
-                note.disabled = !matches!(value, b"okay\0" | b"ok\0");
-            } else if name.starts_with(b"xen,passthrough\0") {
-                note.spare = true;
             }
+            Some(b's') if name.starts_with(b"status\0") => {
+                note.disabled = !matches!(value, b"okay\0" | b"ok\0");
+            }
+            Some(b'x') if name.starts_with(b"xen,passthrough\0") => note.spare = true,
+            _ => {}
         }
         self.at += 8;
         self.skip(length as usize);

@@ -153,13 +153,17 @@ impl<'b, 'a> Tree<'b, 'a> {
             .find(|&id| self.property(id, "phandle").and_then(cell) == Some(phandle))
     }
 
-    /// The node's children.
-    pub fn children(&self, id: Id) -> impl Iterator<Item = Id> {
+    /// The nodes below the node.
+    fn descendants(&self, id: Id) -> impl Iterator<Item = (Id, &'b Note<'a>)> + use<'a, 'b> {
         let notes = self.checked.notes.iter().enumerate().skip(id + 1);
         // Depth first: all of a node's descendants follow it, and no later node has a parent among them.
-        let descendants = notes.take_while(move |(_, note)| usize::from(note.parent) >= id);
+        notes.take_while(move |(_, note)| usize::from(note.parent) >= id)
+    }
+
+    /// The node's children.
+    pub fn children(&self, id: Id) -> impl Iterator<Item = Id> {
         called(
-            descendants
+            self.descendants(id)
                 .filter(move |(_, note)| usize::from(note.parent) == id)
                 .map(|(id, _)| id),
         )
@@ -197,8 +201,12 @@ impl<'b, 'a> Tree<'b, 'a> {
 
     /// The strings of the node's `compatible`.
     pub fn compatible(&self, id: Id) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        let value = self.note(id).map_or(&[][..], |note| note.compatible);
-        strings(value)
+        strings(self.all_compatible(id))
+    }
+
+    /// The value of the node's `compatible`, empty where there is none.
+    pub(super) fn all_compatible(&self, id: Id) -> &'a [u8] {
+        self.note(id).map_or(&[][..], |note| note.compatible)
     }
 
     /// Whether the node is compatible with `with`.
@@ -261,10 +269,10 @@ impl<'b, 'a> Tree<'b, 'a> {
             .filter(|step| !step.is_empty());
         let mut id = 0;
         for step in steps {
-            id = self.children(id).find(|&child| {
-                self.note(child)
-                    .is_some_and(|note| is_named(note.name, step))
-            })?;
+            let mut descendants = self.descendants(id);
+            let is_meant =
+                |note: &Note<'_>| usize::from(note.parent) == id && is_named(note.name, step);
+            id = descendants.find(|&(_, note)| is_meant(note))?.0;
         }
         (!self.checked.notes.is_empty()).then_some(id)
     }

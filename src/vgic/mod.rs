@@ -210,6 +210,8 @@ pub struct Vgic {
     banks: Table<Box<[Bank]>>,
     vcpus: Table<Box<[Vcpu]>>,
     ctlr: u32,
+    /// GICD_TYPER: no Security Extensions.
+    typer: u32,
     /// Which shared banks have something ready: bit n for interrupts 32n to 32n + 31.
     summary: u32,
     loaded: u8,
@@ -232,6 +234,7 @@ impl Vgic {
             banks: Table(vec![Bank::EMPTY; vcpus + shared].into_boxed_slice()),
             vcpus: Table(vec![Vcpu::EMPTY; vcpus].into_boxed_slice()),
             ctlr: 0,
+            typer: (vcpus as u32 - 1) << 5 | shared as u32,
             summary: 0,
             loaded: 0,
             work: 0,

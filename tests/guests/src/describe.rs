@@ -4,7 +4,7 @@ use crate::armillary::CREATE;
 use crate::psci::hvc;
 use core::arch::global_asm;
 
-// What the VM runs: it says so, and turns itself off.
+// What the VM runs: it says so, and turns itself off; or it waits.
 global_asm!(
     ".section .rodata.program, \"a\"",
     ".balign 4",
@@ -23,11 +23,17 @@ global_asm!(
     "2: .asciz \"Created.\\n\"",
     ".balign 4",
     "described_program_end:",
+    "described_waiter:",
+    "wfi",
+    "b described_waiter",
+    "described_waiter_end:",
 );
 
 unsafe extern "C" {
     static described_program: u8;
     static described_program_end: u8;
+    static described_waiter: u8;
+    static described_waiter_end: u8;
 }
 
 /// Address and bytes of a program: it says that it is there, and turns its machine off.
@@ -35,6 +41,14 @@ unsafe extern "C" {
 pub fn program() -> (u32, u32) {
     let start = &raw const described_program as u32;
     let end = &raw const described_program_end as u32;
+    (start, end - start)
+}
+
+/// The same of one that waits for ever.
+#[must_use]
+pub fn waiter() -> (u32, u32) {
+    let start = &raw const described_waiter as u32;
+    let end = &raw const described_waiter_end as u32;
     (start, end - start)
 }
 

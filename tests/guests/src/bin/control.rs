@@ -9,7 +9,7 @@
 #![no_main]
 
 use bare::armillary::{Control, control, state};
-use bare::describe::{Tree, program};
+use bare::describe::{Tree, waiter};
 use bare::machine::{machine, number};
 use bare::random::Random;
 use bare::report::Outcome;
@@ -49,6 +49,19 @@ struct Other {
 }
 
 impl Other {
+    fn new(id: u32, ring: Option<Ring>, doing: i32) -> Self {
+        Self {
+            id,
+            ring,
+            doing,
+            since: now(),
+            round: 0,
+            told: 0,
+            gap: 0,
+            lives: 1,
+        }
+    }
+
     /// Takes what it tells.
     fn listen(&mut self) -> Outcome {
         while let Some(request) = self.ring.as_mut().and_then(Ring::take) {
@@ -122,6 +135,7 @@ fn clock_start() -> u32 {
 struct Others {
     all: [Option<Other>; 12],
     done: [u32; 6],
+    created: u32,
 }
 
 impl Others {
@@ -136,22 +150,14 @@ impl Others {
                 gic::write(config, gic::read(config) | 2 << (irq % 16 * 2));
                 gic::enable(irq);
             }
-            Other {
-                id: n as u32,
-                ring: described.and_then(Ring::open),
-                doing: UP,
-                since: now(),
-                round: 0,
-                told: 0,
-                gap: 0,
-                lives: 1,
-            }
+            Other::new(n as u32, described.and_then(Ring::open), UP)
         };
         let count = number("vms", 1) as usize;
         gic::enable(Timer::Virtual.interrupt());
         Self {
             all: core::array::from_fn(|n| (n < count).then(|| other(n))),
             done: [0; 6],
+            created: 0,
         }
     }
 
@@ -205,12 +211,24 @@ impl Others {
         Ok(())
     }
 
+    /// Makes a VM, which is number `n` here.
+    fn create(&mut self, n: usize) -> Outcome {
+        let made = Tree::of("made", waiter()).create();
+        let Ok(id) = made else {
+            fail!("CREATE: {made:x?}")
+        };
+        check_eq!(state(id), OFF, "state of VM {id}, which is new");
+        self.all[n] = Some(Other::new(id, None, OFF));
+        self.created += 1;
+        Ok(())
+    }
+
     fn doing(&self, n: usize) -> i32 {
         self.all[n].as_ref().map_or(NONE, |other| other.doing)
     }
 
-    /// All are up again, and get through some rounds.
-    fn recover(&mut self, count: usize) -> Outcome {
+    /// All are up again, and get through so many rounds.
+    fn recover(&mut self, count: usize, rounds: u32) -> Outcome {
         for n in 0..count {
             match self.doing(n) {
                 OFF => self.act(n, Control::Start)?,
@@ -218,52 +236,12 @@ impl Others {
                 _ => {}
             }
         }
-        let fine = |other: &Other| other.ring.is_none() || other.round >= 20;
+        let fine = |other: &Other| other.ring.is_none() || other.round >= rounds;
         self.watch(now() + 2 * patience(), |others| {
             others.each().all(|other| fine(other))
         })?;
         for other in self.each() {
             check!(fine(other), "VM {} is in round {}", other.id, other.round);
-        }
-        Ok(())
-    }
-}
-
-/// A VM that comes and goes.
-#[derive(Default)]
-struct Made {
-    id: Option<u32>,
-    begun: bool,
-    count: u32,
-}
-
-impl Made {
-    /// The next of its life's steps.
-    fn step(&mut self, others: &mut Others) -> Outcome {
-        let Some(id) = self.id else {
-            let made = Tree::of("made", program()).create();
-            let Ok(id) = made else {
-                fail!("CREATE: {made:x?}")
-            };
-            check_eq!(state(id), OFF, "state of VM {id}, which is new");
-            (self.id, self.begun) = (Some(id), false);
-            self.count += 1;
-            return Ok(());
-        };
-        if self.begun {
-            self.destroy(others)?;
-        } else {
-            check_eq!(control(Control::Start, id), 0, "start of VM {id}");
-            self.begun = true;
-        }
-        Ok(())
-    }
-
-    fn destroy(&mut self, others: &mut Others) -> Outcome {
-        if let Some(id) = self.id.take() {
-            check_eq!(control(Control::Destroy, id), 0, "end of VM {id}");
-            others.watch(now() + patience(), |_| state(id) == NONE)?;
-            check_eq!(state(id), NONE, "state of VM {id}, which is gone");
         }
         Ok(())
     }
@@ -275,10 +253,10 @@ fn at_random() -> Outcome {
     let seed = number("seed", mmio::read(machine().rtc.unwrap_or_default()));
     println!("SEED {seed}");
     let mut random = Random::new(seed);
-    let mut made = Made::default();
     // The log says how much memory is free, after the hypervisor has taken what it needs to make a VM.
-    made.step(&mut others)?;
-    made.destroy(&mut others)?;
+    let made = count;
+    others.create(made)?;
+    others.act(made, Control::Destroy)?;
     others.settle()?;
     others.act(0, Control::Reset)?;
     let until = now() + milliseconds(number("for", 10_000));
@@ -286,24 +264,37 @@ fn at_random() -> Outcome {
         let pause = random.below(number("pause", 50) * 1000);
         others.watch(now() + timer::ticks(pause), |_| false)?;
         others.each().try_for_each(|other| other.look())?;
-        if random.below(4) == 0 {
-            made.step(&mut others)?;
+        // The one that comes and goes is as busy as two.
+        let n = made.min(random.below(count as u32 + 2) as usize);
+        if others.doing(n) == NONE {
+            others.create(n)?;
+            continue;
         }
-        let n = random.below(count as u32) as usize;
         let choices: &[Control] = match others.doing(n) {
-            UP => &[Control::Pause, Control::Reset, Control::Stop],
+            UP => &[
+                Control::Pause,
+                Control::Reset,
+                Control::Stop,
+                Control::Destroy,
+            ],
             PAUSED => &[
                 Control::Resume,
                 Control::Resume,
                 Control::Reset,
                 Control::Stop,
+                Control::Destroy,
             ],
-            _ => &[Control::Start],
+            _ => &[Control::Start, Control::Destroy],
         };
-        others.act(n, choices[random.below(choices.len() as u32) as usize])?;
+        // Only that one can be had again.
+        let few = choices.len() - usize::from(n != made);
+        others.act(n, choices[random.below(few as u32) as usize])?;
     }
-    made.destroy(&mut others)?;
-    others.recover(count)?;
+    if others.doing(made) != NONE {
+        others.act(made, Control::Destroy)?;
+    }
+    // For long enough that an alarm is due.
+    others.recover(count, 250)?;
     // Whatever each is doing.
     for n in 0..count {
         match random.below(3) {
@@ -316,7 +307,7 @@ fn at_random() -> Outcome {
     others.settle()?;
     println!(
         "DONE start, pause, resume, reset, stop, destroy: {:?}, create: {}",
-        others.done, made.count
+        others.done, others.created
     );
     Ok(())
 }
@@ -324,17 +315,17 @@ fn at_random() -> Outcome {
 fn again_and_again() -> Outcome {
     let mut others = Others::find();
     let count = others.each().count();
-    others.recover(count)?;
+    others.recover(count, 20)?;
     for round in 0..number("rounds", 100) {
         others.act(0, Control::Stop)?;
         others.act(0, Control::Start)?;
         others.each().try_for_each(|other| other.look())?;
         // Now and then it is seen to live.
         if round % 64 == 0 {
-            others.recover(count)?;
+            others.recover(count, 20)?;
         }
     }
-    others.recover(count)?;
+    others.recover(count, 20)?;
     for other in others.each().skip(1) {
         let gap = other.gap / timer::ticks(1);
         println!("GAP of VM {}: {gap} us", other.id);

@@ -2,7 +2,8 @@
 //!
 //! The tests try every call, register and address. Command line, instead of the tests: `nowhere` jumps to where nothing is,
 //! with vectors there too; `flood` prints for ever; `spin` loops with interrupts masked; `sleep` waits for no interrupt;
-//! each prints its name in capitals first. `seed=N`, `rounds=N` (10,000 by default), `step=N` between call numbers (65,537).
+//! each prints its name in capitals first. `seed=N`, `rounds=N` (10,000 by default), `step=N` between call numbers (65,537), `every`: and
+//! all that the calling convention forms.
 #![no_std]
 #![no_main]
 
@@ -90,6 +91,11 @@ fn fatal(number: u32) -> bool {
 }
 
 /// The numbers next to zero, those of PSCI and of the hypervisor, one in so many up to PSCI's, and random ones.
+/// The `n`th number with zeroes where the SMC Calling Convention wants them, in bits 23:16.
+fn by_the_convention(n: u32) -> u32 {
+    (n & 0xff_0000) << 8 | n & 0xffff
+}
+
 fn calls(conduit: fn(u32, u32, u32, u32) -> [u32; 4]) -> Outcome {
     let mut random = random();
     let mut arguments = random.clone();
@@ -99,6 +105,7 @@ fn calls(conduit: fn(u32, u32, u32, u32) -> [u32; 4]) -> Outcome {
         .chain(0xc400_0000..0xc400_0100)
         .chain(0x8600_0000..0x8600_0100)
         .chain(0x8600_ff00..0x8600_ff10)
+        .chain((0..if has("every") { 1 << 24 } else { 0 }).map(by_the_convention))
         .chain((0..rounds()).map(|_| random.next()));
     for number in numbers.filter(|n| !fatal(*n)) {
         let (a, b, c) = (arguments.next(), arguments.next(), arguments.next());

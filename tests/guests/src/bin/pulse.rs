@@ -1,7 +1,7 @@
 //! Lives in a VM to which things happen, and tells by a device of another VM how it fares, see `control`.
 //!
 //! In each round every vCPU sleeps to its timer's interrupt, gets an SGI of the first vCPU and answers it by one. So the rounds
-//! go on only as long as no interrupt is lost. The clocks are compared in each, too. Command line: `period=N`, microseconds that
+//! go on only as long as no interrupt is lost. The clocks are compared in each, too, and one has an alarm set, which rings in time. Command line: `period=N`, microseconds that
 //! a vCPU sleeps, 10,000 by default.
 #![no_std]
 #![no_main]
@@ -26,6 +26,8 @@ static SLEPT: PerCpu = [const { AtomicU32::new(0) }; MAX_CPUS];
 static ROUND: AtomicU32 = AtomicU32::new(0);
 static ANSWERED: PerCpu = [const { AtomicU32::new(0) }; MAX_CPUS];
 static ANSWERED_AT: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+/// Alarms of the real-time clock.
+static RUNG: AtomicU32 = AtomicU32::new(0);
 
 #[unsafe(no_mangle)]
 extern "C" fn main() -> ! {
@@ -59,6 +61,10 @@ fn interrupt(_: &mut Frame) {
             gic::send(ANSWER, 1);
         }
         ANSWER => {}
+        id if machine().rtc_irq == Some(id) => {
+            alarm_register(Alarm::ICR, 1);
+            RUNG.fetch_add(1, Ordering::Relaxed);
+        }
         _ => {
             Timer::Virtual.set_control(0);
             FIRED[own].fetch_add(1, Ordering::Relaxed);
@@ -88,6 +94,8 @@ fn sleep() -> Outcome {
     wait(|| FIRED[own].load(Ordering::Relaxed) != fired);
     let early = deadline.saturating_sub(now());
     check!(early == 0, "vCPU {own} woke {early} ticks early");
+    let times = FIRED[own].load(Ordering::Relaxed).wrapping_sub(fired);
+    check!(times == 1, "vCPU {own}'s timer interrupted {times} times");
     SLEPT[own].fetch_add(1, Ordering::Release);
     Ok(())
 }
@@ -114,6 +122,7 @@ fn lead() -> Outcome {
     // They can be asked once they have an interrupt interface.
     wait(|| others().all(|n| slept(n) != 0));
     let mut clocks = Clocks::default();
+    let mut alarm = Alarm::set();
     for round in 1u32.. {
         let before: [u32; MAX_CPUS] = core::array::from_fn(slept);
         sleep()?;
@@ -130,6 +139,9 @@ fn lead() -> Outcome {
             check!(between, "vCPU {n}'s count is {at} after {asked}");
         }
         clocks.compare()?;
+        if let Some(alarm) = &mut alarm {
+            alarm.look()?;
+        }
         if let Some(start) = clocks.start() {
             tell(4, start);
         }
@@ -139,6 +151,71 @@ fn lead() -> Outcome {
         }
     }
     Ok(())
+}
+
+/// An alarm of the real-time clock (PL031), again and again.
+struct Alarm {
+    due: u32,
+    /// How many have rung, with the one before.
+    rung: u32,
+    /// Whether it was over already in the round before.
+    late: bool,
+}
+
+fn alarm_register(offset: u32, value: u32) {
+    if let Some(rtc) = machine().rtc {
+        mmio::write(rtc + offset, value);
+    }
+}
+
+impl Alarm {
+    const MR: u32 = 0x4;
+    const IMSC: u32 = 0x10;
+    const ICR: u32 = 0x1c;
+
+    /// Sets the first one.
+    fn set() -> Option<Self> {
+        let irq = machine().rtc_irq?;
+        gic::set_targets(irq, 1);
+        gic::enable(irq);
+        alarm_register(Self::IMSC, 1);
+        Some(Self::after(machine().rtc?, 0))
+    }
+
+    /// One that is to ring in the second after the next.
+    fn after(rtc: u32, rung: u32) -> Self {
+        let due = mmio::read(rtc).wrapping_add(2);
+        alarm_register(Self::MR, due);
+        Self {
+            due,
+            rung,
+            late: false,
+        }
+    }
+
+    /// It rings in its second, and once.
+    fn look(&mut self) -> Outcome {
+        let Some(rtc) = machine().rtc else {
+            return Ok(());
+        };
+        let rung = RUNG.load(Ordering::Relaxed);
+        let second = mmio::read(rtc);
+        let over = second.wrapping_sub(self.due).cast_signed();
+        if rung == self.rung {
+            // What came while this VM was paused it gets by the next round.
+            check!(!(self.late && over > 0), "no alarm at {}", self.due);
+            self.late = over > 0;
+            return Ok(());
+        }
+        check!(
+            rung == self.rung + 1,
+            "the alarm at {} rings twice",
+            self.due
+        );
+        check!(over >= 0, "the alarm at {} rings at {second}", self.due);
+        *self = Self::after(rtc, rung);
+        Ok(())
+    }
 }
 
 /// Between what bounds a difference of two clocks lies, by all readings so far.

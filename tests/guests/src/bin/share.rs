@@ -42,10 +42,16 @@ fn work() {
 
     match number("period", 0) {
         0 => {
-            while physical_now() < from {}
+            while physical_now() < from {
+                cpu::relax();
+            }
             let mut rounds = 0u32;
             while physical_now() < until {
                 rounds += 1;
+                // Where QEMU counts instructions, another CPU gets to run now.
+                if rounds.is_multiple_of(64) {
+                    cpu::relax();
+                }
             }
             println!("SHARE {} {rounds}", cpu::index());
             TOTAL.fetch_add(rounds, Ordering::Relaxed);

@@ -11,6 +11,7 @@ mod system;
 
 use bare::machine::{Conduit, has, machine, number, reset};
 use bare::report::Outcome;
+use bare::timer::{self, ENABLE, Timer};
 use bare::{armillary, check_eq, cpu, gic, mcr, mmio, mmu, psci, skip, smp, tests, vfp};
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +24,7 @@ tests! {
     system_registers_survive_a_switch => || smp::everywhere(system_registers),
     vfp_registers_survive_a_switch => || smp::everywhere(vfp_registers),
     the_interrupt_interface_survives_a_switch => || smp::everywhere(interrupt_interface),
+    interrupts_pending_and_active_survive_a_switch => || smp::everywhere(interrupts),
     translations_of_one_address_are_each_vms_own => || smp::everywhere(translations),
 }
 
@@ -195,6 +197,7 @@ fn bank_name(n: usize) -> &'static str {
 }
 
 fn system_registers() -> Outcome {
+    system::first_use()?;
     mmu::off();
     let outcome =
         rounds().try_for_each(|round| system::hold(|n| pattern(round, n), || pause(round), round));
@@ -248,6 +251,61 @@ fn interrupt_interface() -> Outcome {
         check_eq!(gic::read_cpu(gic::gicc::BPR), point, "BPR in round {round}");
         Ok(())
     });
+    gic::init_cpu();
+    outcome
+}
+
+/// One interrupt is pending, and two are active, the timer's above an SGI, while others run that have the same.
+fn interrupts() -> Outcome {
+    const ACTIVE: u8 = 0x80;
+    const ABOVE: u8 = 0x40;
+    const IDLE: u32 = 0xff;
+    let (timer, own) = (Timer::Virtual, 1 << cpu::index());
+    let running = |priority: u32, when: &str, round: u32| {
+        let found = gic::read_cpu(gic::gicc::RPR) & 0xff;
+        check_eq!(found, priority, "running priority {when} in round {round}");
+        Ok(())
+    };
+    let comes = |id: u32, when: &str, round: u32| {
+        let found = gic::acknowledge();
+        check_eq!(found & 0x3ff, id, "interrupt {when} in round {round}");
+        Ok(found)
+    };
+    gic::init_cpu();
+    gic::write(gic::gicd::CTLR, 1);
+    gic::enable(timer.interrupt());
+    gic::set_priority(timer.interrupt(), ABOVE);
+    let outcome = rounds().try_for_each(|round| {
+        let active = pattern(round, 99) % 16;
+        let pending = (active + 1 + pattern(round, 100) % 15) % 16;
+        gic::set_priority(active, ACTIVE);
+        gic::set_priority(pending, ACTIVE);
+        gic::send(active, own);
+        let first = comes(active, "sent first", round)?;
+        gic::send(pending, own);
+        timer.set_deadline(timer.count());
+        timer.set_control(ENABLE);
+        let due = timer.count() + timer::ticks(100_000);
+        while gic::next() != timer.interrupt() && timer.count() < due {
+            cpu::relax();
+        }
+        let second = comes(timer.interrupt(), "of the timer", round)?;
+        pause(round);
+        running(ABOVE.into(), "after others ran", round)?;
+        comes(gic::SPURIOUS, "below the timer's", round)?;
+        timer.set_control(0);
+        gic::end(second);
+        running(ACTIVE.into(), "after the timer's", round)?;
+        comes(gic::SPURIOUS, "below the first", round)?;
+        pause(round + 1);
+        gic::end(first);
+        let third = comes(pending, "sent last", round)?;
+        gic::end(third);
+        running(IDLE, "in the end", round)?;
+        comes(gic::SPURIOUS, "in the end", round)?;
+        Ok(())
+    });
+    timer.set_control(0);
     gic::init_cpu();
     outcome
 }

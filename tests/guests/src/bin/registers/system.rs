@@ -147,6 +147,16 @@ pub(super) fn hold(pattern: impl Fn(u32) -> u32, pause: impl FnOnce(), round: u3
     Ok(())
 }
 
+/// Registers that are switched from their first use on hold nothing of another VM's then.
+pub(super) fn first_use() -> Outcome {
+    for r in REGISTERS.iter().filter(|r| r.name.starts_with("TEE")) {
+        if let Ok(found) = catch(|| (r.read)()) {
+            check_eq!(found, 0, "{} at its first use", r.name);
+        }
+    }
+    Ok(())
+}
+
 /// Whether the register is there and holds what is written to it.
 fn present(r: &Register) -> bool {
     if !r.optional {
