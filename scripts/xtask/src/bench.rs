@@ -39,6 +39,7 @@ mod native;
 mod report;
 mod size;
 mod symbols;
+mod targets;
 mod trace;
 mod tracer;
 mod xen;
@@ -226,7 +227,7 @@ pub fn bench(options: &Bench) -> anyhow::Result<u8> {
     let images = image::build(build::Profile::Release, image::DEFAULT_LOAD, Line::IfSlow)?;
     build::guests(Line::IfSlow)?;
     if let Some(name) = &options.explain {
-        print!("{}", explain::explain(name, qemu, images)?);
+        print!("{}", explain::explain(name, &machine(qemu, images)?)?);
         return Ok(0);
     }
     let machine = machine(qemu, images)?;
@@ -248,8 +249,16 @@ pub fn bench(options: &Bench) -> anyhow::Result<u8> {
         };
         columns.push(report::Column::new(system.key, samples, wanted));
     }
-    judge(&ours.figures(wanted), &machine.board)?;
-    report::finish(options, &machine, &columns)
+    let figures = ours.figures(wanted);
+    judge(&figures, &machine.board)?;
+    let targets = targets::targets(&machine.board)?;
+    let mut missed = targets::missed(&figures, &targets);
+    if options.only.is_none() {
+        for one in &mut missed {
+            one.trace = Some(explain::brief(one.name, &machine)?);
+        }
+    }
+    report::finish(options, &machine, &columns, &missed)
 }
 
 /// The figures of Armillary by this QEMU with these images; the guests are built.
@@ -409,8 +418,8 @@ fn judge(figures: &Figures, board: &Board) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What loads cost in a VM with so many more regions, a page each.
-fn with_regions(machine: &Machine, count: u32) -> anyhow::Result<Samples> {
+/// `machine` with the bench guest in a VM with so many regions, a page each, and these `words` on its command line.
+fn with_regions(machine: &Machine, count: u32, words: &str) -> anyhow::Result<Machine> {
     const FIRST: u32 = 0x0c20_0000;
     let place = tempfile::tempdir()?;
     let source = place.path().join("regions.dts");
@@ -419,18 +428,20 @@ fn with_regions(machine: &Machine, count: u32) -> anyhow::Result<Samples> {
     let node = format!("regions {{ compatible = \"armillary,region\"; reg = <{pages}>; }};");
     fs::write(&source, format!("/dts-v1/; / {{ {node} }};"))?;
     let address = FIRST + 0x1000 * (count / 2);
-    let words = format!("only=_read region={address}");
     let spec = format!(
-        "kernel=guest:bench,name=bench,memory=64M,append={words},with={}",
+        "kernel=guest:bench,name=bench,memory=64M,append=region={address} {words},with={}",
         source.display()
     );
-    let machine = with_vms(machine, machine.board.smp, &[spec])?;
-    Ok(Samples::read(&guest_console(&machine)?))
+    with_vms(machine, 1, &[spec])
 }
 
 /// What a load of each kind costs more in a VM with 1,000 regions than in one with one.
 fn thousand_regions(machine: &Machine) -> anyhow::Result<Samples> {
-    let (one, many) = (with_regions(machine, 1)?, with_regions(machine, 1000)?);
+    let loads = |count| {
+        let machine = with_regions(machine, count, "only=_read")?;
+        anyhow::Ok(Samples::read(&guest_console(&machine)?))
+    };
+    let (one, many) = (loads(1)?, loads(1000)?);
     let mut more = Samples::default();
     for name in ["gicd_read", "uart_read", "region_read"] {
         let (Some(one), Some(many)) = (one.get(name), many.get(name)) else {
@@ -480,13 +491,20 @@ fn guest_console(machine: &Machine) -> anyhow::Result<String> {
     to_its_end(&mut machine.prepare(&place.path().join("bench.dtb"))?.command)
 }
 
-/// What is printed until QEMU ends.
+/// What is printed until QEMU ends. A device model does not end by itself.
 fn to_its_end(command: &mut Command) -> anyhow::Result<String> {
+    typed(command, &[("bench: done", "\x01x")])
+}
+
+/// What is printed until QEMU ends, where at each of these words some keys are typed.
+fn typed(command: &mut Command, keys: &[(&str, &str)]) -> anyhow::Result<String> {
+    let script = keys
+        .iter()
+        .map(|(word, keys)| anyhow::Ok((Regex::new(word)?, (*keys).into())));
     let session = Session {
         until: None,
         timeout: Some(PATIENCE),
-        // A device model does not end by itself.
-        input: Input::Script(vec![(Regex::new("bench: done")?, "\x01x".into())]),
+        input: Input::Script(script.collect::<anyhow::Result<_>>()?),
         show: false,
     };
     let outcome = console::run(command, session)?;

@@ -65,6 +65,12 @@ impl Board {
     pub fn budget(&self) -> PathBuf {
         directory(&self.name).join("budget.toml")
     }
+
+    /// What each of them shall be at most.
+    #[must_use]
+    pub fn targets(&self) -> PathBuf {
+        directory(&self.name).join("targets.toml")
+    }
 }
 
 fn directory(name: &str) -> PathBuf {

@@ -1,7 +1,8 @@
 //! `cargo xtask bench --explain NAME`: where the instructions of one operation go.
 //!
 //! The bench guest measures that one figure while QEMU traces every instruction ([`trace`]). The operation of the median length
-//! is shown as a tree of the functions that it went through, by the ELF files' symbols and debug information ([`symbols`]).
+//! is shown as a tree of the functions that it went through, by the ELF files' symbols and debug information ([`symbols`]). Of figures that
+//! are none of one operation it is shown what else they come from.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -9,22 +10,20 @@ use std::fmt::{self, Write as _};
 use std::fs;
 use std::mem;
 use std::ops::Range;
-use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use indicatif::ProgressBar;
 
+use super::figures::{KINDS, Kind, Source, Unit, known};
 use super::symbols::{self, Frame, Symbols};
 use super::trace::{Cut, Hypervisor, Step, operations};
 use super::tracer::traced;
-use super::{CLOCK, PASSED, create, with_vms};
-use crate::board::{self, Board};
+use super::{PASSED, create, linux, with_regions, with_vms};
 use crate::build;
 use crate::failure::unusable;
 use crate::image::Images;
 use crate::progress::{self, Line};
 use crate::qemu::{Load, Machine};
-use crate::size::Size;
 
 /// Where the image is loaded: nowhere near the guests' own addresses.
 const APART: u32 = 0x4800_0000;
@@ -42,6 +41,8 @@ const BOOT: &str = "boot_to_guest";
 const CREATED: u32 = 0x4001_0000;
 /// From so many instructions on a way is long.
 const LONG: u64 = 10_000;
+/// So many parts of a way are in a report.
+const BRIEF: usize = 15;
 /// Parts smaller than one in so many of a long way are not shown by themselves.
 const SMALL: u64 = 400;
 
@@ -55,6 +56,8 @@ enum Setting {
     Bench(u32, u32, &'static str),
     /// The bench guest with the board's clock.
     Passed,
+    /// The bench guest with a region.
+    Region,
     /// The bench guest and the one that emulates a device for it.
     Forwarded,
     /// The bench guest that creates other VMs.
@@ -93,7 +96,7 @@ enum How {
 }
 
 /// By name: what runs, and how one operation is cut out.
-const FIGURES: [(&str, Setting, How); 35] = {
+const FIGURES: [(&str, Setting, How); 36] = {
     use How::{Again, Interrupt, Start, Store};
     let trap = How::Cut(Cut::Trap);
     [
@@ -107,6 +110,7 @@ const FIGURES: [(&str, Setting, How); 35] = {
         ("cp15_timer_read", ALONE, trap),
         ("nosyndrome_store", ALONE, trap),
         ("unmapped", ALONE, trap),
+        ("region_read", Setting::Region, trap),
         ("forwarded", Setting::Forwarded, trap),
         ("sgi_self", ALONE, Store),
         ("vtimer_spin", ALONE, Interrupt),
@@ -147,47 +151,131 @@ const FIGURES: [(&str, Setting, How); 35] = {
     ]
 };
 
-/// The names that can be explained.
-pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    FIGURES
-        .iter()
-        .map(|&(name, ..)| name)
-        .chain(std::iter::once(BOOT))
+/// Where something goes.
+struct Explanation {
+    /// What it is, and how much.
+    head: String,
+    /// By whom and in what.
+    tree: Option<Tree>,
+}
+
+impl Explanation {
+    fn text(&self) -> anyhow::Result<String> {
+        let mut text = self.head.clone();
+        if let Some(tree) = &self.tree {
+            tree.show(&mut text)?;
+        }
+        Ok(text)
+    }
 }
 
 /// What `name` consists of, as text. The image and the guests are built.
-pub(super) fn explain(name: &str, qemu: PathBuf, images: Images) -> anyhow::Result<String> {
-    let board = Board {
-        memory: Size::mib(512),
-        ..Board::named(board::DEFAULT)?
-    };
-    let machine = Machine {
-        icount: true,
-        load: Load::At(APART),
-        more: CLOCK.map(Into::into).into(),
-        ..Machine::new(qemu, board, images)
-    };
-    if name == BOOT {
-        return boot(&machine);
+pub(super) fn explain(name: &str, machine: &Machine) -> anyhow::Result<String> {
+    explanation(name, machine)?.text()
+}
+
+/// The same, with the heaviest parts alone.
+pub(super) fn brief(name: &str, machine: &Machine) -> anyhow::Result<String> {
+    let mut explanation = explanation(name, machine)?;
+    if let Some(tree) = &mut explanation.tree {
+        tree.shorten(BRIEF);
     }
-    let figure = FIGURES.iter().find(|&&(known, ..)| known == name);
-    let Some(&(_, setting, how)) = figure else {
-        let names: Vec<_> = names().collect();
+    explanation.text()
+}
+
+fn explanation(name: &str, machine: &Machine) -> anyhow::Result<Explanation> {
+    let machine = Machine {
+        load: Load::At(APART),
+        ..machine.clone()
+    };
+    if let Some(&(_, setting, how)) = FIGURES.iter().find(|&&(known, ..)| known == name) {
+        return operation(name, &machine, setting, how);
+    }
+    let Some(kind) = known(name) else {
+        let names: Vec<_> = KINDS.iter().map(|kind| kind.name).collect();
         return Err(unusable(format!(
             "--explain {name}: it is not one of {}",
             names.join(", ")
         )));
     };
-    operation(name, &machine, setting, how)
+    match kind.source {
+        _ if name == BOOT => boot(&machine),
+        Source::Linux | Source::Work => Ok(Explanation {
+            head: linux::exits(name, &machine)?,
+            tree: None,
+        }),
+        Source::Image => image(name, &machine.images),
+        _ => Ok(Explanation {
+            head: format!("{name}: {}\n", without(kind)),
+            tree: None,
+        }),
+    }
+}
+
+/// Why there is no way to show.
+fn without(kind: &Kind) -> &'static str {
+    match (kind.name, kind.unit) {
+        ("plain_ppm", _) => {
+            "instructions that lead nowhere: no exit is in them, or the figure is those of the interrupts that came meanwhile, each as \
+             in '--explain vtimer_spin'"
+        }
+        ("first_touch", _) => "all RAM is mapped when a VM begins: a first store leads nowhere",
+        ("vfp_first_use_own", _) => "as '--explain vfp_first_use'",
+        ("vm_create_mib", _) => {
+            "a difference of two sizes: '--explain vm_create' shows the smaller one"
+        }
+        ("region_read_1000_more" | "gicd_read_1000_more" | "uart_read_1000_more", _) => {
+            "a difference between two VMs: '--explain gicd_read' shows the way, without regions"
+        }
+        (_, Unit::Bytes) => {
+            "bytes, not instructions: '--explain image_bytes' shows the image, 'mem' in the console's shell the RAM"
+        }
+        _ => "as '--explain boot_to_guest', on a board with other RAM",
+    }
+}
+
+/// The image's bytes before it is packed, by section, module and function.
+fn image(name: &str, images: &Images) -> anyhow::Result<Explanation> {
+    let mut tree = Tree::default();
+    for (section, symbol, size) in symbols::sizes(&images.elf)? {
+        let path = [section.as_str(), module(&symbol), symbol.as_str()];
+        let path = path.map(|name| Frame {
+            name: name.into(),
+            line: String::new(),
+        });
+        tree.add(&path, size);
+    }
+    tree.sort(tree.total / SMALL);
+    let packed = fs::metadata(&images.raw)?.len();
+    let head = format!(
+        "{name}: {packed} bytes, packed of {} that have a name:\n",
+        tree.total
+    );
+    Ok(Explanation {
+        head,
+        tree: Some(tree),
+    })
+}
+
+/// The first part of a path in a symbol's name.
+fn module(symbol: &str) -> &str {
+    let Some((before, _)) = symbol.split_once("::") else {
+        return "none";
+    };
+    before
+        .rsplit(|c: char| !c.is_alphanumeric() && c != '_')
+        .next()
+        .unwrap_or(before)
 }
 
 /// One operation of the median length.
-fn operation(name: &str, machine: &Machine, setting: Setting, how: How) -> anyhow::Result<String> {
-    let machine = set(
-        machine,
-        setting,
-        &format!(",append=samples=1 exactly only={name}"),
-    )?;
+fn operation(
+    name: &str,
+    machine: &Machine,
+    setting: Setting,
+    how: How,
+) -> anyhow::Result<Explanation> {
+    let machine = set(machine, setting, &format!("samples=1 exactly only={name}"))?;
     let code = Code::of(&machine)?;
     let cut = cut(code.guest(0)?, how)?;
     let hypervisor = Hypervisor {
@@ -212,15 +300,17 @@ fn operation(name: &str, machine: &Machine, setting: Setting, how: How) -> anyho
     if tree.total >= LONG {
         tree.sort(tree.total / SMALL);
     }
-    let mut out = format!(
+    let head = format!(
         "{name}: {} instructions, {} in the hypervisor (the median of {}: {})\n",
         tree.total,
         tree.total_of(Code::HYPERVISOR),
         found.len(),
         lengths(found.iter().map(Range::len))
     );
-    tree.show(&mut out)?;
-    Ok(out)
+    Ok(Explanation {
+        head,
+        tree: Some(tree),
+    })
 }
 
 /// Sorted `lengths`, and how often each occurs: the most frequent ones.
@@ -262,7 +352,7 @@ fn collect(
 }
 
 /// The way from reset to the guest's first instruction, its parts by weight.
-fn boot(machine: &Machine) -> anyhow::Result<String> {
+fn boot(machine: &Machine) -> anyhow::Result<Explanation> {
     let machine = set(machine, ALONE, "")?;
     let code = Code::of(&machine)?;
     let guest = code.guest(0)?.address("_start")?;
@@ -280,9 +370,10 @@ fn boot(machine: &Machine) -> anyhow::Result<String> {
         tree.add(&code.path(step)?, count);
     }
     tree.sort(tree.total / SMALL);
-    let mut out = format!("{BOOT}: {} instructions\n", tree.total);
-    tree.show(&mut out)?;
-    Ok(out)
+    Ok(Explanation {
+        head: format!("{BOOT}: {} instructions\n", tree.total),
+        tree: Some(tree),
+    })
 }
 
 /// How often each instruction is executed.
@@ -297,14 +388,16 @@ fn counted(steps: impl Iterator<Item = Step>, bar: &ProgressBar) -> HashMap<Step
 
 /// The machine with what runs, and these `words` about the bench guest's VM.
 fn set(machine: &Machine, setting: Setting, words: &str) -> anyhow::Result<Machine> {
+    let append = format!(",append={words}");
     let (cpus, specs) = match setting {
+        Setting::Region => return with_regions(machine, 1, words),
         Setting::Bench(vcpus, cpus, more) => {
-            let bench = format!("{BENCH},memory=128M,cpus={vcpus}{words}{more}");
+            let bench = format!("{BENCH},memory=128M,cpus={vcpus}{append}{more}");
             (cpus, vec![bench])
         }
-        Setting::Passed => (1, vec![format!("{BENCH},memory=128M,{PASSED}{words}")]),
+        Setting::Passed => (1, vec![format!("{BENCH},memory=128M,{PASSED}{append}")]),
         Setting::Forwarded => {
-            let bench = format!("{BENCH},memory=64M{words},with=tests/guests/forwarded.dts");
+            let bench = format!("{BENCH},memory=64M{append},with=tests/guests/forwarded.dts");
             let model = "kernel=guest:model,name=model,memory=64M";
             (2, vec![bench, model.into()])
         }
@@ -468,6 +561,29 @@ impl Tree {
         }
     }
 
+    /// Leaves out all but the `count` heaviest parts.
+    fn shorten(&mut self, count: usize) {
+        let mut totals = Vec::new();
+        self.totals(&mut totals);
+        totals.sort_unstable_by_key(|&total| Reverse(total));
+        if let Some(&least) = totals.get(count) {
+            self.drop_below(least + 1);
+        }
+    }
+
+    fn totals(&self, all: &mut Vec<u64>) {
+        for part in &self.parts {
+            all.push(part.total);
+            part.totals(all);
+        }
+    }
+
+    fn drop_below(&mut self, least: u64) {
+        self.parts.retain(|part| part.total >= least);
+        let parts = self.parts.iter_mut();
+        parts.for_each(|part| part.drop_below(least));
+    }
+
     fn show(&self, out: &mut String) -> fmt::Result {
         writeln!(out, "{:>9} {:>9}", "total", "own")?;
         self.parts
@@ -495,6 +611,7 @@ impl Tree {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::board::{self, Board};
 
     fn path(names: &str) -> Vec<Frame> {
         let frame = |name: &str| Frame {
@@ -561,15 +678,62 @@ mod tests {
     }
 
     #[test]
+    fn a_short_tree_has_the_heaviest_parts_in_the_order_of_the_way() {
+        let mut tree = Tree::default();
+        for (names, count) in [("a", 5), ("b", 30), ("b c", 2), ("d e", 40), ("d f", 4)] {
+            tree.add(&path(names), count);
+        }
+        tree.shorten(3);
+        let mut out = String::new();
+        tree.show(&mut out).unwrap();
+        let names: Vec<_> = out
+            .lines()
+            .skip(1)
+            .filter_map(|line| line.split_whitespace().rev().nth(1))
+            .collect();
+        assert_eq!(names, ["b", "d", "e"]);
+        assert_eq!(tree.total, 81);
+    }
+
+    #[test]
+    fn a_symbol_is_of_the_module_that_its_path_begins_with() {
+        for (symbol, expected) in [
+            ("run::Cpu::turn", "run"),
+            ("<vgic::Vgic>::flush", "vgic"),
+            ("vgic::lr::<impl vgic::Vgic>::flush", "vgic"),
+            ("<u32 as core::fmt::LowerHex>::fmt", "core"),
+            ("__aeabi_memcpy4", "none"),
+        ] {
+            assert_eq!(module(symbol), expected, "{symbol}");
+        }
+    }
+
+    #[test]
+    fn every_figure_is_explained_or_it_is_said_why_not() {
+        for (name, ..) in FIGURES {
+            assert!(known(name).is_some(), "{name}");
+        }
+        for kind in KINDS.iter().filter(|kind| kind.unit == Unit::Instructions) {
+            let traced = FIGURES.iter().any(|(name, ..)| *name == kind.name);
+            let boots = kind.name.starts_with(BOOT);
+            assert!(
+                traced || boots == without(kind).contains(BOOT),
+                "{}",
+                kind.name
+            );
+        }
+    }
+
+    #[test]
     fn an_unknown_name_is_answered_with_those_that_are() {
         let images = Images {
             elf: "a".into(),
             raw: "b".into(),
             uimage: "c".into(),
         };
-        let error = explain("speed", "qemu".into(), images)
-            .unwrap_err()
-            .to_string();
+        let board = Board::named(board::DEFAULT).unwrap();
+        let machine = Machine::new("qemu".into(), board, images);
+        let error = explain("speed", &machine).unwrap_err().to_string();
         assert!(error.contains("speed") && error.contains("gicd_read") && error.contains(BOOT));
     }
 }

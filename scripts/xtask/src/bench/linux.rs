@@ -12,7 +12,7 @@ use anyhow::{Context, ensure};
 use regex::Captures;
 
 use super::xen::Xen;
-use super::{CLOCK, boot_to, guest_console, with_vms};
+use super::{CLOCK, boot_to, guest_console, typed, with_vms};
 use crate::console;
 use crate::debian::Item;
 use crate::image::Images;
@@ -25,11 +25,11 @@ const RUN: &str = "r=/sys/class/rtc/rtc0/since_epoch; read a < $r; while read b 
 /// Figures, and what their command lines begin with.
 const KINDS: [(&str, &str); 2] = [("linux_verbose_ppm", ""), ("linux_quiet_ppm", "quiet ")];
 /// All kinds of work, one after the other.
-const EACH: &str = "quiet run=\"work each\"";
+const EACH: &str = "quiet run=\"work each; poweroff -f\"";
 /// The same in two VMs at once: when each looks at the machine's clock, alone.
 const BESIDE: [&str; 2] = [
-    "quiet run=\"work beside 20\"",
-    "quiet run=\"work beside 22\"",
+    "quiet run=\"work beside 20; poweroff -f\"",
+    "quiet run=\"work beside 22; poweroff -f\"",
 ];
 /// The RAM of a Linux.
 const MEMORY: Size = Size::mib(256);
@@ -147,6 +147,45 @@ pub(super) fn work(machine: &Machine) -> anyhow::Result<Vec<(String, Vec<f64>)>>
     let alone = alone.context("no work on the bare machine")?;
     figures.push(("linux_two_vms_ppm".into(), vec![ppm(both / (2.0 * alone))]));
     Ok(figures)
+}
+
+/// What a Linux of the figure `name` left its VM for, told by the console's Ctrl-A i: before its first process, and at its end.
+pub(super) fn exits(name: &str, machine: &Machine) -> anyhow::Result<String> {
+    // Ctrl-A i, and what the guest waits for.
+    const STATS: &str = "\x01i\n";
+    let work = name
+        .strip_prefix("linux_")
+        .and_then(|name| name.strip_suffix("_ppm"))
+        .context("it is of no Linux")?;
+    let quiet = if work == "verbose" { "" } else { "quiet " };
+    let (initramfs, run) = match work {
+        "verbose" | "quiet" => (Item::Initramfs, String::new()),
+        "two_vms" => (Item::Work, "work each; read key; ".to_owned()),
+        work => (Item::Work, format!("work each {work}; read key; ")),
+    };
+    initramfs.provide()?;
+    Item::Linux.provide()?;
+    let arguments = format!("{quiet}run=\"read key; {run}poweroff -f\"");
+    let machine = with_linux(machine, initramfs, &[&arguments])?;
+    let place = tempfile::tempdir()?;
+    let mut prepared = machine.prepare(&place.path().join("exits.dtb"))?;
+    let console = typed(
+        &mut prepared.command,
+        &[("init: up", STATS), ("work is done", STATS)],
+    )?;
+    let told: Vec<_> = console
+        .lines()
+        .filter(|line| line.contains("; exits "))
+        .map(|line| line.trim_start_matches("[info]").trim())
+        .collect();
+    ensure!(!told.is_empty(), "Linux has not come up:\n{console}");
+    let mut text = format!(
+        "{name}: no single operation; what it left the guest for, and for how long, in its first process"
+    );
+    if told.len() > 1 {
+        text.push_str(", and when its work was done");
+    }
+    Ok(text + ":\n" + &told.join("\n") + "\n")
 }
 
 fn median(values: &[f64]) -> Option<f64> {

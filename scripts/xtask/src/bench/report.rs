@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::chart::{self, Row};
 use super::figures::{Figure, Figures, KINDS, Kind, Samples, Unit, Wanted, grouped, known};
+use super::targets::{self, Missed};
 use super::{CLOCK, GUEST, HOST, xen};
 use crate::build::{self, root};
 use crate::cli::Bench;
@@ -120,7 +121,12 @@ fn settings(xen: bool) -> Vec<String> {
 }
 
 /// Writes the files and prints.
-pub(super) fn finish(options: &Bench, machine: &Machine, columns: &[Column]) -> anyhow::Result<u8> {
+pub(super) fn finish(
+    options: &Bench,
+    machine: &Machine,
+    columns: &[Column],
+    missed: &[Missed],
+) -> anyhow::Result<u8> {
     let about = About::of(machine, columns);
     let kinds = kinds(columns);
     let mut names = columns.iter().flat_map(|column| column.figures.keys());
@@ -129,7 +135,7 @@ pub(super) fn finish(options: &Bench, machine: &Machine, columns: &[Column]) -> 
     }
     let place = build::target_directory().join("bench");
     let json = serde_json::to_string_pretty(&json(&about, &kinds, columns)?)? + "\n";
-    let report = markdown(&about, &kinds, columns, "chart.svg");
+    let report = markdown(&about, &kinds, columns, missed, "chart.svg");
     let chart = chart::draw(&rows(&kinds, columns))?;
     for (name, contents) in [
         ("results.json", &json),
@@ -149,7 +155,7 @@ pub(super) fn finish(options: &Bench, machine: &Machine, columns: &[Column]) -> 
         place.display()
     );
     if options.save {
-        save(machine, &about, &kinds, columns)?;
+        save(machine, &about, &kinds, columns, missed)?;
     }
     Ok(0)
 }
@@ -269,7 +275,13 @@ fn markdown_table(kinds: &[Kind], columns: &[Column], spread: bool) -> String {
 }
 
 /// The report.
-fn markdown(about: &About, kinds: &[Kind], columns: &[Column], chart: &str) -> String {
+fn markdown(
+    about: &About,
+    kinds: &[Kind],
+    columns: &[Column],
+    missed: &[Missed],
+    chart: &str,
+) -> String {
     let mut text = format!(
         "# Figures\n\nOf {}, commit {}, by `cargo xtask bench` on QEMU {} ({}){}. Instructions of one operation if nothing else is said: the median \
          of n samples, in parentheses the least and the most where they differ. The loop around the operation is subtracted.\n\n![Chart]({chart})\n\n",
@@ -282,6 +294,7 @@ fn markdown(about: &About, kinds: &[Kind], columns: &[Column], chart: &str) -> S
         )),
     );
     text.push_str(&markdown_table(kinds, columns, true));
+    text.push_str(&targets::markdown(missed));
     text.push_str("\n## Settings\n\n");
     for setting in &about.settings {
         text.push_str(&format!("- {setting}.\n"));
@@ -329,6 +342,7 @@ fn save(
     about: &About,
     kinds: &[Kind],
     columns: &[Column],
+    missed: &[Missed],
 ) -> anyhow::Result<()> {
     let place = root().join("boards").join(&machine.board.name);
     build::write(
@@ -337,7 +351,7 @@ fn save(
     )?;
     build::write(
         &place.join("bench.md"),
-        markdown(about, kinds, columns, "bench.svg").as_bytes(),
+        markdown(about, kinds, columns, missed, "bench.svg").as_bytes(),
     )?;
     let readme = root().join("README.md");
     let text = fs::read_to_string(&readme).with_context(|| readme.display().to_string())?;
@@ -441,7 +455,7 @@ mod tests {
     #[test]
     fn the_report_names_what_is_missing() {
         let columns = columns();
-        let text = markdown(&about(), &kinds(&columns), &columns, "x.svg");
+        let text = markdown(&about(), &kinds(&columns), &columns, &[], "x.svg");
         assert!(text.contains("| null hypercall | – | 42 | 1 |"), "{text}");
         assert!(
             text.contains("- bare machine: null_hypercall: no hypervisor.\n"),

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use anyhow::Context as _;
 use elf::ElfBytes;
-use elf::abi::{SHF_EXECINSTR, STT_FUNC};
+use elf::abi::{SHF_EXECINSTR, SHT_PROGBITS, STT_FUNC};
 use elf::endian::AnyEndian;
 use gimli::{Dwarf, EndianRcSlice, RunTimeEndian};
 
@@ -101,6 +101,29 @@ pub(super) fn section_size(path: &Path, section: &str) -> anyhow::Result<u32> {
     let header = elf.section_header_by_name(section)?;
     let header = header.with_context(|| format!("no section {section}"))?;
     Ok(u32::try_from(header.sh_size)?)
+}
+
+/// Section, name and bytes of what is in the image's sections of code and data.
+pub(super) fn sizes(path: &Path) -> anyhow::Result<Vec<(String, String, u64)>> {
+    let file = fs::read(path).with_context(|| path.display().to_string())?;
+    let elf = ElfBytes::<AnyEndian>::minimal_parse(&file)?;
+    let (sections, titles) = elf.section_headers_with_strtab()?;
+    let (sections, titles) = sections.zip(titles).context("no sections")?;
+    let (symbols, strings) = elf.symbol_table()?.context("no symbols")?;
+    let mut sizes = Vec::new();
+    for symbol in symbols.iter().filter(|symbol| symbol.st_size > 0) {
+        let Ok(section) = sections.get(symbol.st_shndx.into()) else {
+            continue;
+        };
+        if section.sh_type != SHT_PROGBITS {
+            continue;
+        }
+        let title = titles.get(usize::try_from(section.sh_name)?)?;
+        let name = strings.get(usize::try_from(symbol.st_name)?)?;
+        let name = plain(&addr2line::demangle_auto(name.into(), None));
+        sizes.push((title.to_owned(), name, symbol.st_size));
+    }
+    Ok(sizes)
 }
 
 /// The addresses of a T16 instruction in the code that is loaded; and some that are none of an instruction.

@@ -1,7 +1,7 @@
 #!/bin/busybox sh
 # What a Linux works at for `cargo xtask bench`: the kernel's log says to the microsecond when each work began and ended.
 #
-# work each: one after the other, each done a little before, so that what it needs is in memory.
+# work each [NAME...]: those, or all, one after the other, each done a little before, so that what it needs is in memory.
 # work beside SECOND: all of it from the tenth second of the machine's clock on, beside another VM; then, in that second,
 # what the log's time is by the machine's clock.
 clock=/sys/class/rtc/rtc0/since_epoch
@@ -53,11 +53,16 @@ until_second() {
 {
 	case $1 in
 	each)
-		work syscalls 1000 50000
-		work switches 100 5000
-		work forks 5 100
-		work pipe 10 1000
-		work hackbench 5 200
+		shift
+		for name in ${*:-syscalls switches forks pipe hackbench}; do
+			case $name in
+			syscalls) work syscalls 1000 50000 ;;
+			switches) work switches 100 5000 ;;
+			forks) work forks 5 100 ;;
+			pipe) work pipe 10 1000 ;;
+			hackbench) work hackbench 5 200 ;;
+			esac
+		done
 		;;
 	beside)
 		until_second 10
@@ -71,7 +76,7 @@ until_second() {
 		;;
 	esac
 } > /dev/null 2>&1
+echo work is done
 dmesg | grep " work "
 echo tree
 od -An -v -tx1 /sys/firmware/fdt
-poweroff -f
