@@ -146,6 +146,7 @@ pub fn wake_at(due: u64) {
 }
 
 /// When [`tick`] has to be called, ticks; the greatest: never.
+#[inline(always)]
 #[must_use]
 pub fn due() -> u64 {
     DUE.load(Ordering::Relaxed)

@@ -25,6 +25,7 @@ pub enum Fault {
 
 impl Fault {
     /// The fault status register that says so, as for a fetch.
+    #[inline(always)]
     fn status(self) -> u32 {
         const fn of(status: FaultStatus) -> (u32, u32) {
             let fault = walk::Fault {
@@ -66,10 +67,23 @@ pub fn undefined(context: &mut Context) {
 
 /// Gives the guest a data abort for an access to `address`.
 pub fn data_abort(context: &mut Context, fault: Fault, address: u32, write: bool) {
-    Live::set_dfsr(match fault {
+    let status = match fault {
         Fault::Stage1(fault) => fault.dfsr(format(), write),
         simple => simple.status() | u32::from(write) << 11,
-    });
+    };
+    take_data_abort(context, status, address);
+}
+
+/// The same with [`Fault::External`], which most are.
+#[inline(always)]
+pub fn external_abort(context: &mut Context, address: u32, write: bool) {
+    let status = Fault::External.status() | u32::from(write) << 11;
+    take_data_abort(context, status, address);
+}
+
+#[inline(always)]
+fn take_data_abort(context: &mut Context, status: u32, address: u32) {
+    Live::set_dfsr(status);
     Live::set_dfar(address);
     abort(context, 0x10, 8);
 }
@@ -82,6 +96,7 @@ pub fn prefetch_abort(context: &mut Context, fault: Fault, address: u32) {
 }
 
 /// Takes an abort at `vector`, to return to `after` bytes before the link register.
+#[inline(always)]
 fn abort(context: &mut Context, vector: u32, after: u32) {
     let regs = context.regs();
     LiveBanks.write(Banked::LrAbt, regs.pc.wrapping_add(after));
@@ -91,6 +106,7 @@ fn abort(context: &mut Context, vector: u32, after: u32) {
 
 /// Goes to `vector`, `set` in CPSR: the mode and what it masks beside IRQs. The state is as SCTLR
 /// says.
+#[inline(always)]
 fn enter(context: &mut Context, set: u32, vector: u32) {
     let sctlr = Live::sctlr();
     let regs = context.regs_mut();

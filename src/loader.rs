@@ -311,7 +311,8 @@ impl Memory {
         let initrd_size = initrd.map(|module| module.size());
         // The tree's size does not depend on where the initrd goes.
         let somewhere = initrd_size.map(|size| Range { start: Pa(0), size });
-        let tree_size = self.tree(config, somewhere)?.len() as u64;
+        let mut tree = self.tree(config, somewhere)?;
+        let tree_size = tree.len() as u64;
         let layout = image
             .place(self.size, initrd_size, tree_size)
             .map_err(bad)?;
@@ -319,7 +320,9 @@ impl Memory {
             start: Pa(at.0),
             size,
         });
-        let tree = self.tree(config, initrd_range)?;
+        if initrd_range.is_some() {
+            tree = self.tree(config, initrd_range)?;
+        }
         self.load_image(&image, &source, lent).map_err(bad)?;
         self.load_regions(config).map_err(bad)?;
         if let (Some(at), Some(initrd)) = (layout.initrd, initrd) {
@@ -559,9 +562,7 @@ fn with_tree<R>(
     }
     let mut bytes = vec![0; size];
     source.read(0, &mut bytes);
-    let mut copy = Vec::new();
-    let checked =
-        fdt::check(&bytes, &mut copy).map_err(|why| bad(format_args!("damaged: {why}")))?;
+    let checked = fdt::check(&bytes).map_err(|why| bad(format_args!("damaged: {why}")))?;
     Ok(what(&fdt::Tree::of(&checked)))
 }
 

@@ -12,7 +12,6 @@ extern crate alloc;
 
 #[cfg(target_os = "none")]
 mod image {
-    use alloc::vec::Vec;
     use armillary::arch::{self, boot, boot::Handover};
     use armillary::fdt::{self, Board, Range, Tree};
     use armillary::regs::mode;
@@ -34,8 +33,7 @@ mod image {
         let Some((bytes, place)) = platform::tree(handover) else {
             stop("no device tree: give its address in r2, or put it at the start of RAM")
         };
-        let mut copy = Vec::new();
-        let checked = fdt::check(bytes, &mut copy).unwrap_or_else(|why| stop(why));
+        let checked = fdt::check(bytes).unwrap_or_else(|why| stop(why));
         let tree = Tree::of(&checked);
         platform::attach_console(&tree);
         info!("Armillary {}", env!("CARGO_PKG_VERSION"));

@@ -123,10 +123,10 @@ impl Regs {
         self.cpsr & mode::MASK
     }
 
-    /// Whether the guest is at PL1 (any mode but User).
+    /// Whether the guest is at PL1: in any mode but User, the one whose low bits are clear.
     #[must_use]
     pub const fn privileged(&self) -> bool {
-        self.mode() != mode::USR
+        self.cpsr & 0xf != 0
     }
 
     /// Whether the guest is in Thumb state.
@@ -149,14 +149,15 @@ impl Regs {
 
     /// Goes to the next instruction after one of `length` bytes, ITSTATE advanced
     /// (ARM DDI 0406C, A2.5.2).
-    #[inline]
+    #[inline(always)]
     pub const fn skip(&mut self, length: u32) {
         self.pc = self.pc.wrapping_add(length);
-        if self.cpsr & psr::IT != 0 {
+        if self.thumb() && self.cpsr & psr::IT != 0 {
             self.advance_it();
         }
     }
 
+    #[cold]
     #[inline(never)]
     const fn advance_it(&mut self) {
         let it = self.it_state() as u32;
@@ -166,6 +167,18 @@ impl Regs {
             (it & 0xe0) | ((it << 1) & 0x1f)
         };
         self.cpsr = (self.cpsr & !psr::IT) | ((next & 0xfc) << 8) | ((next & 3) << 25);
+    }
+
+    /// Which of [`r`](Self::r) is register `n` in the guest's mode; `None` where it is none of them: FIQ mode banks r8 to
+    /// r12, others no lower one than r13.
+    #[inline(always)]
+    #[must_use]
+    pub const fn unbanked(&self, n: u32) -> Option<usize> {
+        if n < 8 || n < 13 && self.mode() != mode::FIQ {
+            Some(n as usize)
+        } else {
+            None
+        }
     }
 
     /// What [`Gprs::get`] reads, with the banked registers of `banks`.

@@ -205,6 +205,8 @@ pub struct Cpu {
     slice_end: u64,
     /// When its VM has used up its time, ticks; or [`NEVER`].
     spent: u64,
+    /// Since when that runs, ticks.
+    granted: u64,
     /// When the CPU may hand on a vCPU to have shares even, ticks.
     even: u64,
     /// Between two such times, ticks.
@@ -227,6 +229,7 @@ impl Cpu {
             now: 0,
             slice_end: NEVER,
             spent: NEVER,
+            granted: 0,
             even: 0,
             even_out: u64::from(frequency / balance::EVEN_OUT),
             dropping: false,
@@ -333,39 +336,45 @@ impl Cpu {
             return;
         };
         vcpu.start_clock(self.now);
-        if vcpu.bounded || vcpu.leaving {
-            self.rare_turn(index);
-        } else {
+        if !vcpu.special || self.begins(index) {
             self.turn(index);
         }
         self.now = machine::now();
         if let Some(vcpu) = self.vcpus.get_mut(index) {
             vcpu.stop_clock(self.now);
+            if vcpu.bounded {
+                self.charge(index);
+            }
         }
     }
 
-    /// A turn of a vCPU that is leaving, or one that lasts no longer than its VM's time, and is charged to it.
+    /// Whether vCPU `index`, whose VM's time is bounded or which is leaving, has a turn: the one lasts no longer
+    /// than that time, the other scrubs instead.
     #[inline(never)]
-    fn rare_turn(&mut self, index: usize) {
-        let since = self.now;
+    fn begins(&mut self, index: usize) -> bool {
         let vcpu = &self.vcpus[index];
-        let (vm, bounded, leaving) = (vcpu.vm.clone(), vcpu.bounded, vcpu.leaving);
-        if bounded {
-            let Some(grant @ 1..) = vm.grant(since) else {
-                return;
+        if vcpu.bounded {
+            let Some(grant @ 1..) = vcpu.vm.grant(self.now) else {
+                return false;
             };
-            self.spent = since + grant;
+            self.granted = self.now;
+            self.spent = self.now + grant;
             self.turns.due = earlier(self.turns.due, self.spent);
         }
-        if leaving {
+        if vcpu.leaving {
             self.scrub(index);
-        } else {
-            self.turn(index);
+            return false;
         }
-        if bounded {
+        true
+    }
+
+    /// Charges the turn that vCPU `index` has had, if it had one, to its VM.
+    #[inline(never)]
+    fn charge(&mut self, index: usize) {
+        if self.spent != NEVER {
             self.spent = NEVER;
             self.changed = true;
-            vm.charge(since, machine::now());
+            self.vcpus[index].vm.charge(self.granted, self.now);
         }
     }
 
@@ -635,14 +644,11 @@ impl Cpu {
     #[inline(always)]
     fn pick(&mut self) -> Option<usize> {
         let turns = &mut self.turns;
-        let index = match turns.queue.get(turns.next) {
-            Some(&index) => index,
-            None => {
-                turns.next = 0;
-                *turns.queue.first()?
-            }
+        let (place, index) = match turns.queue.get(turns.next) {
+            Some(&index) => (turns.next, index),
+            None => (0, *turns.queue.first()?),
         };
-        turns.next += 1;
+        turns.next = place + 1;
         Some(index)
     }
 
@@ -706,7 +712,8 @@ impl Cpu {
         }
         self.changed = true;
         let vcpu = &mut *self.vcpus[index];
-        (vcpu.leaving, vcpu.state) = (false, State::Off);
+        vcpu.state = State::Off;
+        vcpu.set_leaving(false);
         vcpu.vm.finish();
     }
 
@@ -745,23 +752,27 @@ impl Cpu {
         wake_by(self.slice_end, self.turns.due, timer);
     }
 
-    /// Whether vCPU `index` goes on: not where one of a higher priority is ready, or one that should be
-    /// elsewhere. What it may do depends on whether it has its CPU to itself.
+    /// Whether vCPU `index` goes on after something has changed: not where one of a higher priority is ready, or
+    /// one that should be elsewhere.
+    #[cold]
+    #[inline(never)]
+    fn stays(&mut self, index: usize) -> bool {
+        self.look_over();
+        let turns = &self.turns;
+        self.vcpus[index].priority >= turns.priority
+            && !(turns.crowded && self.spare(Some(index)).is_some())
+    }
+
+    /// Whether vCPU `index` goes on. What it may do depends on whether it has its CPU to itself.
     #[inline(always)]
     fn share(&mut self, index: usize) -> bool {
-        if self.changed {
-            self.look_over();
-            if self.turns.crowded && self.spare(Some(index)).is_some() {
-                return false;
-            }
+        if self.changed && !self.stays(index) {
+            return false;
         }
         let turns = &self.turns;
         let Some(vcpu) = self.vcpus.get_mut(index) else {
             return false;
         };
-        if vcpu.priority < turns.priority {
-            return false;
-        }
         if !turns.sliced {
             self.slice_end = NEVER;
         } else if self.slice_end == NEVER {
@@ -779,7 +790,7 @@ impl Cpu {
     }
 
     /// Runs vCPU `index` until something other than itself has to be done.
-    #[inline(never)]
+    #[inline(always)]
     fn turn(&mut self, index: usize) {
         self.load(index);
         self.slice_end = NEVER;
@@ -803,11 +814,13 @@ impl Cpu {
             };
             match next {
                 Next::Resume => {}
-                Next::Interrupt | Next::Look => {
-                    let interrupt = match next {
-                        Next::Look => Interrupt::Kick,
-                        _ => irq::take(Some(vcpu)),
-                    };
+                Next::Wake(vcpus) => {
+                    if self.wake(index, vcpus) {
+                        return self.goes_on(index);
+                    }
+                }
+                Next::Interrupt => {
+                    let interrupt = irq::take(Some(vcpu));
                     if interrupt > Interrupt::Own
                         && let Some(goes_on) = self.interrupted(index, interrupt)
                     {
@@ -868,11 +881,42 @@ impl Cpu {
                 self.vcpus[index].look_at_timers();
             }
         }
+        Some(self.goes_on(index))
+    }
+
+    /// Whether vCPU `index`, whose turn it is, goes on.
+    fn goes_on(&mut self, index: usize) -> bool {
         if !may_run(&self.vcpus[index]) || self.loaded != index || self.dropping {
-            return Some(false);
+            return false;
         }
         self.now = machine::now();
-        Some(self.now < earlier(self.slice_end, self.spent))
+        self.now < earlier(self.slice_end, self.spent)
+    }
+
+    /// Wakes those of `vcpus` that wait, of the VM of vCPU `index`, which all live here; whether who shares
+    /// the CPU has changed by more than that.
+    #[inline(never)]
+    fn wake(&mut self, index: usize, mut vcpus: u8) -> bool {
+        let vm = Arc::as_ptr(&self.vcpus[index].vm);
+        let mut more = false;
+        for place in 0..self.vcpus.len() {
+            let vcpu = &mut self.vcpus[place];
+            if vcpus >> vcpu.index & 1 == 0 || Arc::as_ptr(&vcpu.vm) != vm {
+                continue;
+            }
+            vcpus &= !(1 << vcpu.index);
+            vcpu.stir();
+            if vcpu.state == State::Waiting {
+                vcpu.state = State::Ready;
+                more |= !self.joins(place);
+            }
+            if vcpus == 0 {
+                return more;
+            }
+        }
+        // Some are only about to arrive.
+        self.vcpus[index].vm.wake(vcpus);
+        more
     }
 
     /// vCPU `index` gives way in the midst of its turn, and has the rest of it next, before its equals.
@@ -889,29 +933,8 @@ impl Cpu {
     /// Makes vCPU `index` the one that is live.
     #[inline(always)]
     fn load(&mut self, index: usize) {
-        if self.loaded == index {
-            return;
-        }
-        self.put();
-        let Some(vcpu) = self.vcpus.get_mut(index) else {
-            self.loaded = NOWHERE;
-            return;
-        };
-        vcpu.make_live(self.index, self.vfp == index);
-        self.loaded = index;
-        if vcpu.keen != 0 {
-            self.give_vfp(index);
-        }
-    }
-
-    /// Takes the vCPU that is live from the hardware.
-    #[inline(never)]
-    fn put(&mut self) {
-        if let Some(vcpu) = self.vcpus.get_mut(self.loaded)
-            && vcpu.put()
-        {
-            self.turns.due = earlier(self.turns.due, vcpu.until);
-            self.changed |= vcpu.state == State::Ready;
+        if self.loaded != index {
+            self.switch(index);
         }
     }
 
@@ -919,8 +942,28 @@ impl Cpu {
     #[inline(always)]
     fn unload(&mut self, index: usize) {
         if self.loaded == index {
-            self.put();
-            self.loaded = NOWHERE;
+            self.switch(NOWHERE);
+        }
+    }
+
+    /// Takes the vCPU that is live from the hardware, and makes vCPU `index` live, if that is one.
+    #[inline(never)]
+    fn switch(&mut self, index: usize) {
+        let Some(lrs) = machine::list_registers() else {
+            return;
+        };
+        if let Some(vcpu) = self.vcpus.get_mut(self.loaded)
+            && vcpu.put(lrs)
+        {
+            self.turns.due = earlier(self.turns.due, vcpu.until);
+            self.changed |= vcpu.state == State::Ready;
+        }
+        self.loaded = index;
+        if let Some(vcpu) = self.vcpus.get_mut(index) {
+            vcpu.make_live(self.index, self.vfp == index, lrs);
+            if vcpu.keen != 0 {
+                self.give_vfp(index);
+            }
         }
     }
 
@@ -977,7 +1020,7 @@ impl Cpu {
         self.forget(index);
         let vcpu = &mut self.vcpus[index];
         if !vcpu.leaving && (starting || vcpu.state != State::Off) {
-            vcpu.leaving = vcpu.vm.left(vcpu.index);
+            vcpu.set_leaving(vcpu.vm.left(vcpu.index));
             vcpu.state = if vcpu.leaving {
                 State::Ready
             } else {

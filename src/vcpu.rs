@@ -95,6 +95,7 @@ pub struct Vcpu {
     pub vm: Arc<Vm>,
     /// Its number in the VM.
     pub index: usize,
+    link: Arc<Link>,
     /// Its registers.
     pub context: Context,
     /// What it is doing.
@@ -115,6 +116,8 @@ pub struct Vcpu {
     pub came: u64,
     /// Whether it has left as the last of its VM, whose memory it scrubs in its turns.
     pub leaving: bool,
+    /// Whether its turns are not like others': bounded, or leaving.
+    pub special: bool,
     /// Whether WFI traps.
     pub traps_wfi: bool,
     /// For how many turns it gets its VFP registers without a trap.
@@ -134,10 +137,8 @@ pub struct Vcpu {
     /// How long it has had a CPU, and since when it has it now, ticks; [`NEVER`]: it has none.
     ran: u64,
     since: u64,
-    /// Whether the next exit is timed: one in [`SAMPLE`] interrupts has it so.
-    sampling: bool,
-    /// Whether an exit is being timed.
-    timing: bool,
+    /// Whether the next exit is timed, [`NEXT`], or one is being timed, [`TIMED`].
+    sample: u8,
     /// When that began, ticks.
     left: u64,
     /// What timed exits took, ticks, and how many there were.
@@ -146,6 +147,8 @@ pub struct Vcpu {
 
 /// Interrupts between two exits that are timed. To time all would cost each two reads of the counter.
 const SAMPLE: u32 = 64;
+const NEXT: u8 = 1;
+const TIMED: u8 = 2;
 
 impl Vcpu {
     /// A vCPU that is off.
@@ -157,6 +160,7 @@ impl Vcpu {
         let (priority, bounded) = (policy.priority, policy.budget_us.is_some());
         Self {
             slice: vm.slice,
+            link: vm.links[index].clone(),
             served: 0,
             came: 0,
             vm,
@@ -168,6 +172,7 @@ impl Vcpu {
             priority,
             bounded,
             leaving: false,
+            special: bounded,
             traps_wfi: true,
             keen: 0,
             timer,
@@ -179,8 +184,7 @@ impl Vcpu {
             exits,
             ran: 0,
             since: NEVER,
-            sampling: true,
-            timing: false,
+            sample: NEXT,
             left: 0,
             sampled: (0, 0),
         }
@@ -190,7 +194,7 @@ impl Vcpu {
     #[inline(always)]
     #[must_use]
     pub fn link(&self) -> &Link {
-        &self.vm.links[self.index]
+        &self.link
     }
 
     /// Counts an exit.
@@ -206,36 +210,29 @@ impl Vcpu {
         self.count(Reason::Irq);
         let count = self.exits[Reason::Irq as usize] as u32;
         if count.is_multiple_of(SAMPLE) {
-            self.sampling = true;
+            self.sample |= NEXT;
         }
     }
 
-    /// Whether the exit that has just come is to be timed, which then begins.
+    /// It is about to go on: whether its next exit is to be timed. What was timed ends.
     #[inline(always)]
-    pub fn begins_sample(&mut self) -> bool {
-        self.sampling && self.begin_sample()
+    pub fn sample(&mut self) -> bool {
+        self.sample != 0 && self.end_sample()
     }
 
     #[cold]
-    fn begin_sample(&mut self) -> bool {
-        (self.sampling, self.timing) = (false, true);
+    fn end_sample(&mut self) -> bool {
+        if self.sample & TIMED != 0 {
+            self.sampled.0 += machine::now() - self.left;
+            self.sampled.1 += 1;
+        }
+        core::mem::take(&mut self.sample) & NEXT != 0
+    }
+
+    /// The exit that is to be timed has just come.
+    pub fn begin_sample(&mut self) {
+        self.sample |= TIMED;
         self.left = machine::now();
-        true
-    }
-
-    /// It is about to go on: what was timed ends.
-    #[inline(always)]
-    pub fn end_sample(&mut self) {
-        if self.timing {
-            self.add_sample();
-        }
-    }
-
-    #[cold]
-    fn add_sample(&mut self) {
-        self.sampled.0 += machine::now() - self.left;
-        self.sampled.1 += 1;
-        self.timing = false;
     }
 
     /// How long its exits have taken, as far as those that were timed tell, ticks.
@@ -244,6 +241,12 @@ impl Vcpu {
         let exits: u64 = self.exits.iter().sum();
         // An exit is short, and there are fewer than 2^40 of them.
         (ticks * 256 / u64::from(count.max(1)) * exits / 256).min(self.ran)
+    }
+
+    /// From now on it scrubs in its turns, or does no more.
+    pub fn set_leaving(&mut self, leaving: bool) {
+        self.leaving = leaving;
+        self.special = self.bounded || leaving;
     }
 
     /// It gets a CPU at `now`, ticks.
@@ -258,7 +261,7 @@ impl Vcpu {
         self.ran += now - self.since;
         self.since = NEVER;
         // What others do until it runs again is none of its exits.
-        self.timing = false;
+        self.sample &= !TIMED;
     }
 
     /// Lets other CPUs see what it has done.
@@ -309,13 +312,14 @@ impl Vcpu {
     #[inline(always)]
     #[must_use]
     pub fn gpr(&self, n: u32) -> u32 {
-        // No mode banks the low ones.
-        match self.context.regs().r.get(n as usize) {
-            Some(&value) if n < 8 => value,
-            _ => self.banked_gpr(n),
+        let regs = self.context.regs();
+        match regs.unbanked(n) {
+            Some(n) => regs.r[n],
+            None => self.banked_gpr(n),
         }
     }
 
+    #[cold]
     #[inline(never)]
     fn banked_gpr(&self, n: u32) -> u32 {
         self.context.regs().get(&self.banks, n)
@@ -324,12 +328,14 @@ impl Vcpu {
     /// Sets register `n`, below 15.
     #[inline(always)]
     pub fn set_gpr(&mut self, n: u32, value: u32) {
-        match self.context.regs_mut().r.get_mut(n as usize) {
-            Some(register) if n < 8 => *register = value,
-            _ => self.set_banked_gpr(n, value),
+        let regs = self.context.regs_mut();
+        match regs.unbanked(n) {
+            Some(n) => regs.r[n] = value,
+            None => self.set_banked_gpr(n, value),
         }
     }
 
+    #[cold]
     #[inline(never)]
     fn set_banked_gpr(&mut self, n: u32, value: u32) {
         self.gprs().set(n, value);
@@ -372,32 +378,62 @@ impl Vcpu {
         self.vm.kick(kick, self.index);
     }
 
-    /// The same. Whether this CPU has been asked for something without a kick: it then has to look before
-    /// it enters a guest again.
+    /// The same. Which vCPUs of its VM are to be woken on this CPU, a bit each.
     #[inline(always)]
-    pub fn ask_gicd(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) -> bool {
+    pub fn ask_gicd(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) -> u8 {
         let kick = self.write_gicd(state, offset, width, value);
-        self.vm.ask(kick, self.index)
+        match kick {
+            Kick(0) => 0,
+            _ => self.vm.ask(kick, self.index, &self.link),
+        }
     }
 
     #[inline(always)]
-    fn write_gicd(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) -> Kick {
+    fn write_gicd(&self, mut state: Locked<'_>, offset: u32, width: u32, value: u32) -> Kick {
+        let offset = offset & 0xfff;
+        let kick = if !Vgic::is_live(offset) {
+            state.gic.poke(self.index, offset, width, value)
+        } else if Vgic::sends(offset, width)
+            && let Some(mut lrs) = machine::list_registers()
+        {
+            state.gic.send(self.index, value, &mut lrs)
+        } else {
+            return self.write_gicd_state(state, offset, width, value);
+        };
+        match kick {
+            Kick(0) => kick,
+            _ => self.apply_kick(state, kick),
+        }
+    }
+
+    #[inline(never)]
+    fn write_gicd_state(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) -> Kick {
         self.apply(state, |gic, vcpu, lrs| {
-            gic.write(vcpu, offset & 0xfff, width, value, lrs)
+            gic.write(vcpu, offset, width, value, lrs)
         })
+    }
+
+    /// What else a change that has led to `kick` takes.
+    #[inline(never)]
+    fn apply_kick(&self, state: Locked<'_>, kick: Kick) -> Kick {
+        if !state.gic.needs_flush(self.index) {
+            return kick;
+        }
+        self.apply(state, |_, _, _| kick)
     }
 
     /// A load from the distributor.
     #[inline(always)]
     pub fn load_gicd<'a>(&'a self, state: Locked<'a>, offset: u32, width: u32) -> u32 {
         let offset = offset & 0xfff;
-        if Vgic::is_state(offset) {
+        if Vgic::is_live(offset) {
             return self.load_gicd_state(state, offset, width);
         }
         state.gic.peek(self.index, offset, width)
     }
 
     /// Pending and active state, of which list registers may know more.
+    #[cold]
     #[inline(never)]
     fn load_gicd_state<'a>(&'a self, mut state: Locked<'a>, offset: u32, width: u32) -> u32 {
         let Some(mut lrs) = machine::list_registers() else {
@@ -469,6 +505,7 @@ impl Vcpu {
         }
     }
 
+    #[cold]
     #[inline(never)]
     fn load_uart_any(&self, mut state: Locked<'_>, offset: u32, width: u32) -> u32 {
         let (value, line) = state.uart.read(offset, width);
@@ -728,18 +765,14 @@ impl Vcpu {
         pending
     }
 
-    /// Makes it live on CPU number `cpu`, which this is; `vfp_live`: its VFP registers are there still.
+    /// Makes it live on CPU number `cpu`, which this is and has `lrs`; `vfp_live`: its VFP registers are there still.
     #[inline(always)]
-    pub fn make_live(&mut self, cpu: usize, vfp_live: bool) {
+    pub fn make_live(&mut self, cpu: usize, vfp_live: bool, mut lrs: ListRegisters) {
         let takes_turns = vm::loads(cpu, &self.vm, self.index);
         machine::load(&self.context, vfp_live);
         if takes_turns {
             machine::flush_own_vmid();
         }
-        self.watched |= self.vm.has_wires();
-        let Some(mut lrs) = machine::list_registers() else {
-            return;
-        };
         match self.quiet.get() {
             Some(interface) => interface.load(&mut lrs),
             None => self.load_interrupts(lrs),
@@ -747,27 +780,29 @@ impl Vcpu {
     }
 
     #[inline(never)]
-    fn load_interrupts(&self, mut lrs: ListRegisters) {
+    fn load_interrupts(&mut self, mut lrs: ListRegisters) {
+        let wired = self.vm.has_wires();
+        self.watched |= wired;
         let mut state = self.vm.lock();
         each_bit(state.gic.held(self.index), |id| {
             machine::set_active(id, true);
         });
         let kick = state.gic.load(self.index, &mut lrs);
         self.release(&mut state);
-        self.quiet.set(state.gic.quiet(self.index));
+        if !wired {
+            self.quiet.set(state.gic.quiet(self.index));
+        }
         drop(state);
         self.vm.kick(kick, self.index);
     }
 
-    /// Takes it from this CPU, all but its VFP registers. Whether it was in WFI: it is ready again where
+    /// Takes it from this CPU, which has `lrs`, all but its VFP registers. Whether it was in WFI: it is ready again where
     /// something has come for it.
     #[inline(always)]
-    pub fn put(&mut self) -> bool {
+    pub fn put(&mut self, lrs: ListRegisters) -> bool {
         machine::put(&mut self.context);
-        machine::list_registers().is_some_and(|lrs| {
-            let quiet = self.state == State::Ready && self.quiet.get() == Some(Interface::of(&lrs));
-            !quiet && self.put_interrupts(lrs)
-        })
+        let quiet = self.state == State::Ready && self.quiet.get() == Some(Interface::of(&lrs));
+        !quiet && self.put_interrupts(lrs)
     }
 
     #[inline(never)]

@@ -81,22 +81,22 @@ pub struct Awaited {
 }
 
 /// Addresses where nothing is that a guest has tried.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Unassigned {
     /// How often.
-    pub count: AtomicU32,
+    pub count: u32,
     /// The first of them.
-    pub first: [AtomicU32; 8],
+    pub first: [u32; 8],
 }
 
 impl Unassigned {
     /// Counts an access to `address`.
     #[inline(always)]
-    pub fn note(&self, address: u32) {
-        let before = self.count.fetch_add(1, Ordering::Relaxed);
-        if let Some(first) = self.first.get(before as usize) {
-            first.store(address, Ordering::Relaxed);
+    pub fn note(&mut self, address: u32) {
+        if let Some(first) = self.first.get_mut(self.count as usize) {
+            *first = address;
         }
+        self.count = self.count.wrapping_add(1);
     }
 }
 
@@ -148,18 +148,19 @@ impl Link {
         self.mailbox.home()
     }
 
-    /// Asks for what the bits of `requests` say, at once.
+    /// Asks for what the bits of `requests` say.
     pub fn request(&self, requests: u32) {
-        machine::kick(self.ask(requests));
+        self.ask(requests);
     }
 
-    /// Asks for it; the CPU to kick, unless it is this one, and looks before it enters a guest or waits.
     #[inline(always)]
-    #[must_use = "that CPU must be kicked"]
-    fn ask(&self, requests: u32) -> usize {
+    fn ask(&self, requests: u32) {
         let home = self.mailbox.ask(requests);
-        news::announce(home, news::REQUEST);
-        home
+        if let Some(news) = NEWS.get(home) {
+            // The mailbox has ordered what was written before, and its bits.
+            news.fetch_or(news::REQUEST, Ordering::Relaxed);
+        }
+        machine::kick(home);
     }
 }
 
@@ -193,8 +194,10 @@ pub mod news {
     }
 }
 
-/// What becomes of a VM once its vCPUs have left it.
+/// What becomes of a VM once its vCPUs have left it. A word, so that what an exit comes to ([`exit::Next`](crate::exit::Next))
+/// is returned as one and needs no extension.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
 pub enum Stop {
     /// It asked to be off, or has no vCPU that is on.
     Off,
@@ -212,6 +215,8 @@ pub struct State {
     pub uart: Pl011,
     /// Whether something typed waits for room in the UART.
     pub typed: bool,
+    /// What the guest has tried where nothing is.
+    pub unassigned: Unassigned,
     input: Box<Ring>,
     /// Since when the keyboard waits for room in the input, ticks.
     deaf: Option<u64>,
@@ -250,9 +255,7 @@ pub struct Vm {
     /// Interrupts of the board's devices that it has.
     wires: Vec<Wire>,
     /// Its vCPUs as other CPUs see them.
-    pub links: Vec<Link>,
-    /// What it has tried where nothing is.
-    pub unassigned: Unassigned,
+    pub links: Vec<Arc<Link>>,
     /// Whether it makes other VMs' accesses: it will begin, or has not left.
     serves: AtomicBool,
     /// How long a vCPU runs while others of its priority are ready, ticks.
@@ -332,6 +335,7 @@ impl Vm {
             memory,
             uart: Pl011::new(),
             typed: false,
+            unassigned: Unassigned::default(),
             input: Box::default(),
             deaf: None,
             unheard: false,
@@ -348,10 +352,12 @@ impl Vm {
         let id = BUILT.fetch_add(1, Ordering::Relaxed) as u32;
         let links = homes
             .iter()
-            .map(|&cpu| Link {
-                mailbox: Mailbox::new(cpu),
-                figures: Mutex::default(),
-                awaited: Mutex::default(),
+            .map(|&cpu| {
+                Arc::new(Link {
+                    mailbox: Mailbox::new(cpu),
+                    figures: Mutex::default(),
+                    awaited: Mutex::default(),
+                })
             })
             .collect();
         let reservation = config.policy.budget_us.map(|budget| {
@@ -368,7 +374,6 @@ impl Vm {
             writer,
             wires,
             links,
-            unassigned: Unassigned::default(),
             serves: AtomicBool::new(true),
             slice: ticks(config.policy.slice_us),
             up: AtomicBool::new(!config.hold),
@@ -396,6 +401,15 @@ impl Vm {
     /// Takes the VM's lock.
     #[inline(always)]
     pub fn lock(&self) -> MutexGuard<'_, State> {
+        match self.state.try_lock() {
+            Some(state) => state,
+            None => self.wait_for_lock(),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn wait_for_lock(&self) -> MutexGuard<'_, State> {
         self.state.lock()
     }
 
@@ -537,7 +551,7 @@ impl Vm {
     #[must_use]
     pub fn home(&self, intid: u32) -> usize {
         let target = self.state().gic.target(intid).unwrap_or(0);
-        self.links.get(target).map_or(0, Link::cpu)
+        self.links.get(target).map_or(0, |link| link.cpu())
     }
 
     /// Starts vCPU `index`, which is off, at `start`.
@@ -692,37 +706,38 @@ impl Vm {
         }
     }
 
-    /// As [`kick`](Self::kick), for the vCPU `own`, which is loaded here; whether its own CPU has to look,
-    /// which isn't kicked.
+    /// As [`kick`](Self::kick), for the vCPU `own`, which is loaded here and has this `link`. Those that live here
+    /// too, which are left to this CPU to wake.
     #[inline(always)]
-    #[must_use = "what is asked of this CPU is not done yet"]
-    pub fn ask(&self, kick: Kick, own: usize) -> bool {
-        let others = kick.0 & !(1 << own);
-        let here = || self.links.get(own).map_or(MAX_CPUS, Link::cpu);
-        others != 0 && self.ask_each(others, here())
+    #[must_use = "they are not woken yet"]
+    pub fn ask(&self, kick: Kick, own: usize, link: &Link) -> u8 {
+        match kick.0 & !(1 << own) {
+            0 => 0,
+            others => self.wake_elsewhere(others, link.cpu()),
+        }
     }
 
     /// Wakes the vCPUs of `vcpus`.
     pub fn wake(&self, vcpus: u8) {
-        let _ = self.ask_each(vcpus, MAX_CPUS);
+        let _ = self.wake_elsewhere(vcpus, MAX_CPUS);
     }
 
-    /// Wakes `vcpus`, by a kick where they aren't on CPU number `here`; whether one is.
+    /// Wakes those of `vcpus` that live on other CPUs than number `here`; the others.
     #[inline(never)]
-    fn ask_each(&self, mut vcpus: u8, here: usize) -> bool {
-        let mut any = false;
-        while vcpus != 0 {
-            if let Some(link) = self.links.get(vcpus.trailing_zeros() as usize) {
-                let home = link.ask(request::WAKE);
-                if home == here {
-                    any = true;
+    fn wake_elsewhere(&self, vcpus: u8, here: usize) -> u8 {
+        let (mut left, mut found) = (vcpus, 0);
+        while left != 0 {
+            let first = left & left.wrapping_neg();
+            left &= !first;
+            if let Some(link) = self.links.get(first.trailing_zeros() as usize) {
+                if link.cpu() == here {
+                    found |= first;
                 } else {
-                    machine::kick(home);
+                    link.ask(request::WAKE);
                 }
             }
-            vcpus &= vcpus - 1;
         }
-        any
+        found
     }
 
     /// Seconds of the machine's clock.

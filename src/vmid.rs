@@ -116,7 +116,7 @@ impl<const CPUS: usize> Vmids<CPUS> {
         let vmid = vm.last.load(Ordering::Relaxed);
         let before = self.loaded[cpu].load(Ordering::Relaxed);
         if before as u8 != vmid {
-            self.announce(cpu, vmid);
+            self.announce(cpu, before, vmid);
             // Announced before asked: see above, and `begin_generation`.
             fence(Ordering::SeqCst);
         }
@@ -128,8 +128,7 @@ impl<const CPUS: usize> Vmids<CPUS> {
         None
     }
 
-    fn announce(&self, cpu: usize, vmid: u8) {
-        let before = self.loaded[cpu].load(Ordering::Relaxed);
+    fn announce(&self, cpu: usize, before: u16, vmid: u8) {
         self.loaded[cpu].store(before << 8 | u16::from(vmid), Ordering::Relaxed);
     }
 
@@ -153,7 +152,7 @@ impl<const CPUS: usize> Vmids<CPUS> {
         });
         self.owner[usize::from(vmid)].store(vm.vm, Ordering::Release);
         vm.last.store(vmid, Ordering::Relaxed);
-        self.announce(cpu, vmid);
+        self.announce(cpu, self.loaded[cpu].load(Ordering::Relaxed), vmid);
         vmid
     }
 

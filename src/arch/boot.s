@@ -216,7 +216,7 @@ caches_off:
     mrceq   p15, 4, r0, c1, c0, 0   @ HSCTLR
     mrcne   p15, 0, r0, c1, c0, 0   @ SCTLR
     bic     r0, r0, #0x1000
-    bic     r0, r0, #5
+    bic     r0, r0, #7              @ nor alignment checked: not all accesses are aligned
     mcreq   p15, 4, r0, c1, c0, 0
     mcrne   p15, 0, r0, c1, c0, 0
     isb

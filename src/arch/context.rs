@@ -316,9 +316,9 @@ pub struct Context {
     cp15: Cp15,
     /// TEECR and TEEHBR, switched only once the guest has used them.
     thumbee: [u32; 2],
-    /// HCR, with the virtual aborts that are pending, and HSTR.
+    uses_thumbee: bool,
+    /// HCR, with the virtual aborts that are pending.
     hcr: u32,
-    hstr: u32,
     vmpidr: u32,
     cntvoff: u64,
     /// VFP and NEON.
@@ -345,7 +345,7 @@ impl Context {
             cp15: Cp15::RESET,
             thumbee: [0; 2],
             hcr: HCR | hcr::TWI,
-            hstr: HSTR,
+            uses_thumbee: false,
             vmpidr,
             cntvoff,
             vfp: vfp::State::default(),
@@ -354,10 +354,10 @@ impl Context {
 
     /// Lets the guest, which is live, have ThumbEE's registers.
     pub fn use_thumbee(&mut self) {
-        self.hstr &= !HSTR_TTEE;
+        self.uses_thumbee = true;
         // SAFETY: concerns the guest alone; what another left in the registers is overwritten.
         unsafe {
-            HSTR::write(self.hstr);
+            HSTR::write(HSTR & !HSTR_TTEE);
             TEECR::write(0);
             TEEHBR::write(0);
         }
@@ -428,6 +428,7 @@ pub fn init(cpu: usize) {
         VPIDR::write(MIDR::read());
         // Physical timer to Hyp, physical counter free (B8.1.5).
         CNTHCTL::write(1);
+        HSTR::write(HSTR);
         HCPTR::write(vfp::CLOSED);
         ICIALLU::write(0);
     }
@@ -450,8 +451,8 @@ pub fn load(context: &Context, vfp_live: bool) {
     unsafe {
         context.cp15.restore();
         HCR::write(context.hcr);
-        HSTR::write(context.hstr);
-        if context.hstr & HSTR_TTEE == 0 {
+        if context.uses_thumbee {
+            HSTR::write(HSTR & !HSTR_TTEE);
             TEECR::write(context.thumbee[0]);
             TEEHBR::write(context.thumbee[1]);
         }
@@ -471,11 +472,15 @@ pub fn put(context: &mut Context) {
     context.banked.save();
     context.cp15.save();
     context.hcr = HCR::read();
-    if context.hstr & HSTR_TTEE == 0 {
-        context.thumbee = [TEECR::read(), TEEHBR::read()];
+    // SAFETY: the virtual timer must not fire for a vCPU that is not there, and ThumbEE's registers trap for
+    // those that have not used them.
+    unsafe {
+        CNTV_CTL::write(0);
+        if context.uses_thumbee {
+            context.thumbee = [TEECR::read(), TEEHBR::read()];
+            HSTR::write(HSTR);
+        }
     }
-    // SAFETY: the virtual timer must not fire for a vCPU that is not there.
-    unsafe { CNTV_CTL::write(0) };
     if vfp::is_open() {
         vfp::close(&mut context.vfp);
     }

@@ -80,12 +80,23 @@ struct Machine {
 }
 
 /// The GIC's virtual interface control registers.
-#[derive(Default)]
 struct Gich {
     lr: [u32; 4],
     hcr: u32,
     vmcr: u32,
     apr: u32,
+}
+
+impl Default for Gich {
+    /// As with no vCPU loaded: on, with nothing in it.
+    fn default() -> Self {
+        Self {
+            lr: [0; 4],
+            hcr: 1,
+            vmcr: 0,
+            apr: 0,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -913,6 +924,7 @@ pub fn cpu_number() -> usize {
 }
 
 /// This CPU's list registers.
+#[derive(Clone, Copy)]
 pub struct ListRegisters;
 
 /// This CPU's list registers.

@@ -99,7 +99,7 @@ impl Tables for Pool {
             asm!("strd r2, r3, [{at}]", at = in(reg) at, in("r2") entry as u32,
                 in("r3") (entry >> 32) as u32, options(nostack, preserves_flags));
         }
-        cache::clean(at as usize, 8);
+        cache::clean_line(at as usize);
     }
 
     fn flush(&mut self) {

@@ -12,8 +12,8 @@
 @
 @ With the MMU off all memory is Strongly-ordered: every access is aligned (ARM DDI 0406C, A3.2.1), so the format
 @ counts in halfwords, as Thumb code does, and keeps them apart from the bytes. A raw halfword takes 6 instructions, one
-@ with a code 9, a match some 18 and 2 for each halfword, each halfword of code bits 3 or 4 more: 4.8 for each byte in
-@ all, of the one and a half million from reset to the first guest.
+@ with a code 9, a match 15 to 20 and 2 for each halfword, each halfword of code bits 3 or 4 more: 4.4 for each byte in
+@ all, three quarters of the way from reset to the first guest.
 @
 @ r3, r4, lr: scratch   r5 = bits used of the buffer's upper half, in its highest four   r6 = output
 @ r7 = targets of calls   r8 = distance of the last match   r9 = halfwords   r10 = bytes
@@ -24,10 +24,11 @@
 @ address less 4.
 
 @ The longest code, and the bytes of the tables: the codes', with 4 for each value of such a code's bits behind the first;
-@ then the targets'.
+@ a word that the last of these may take, and more, for the sake of a round number; then the targets'.
 .equ UNPACK_LONGEST, 13
 .equ UNPACK_CODES, 4 << (UNPACK_LONGEST - 1)
-.equ UNPACK_TABLES, UNPACK_CODES + 0x2000
+.equ UNPACK_TARGETS, UNPACK_CODES + 0x400
+.equ UNPACK_TABLES, UNPACK_TARGETS + 0x2000
 @ The greatest length of a match that is told by its symbol.
 .equ UNPACK_SHORT, 12
 
@@ -95,7 +96,7 @@ unpack_tree_magic:
 
     @ The targets.
     bl      unpack_table
-    add     r8, r12, #UNPACK_CODES
+    add     r8, r12, #UNPACK_TARGETS
     sub     r4, r6, #4
     unpack_number
     mov     r7, r3
@@ -106,34 +107,37 @@ unpack_tree_magic:
     str     r4, [r8], #4
     b       3b
 
-    @ The codes: for each length first those of symbols that are no halfwords. r5 = entries of each.
+    @ The codes: for each length first those of symbols that are no halfwords. r5 = bytes of the entries of each.
 unpack_block:
     bl      unpack_table
-    mov     r5, #(1 << (UNPACK_LONGEST - 2))
+    mov     r5, #(4 << (UNPACK_LONGEST - 2))
     mov     r8, #2
 4:  eor     r8, r8, #0x8000
     unpack_number
-    mov     r7, r3
     mov     r4, #0
-5:  subs    r7, r7, #1
-    bmi     7f
-    unpack_number
+    movs    r7, r3
+    beq     7f
+5:  unpack_number
     add     r4, r4, r3
     orr     r3, r8, r4, lsl #16
-    mov     lr, r5
-6:  str     r3, [r12], #4
-    subs    lr, lr, #1
-    bne     6b
-    b       5b
+    mov     r11, r3
+    add     lr, r12, r5
+6:  stm     r12!, {{r3, r11}}
+    cmp     r12, lr
+    blo     6b
+    mov     r12, lr                 @ one too many where there is one
+    subs    r7, r7, #1
+    bne     5b
 7:  tst     r8, #0x8000
     bne     4b
     add     r8, r8, #1
-    lsrs    r5, r5, #1
-    bne     4b
+    lsr     r5, r5, #1
+    cmp     r5, #4
+    bhs     4b
 
     bl      unpack_table
     sub     r11, r12, #UNPACK_CODES
-    add     r7, r12, #UNPACK_CODES
+    add     r7, r12, #UNPACK_TARGETS
     ldrh    r12, [r9], #2
     ldrh    r3, [r9], #2
     orrs    r12, r3, r12, lsl #16
@@ -166,6 +170,35 @@ unpack_refill:
     lsl     r12, r12, r3
     orrs    r12, r12, lr, lsl r4
     bmi     unpack_coded
+    b       unpack_raw
+
+    @ r4 = symbol, signed.
+unpack_special_refill:
+    lsl     r12, r12, r3
+    ldrh    lr, [r9], #2
+    lsr     r3, r5, #28
+    bmi     unpack_other_refill
+    orrs    r12, r12, lr, lsl r3
+    b       unpack_near
+unpack_special:
+    bmi     unpack_other
+    lsls    r12, r12, r3
+unpack_near:
+    ldrb    r8, [r10], #1
+    bfi     r8, r4, #8, #8
+    lsr     r4, r4, #8
+    @ r4 = halfwords less than the most. From here on the flags tell of the buffer's highest bit.
+unpack_copy:
+    sub     lr, r6, r8, lsl #1
+unpack_copy_from:
+    add     pc, pc, r4, lsl #3
+    nop
+    .rept UNPACK_SHORT
+    ldrh    r3, [lr], #2
+    strh    r3, [r6], #2
+    .endr
+unpack_next:
+    bmi     unpack_coded
 
     @ The buffer's highest bit says what comes.
 unpack_raw:
@@ -175,7 +208,17 @@ unpack_raw:
     bcs     unpack_raw_refill
     lsls    r12, r12, #1
     bpl     unpack_raw
+    @ Twice, so that most ways on are straight.
 unpack_coded:
+    lsr     r3, r12, #(32 - UNPACK_LONGEST)
+    ldr     r3, [r11, r3, lsl #2]
+    adds    r5, r5, r3, lsl #28
+    bcs     unpack_refill
+    asrs    r4, r3, #16
+    strhcc  r4, [r6], #2
+    bcs     unpack_special
+    lsls    r12, r12, r3
+    bpl     unpack_raw
     lsr     r3, r12, #(32 - UNPACK_LONGEST)
     ldr     r3, [r11, r3, lsl #2]
     adds    r5, r5, r3, lsl #28
@@ -193,38 +236,12 @@ unpack_raw_refill:
     bmi     unpack_coded
     b       unpack_raw
 
-    @ r4 = symbol, signed.
-unpack_special_refill:
-    lsl     r12, r12, r3
-    ldrh    lr, [r9], #2
-    lsr     r3, r5, #28
-    orr     r12, r12, lr, lsl r3
-    bmi     unpack_other
-    b       unpack_near
-unpack_special:
-    lsl     r12, r12, r3
-    bmi     unpack_other
-unpack_near:
-    ldrb    r8, [r10], #1
-    bfi     r8, r4, #8, #8
-    lsr     r4, r4, #8
-    @ r4 = halfwords less than the most.
-unpack_copy:
-    sub     lr, r6, r8, lsl #1
-unpack_copy_from:
-    add     pc, pc, r4, lsl #3
-    nop
-    .rept UNPACK_SHORT
-    ldrh    r3, [lr], #2
-    strh    r3, [r6], #2
-    .endr
-unpack_next:
-    cmp     r12, #0
-    bmi     unpack_coded
-    b       unpack_raw
-
+unpack_other_refill:
+    orrs    r12, r12, lr, lsl r3
+    b       1f
 unpack_other:
-    and     lr, r4, #7
+    lsls    r12, r12, r3
+1:  and     lr, r4, #7
     add     pc, pc, lr, lsl #2
     nop
     b       unpack_far
@@ -262,6 +279,7 @@ unpack_long:
     subs    r4, r4, #1
     bpl     1b
     mov     r4, #0
+    cmp     r12, #0
     b       unpack_copy_from
 
 unpack_call:
@@ -281,9 +299,9 @@ unpack_call:
 unpack_address:
     ldrh    lr, [r9], #2
     ubfx    r4, r4, #3, #12
-    lsr     r3, lr, #12
-    tst     lr, #0x0800
-    orrne   r3, r3, #0x0400
+    ubfx    r3, lr, #11, #5
+    bfi     r3, r3, #11, #1
+    lsr     r3, r3, #1
     orr     r3, r3, #0xf200
     orr     r3, r3, #0x0040
     strh    r3, [r6], #2            @ MOVW: imm4, i
@@ -327,8 +345,10 @@ unpack_forget:
     lsl     r3, r6, r3
     mov     r6, r4
     dsb
-1:  mcr     p15, 0, r6, c7, c6, 1   @ DCIMVAC
+1:  .rept 4                         @ beyond the end are zeroes
+    mcr     p15, 0, r6, c7, c6, 1   @ DCIMVAC
     add     r6, r6, r3
+    .endr
     cmp     r6, r5
     blo     1b
     mov     r6, r4

@@ -173,7 +173,11 @@ impl Gic {
         // Enable, and EOImode for either view of the register: bit 9 in the non-secure view and
         // where there are no Security Extensions (4.4.1).
         self.cpu.ctlr.set(1 | 1 << 9);
-        self.hypervisor.hcr.set(0);
+        // As the virtual interface wants it where no vCPU is loaded.
+        for lr in self.hypervisor.lr.iter().take(self.list_registers) {
+            lr.set(0);
+        }
+        self.hypervisor.hcr.set(1);
         self.masks[cpu % CPUS].store(d.itargetsr[0].get().max(1), Ordering::Release);
     }
 

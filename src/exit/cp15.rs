@@ -3,7 +3,7 @@
 //! A register that is in none of these lists is undefined for the guest, as on a processor that has
 //! not got it.
 
-use super::{Next, skip};
+use super::Next;
 use crate::inject;
 use crate::machine::{self, Live, vfp};
 use crate::syndrome::{Hsr, Transfer, TransferDouble, register};
@@ -18,6 +18,8 @@ const L2CTLR: u32 = register(9, 1, 0, 2);
 const L2ECTLR: u32 = register(9, 1, 0, 3);
 const CNTP_TVAL: u32 = register(14, 0, 2, 0);
 const CNTP_CTL: u32 = register(14, 0, 2, 1);
+/// The base of the interrupt controller.
+const CBAR: u32 = register(15, 4, 0, 0);
 // CP14, by name.
 const DBGDIDR: u32 = register(0, 0, 0, 0);
 const TEECR: u32 = register(0, 6, 0, 0);
@@ -27,27 +29,48 @@ const JOSCR: u32 = register(1, 7, 0, 0);
 const JMCR: u32 = register(2, 7, 0, 0);
 
 /// MCR and MRC to CP15.
+#[inline(always)]
 pub(super) fn cp15(vcpu: &mut Vcpu, transfer: Transfer, hsr: Hsr) -> Next {
+    let regs = vcpu.context.regs();
+    if !hsr.executes(regs) {
+        return next_instruction(vcpu);
+    }
+    let privileged = regs.privileged();
     vcpu.count(Reason::Cp15);
-    let done = if transfer.read() {
-        read15(vcpu, transfer).map(|value| vcpu.set_gpr(transfer.rt(), value))
-    } else {
-        let value = vcpu.gpr(transfer.rt());
-        match transfer.register() {
-            CNTP_TVAL => vcpu.timer.set_value(value, machine::now()),
-            CNTP_CTL => vcpu.timer.set_control(value),
-            _ => {
-                let done = write15(vcpu, transfer, value);
-                return finish(vcpu, hsr, done);
-            }
-        }
-        return timer(vcpu, hsr);
+    if !transfer.read() {
+        return write15(vcpu, transfer, privileged);
+    }
+    let value = match transfer.register() {
+        CNTP_TVAL => vcpu.timer.value(machine::now()),
+        CNTP_CTL => vcpu.timer.control(machine::now()),
+        // The others are PL1's.
+        ACTLR if privileged => machine::actlr(),
+        _ => match other15(vcpu, transfer, privileged) {
+            Some(value) => value,
+            None => return undefined(vcpu),
+        },
     };
-    finish(vcpu, hsr, done)
+    vcpu.set_gpr(transfer.rt(), value);
+    next_instruction(vcpu)
+}
+
+/// MCR to CP15.
+#[inline(never)]
+fn write15(vcpu: &mut Vcpu, transfer: Transfer, privileged: bool) -> Next {
+    let value = vcpu.gpr(transfer.rt());
+    match transfer.register() {
+        CNTP_TVAL => vcpu.timer.set_value(value, machine::now()),
+        CNTP_CTL => vcpu.timer.set_control(value),
+        _ => {
+            let done = privileged && set15(vcpu, transfer, value).is_some();
+            return finish(vcpu, done.then_some(()));
+        }
+    }
+    timer(vcpu)
 }
 
 /// MCR and MRC to CP14.
-pub(super) fn cp14(vcpu: &mut Vcpu, transfer: Transfer, hsr: Hsr) -> Next {
+pub(super) fn cp14(vcpu: &mut Vcpu, transfer: Transfer) -> Next {
     vcpu.count(Reason::Cp15);
     let done = match transfer.register() {
         // The guest has begun to use ThumbEE: from now on the registers are switched.
@@ -63,7 +86,7 @@ pub(super) fn cp14(vcpu: &mut Vcpu, transfer: Transfer, hsr: Hsr) -> Next {
         _ if transfer.opc1() == 0 => Some(()),
         _ => None,
     };
-    finish(vcpu, hsr, done)
+    finish(vcpu, done)
 }
 
 /// A register that reads as zero.
@@ -73,18 +96,18 @@ fn zero(vcpu: &mut Vcpu, transfer: Transfer) -> Option<()> {
 }
 
 /// VMRS of an ID register; a write to FPSID is ignored (B4.1.58).
-pub(super) fn vfp_id(vcpu: &mut Vcpu, transfer: Transfer, hsr: Hsr) -> Next {
+pub(super) fn vfp_id(vcpu: &mut Vcpu, transfer: Transfer) -> Next {
     vcpu.count(Reason::Cp15);
     let done = vfp::id(transfer.crn()).map(|value| {
         if transfer.read() {
             vcpu.set_gpr(transfer.rt(), value);
         }
     });
-    finish(vcpu, hsr, done)
+    finish(vcpu, done)
 }
 
 /// MCRR and MRRC to CP15.
-pub(super) fn cp15_double(vcpu: &mut Vcpu, transfer: TransferDouble, hsr: Hsr) -> Next {
+pub(super) fn cp15_double(vcpu: &mut Vcpu, transfer: TransferDouble) -> Next {
     vcpu.count(Reason::Cp15);
     let value = u64::from(vcpu.gpr(transfer.rt2())) << 32 | u64::from(vcpu.gpr(transfer.rt()));
     let done = match (transfer.crm(), transfer.opc1(), transfer.read()) {
@@ -104,7 +127,7 @@ pub(super) fn cp15_double(vcpu: &mut Vcpu, transfer: TransferDouble, hsr: Hsr) -
         }
         (14, 2, false) => {
             vcpu.timer.set_compare(value);
-            return timer(vcpu, hsr);
+            return timer(vcpu);
         }
         // TTBR0 and TTBR1, trapped while set/way operations are watched.
         (2, opc1 @ 0..=1, false) => {
@@ -113,53 +136,55 @@ pub(super) fn cp15_double(vcpu: &mut Vcpu, transfer: TransferDouble, hsr: Hsr) -
         }
         _ => None,
     };
-    finish(vcpu, hsr, done)
+    finish(vcpu, done)
 }
 
 /// The physical timer has been written: its line follows, and the CPU's deadline.
-fn timer(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
-    skip(vcpu, hsr);
+fn timer(vcpu: &mut Vcpu) -> Next {
+    next_instruction(vcpu);
     vcpu.update_timer();
     Next::Timer
 }
 
-fn finish(vcpu: &mut Vcpu, hsr: Hsr, done: Option<()>) -> Next {
+fn finish(vcpu: &mut Vcpu, done: Option<()>) -> Next {
     match done {
-        Some(()) => skip(vcpu, hsr),
-        None => inject::undefined(&mut vcpu.context),
+        Some(()) => next_instruction(vcpu),
+        None => undefined(vcpu),
     }
+}
+
+/// Goes to the next instruction: in Thumb too one of a coprocessor has 4 bytes.
+#[inline(always)]
+fn next_instruction(vcpu: &mut Vcpu) -> Next {
+    vcpu.context.regs_mut().skip(4);
     Next::Resume
 }
 
-fn read15(vcpu: &mut Vcpu, transfer: Transfer) -> Option<u32> {
-    let register = transfer.register();
-    match register {
-        CNTP_TVAL => return Some(vcpu.timer.value(machine::now())),
-        CNTP_CTL => return Some(vcpu.timer.control(machine::now())),
-        // The others are PL1's.
-        _ if !vcpu.context.regs().privileged() => return None,
-        _ => {}
+fn undefined(vcpu: &mut Vcpu) -> Next {
+    inject::undefined(&mut vcpu.context);
+    Next::Resume
+}
+
+#[cold]
+#[inline(never)]
+fn other15(vcpu: &Vcpu, transfer: Transfer, privileged: bool) -> Option<u32> {
+    if !privileged {
+        return None;
     }
-    match register {
-        ACTLR => Some(machine::actlr()),
+    match transfer.register() {
         // Cores less one in bits 25:24 (Cortex-A15 TRM, 4.3.46).
         L2CTLR => Some((vcpu.vm.links.len() as u32 - 1).min(3) << 24),
         L2ECTLR => Some(0),
+        CBAR => Some(vcpu.vm.state().memory.places.gicd),
         _ if transfer.crn() == 0 && transfer.opc1() == 0 => {
             Some(machine::id_register(transfer.crm(), transfer.opc2()))
         }
-        // The base of the interrupt controller (CBAR).
-        _ if register == self::register(15, 4, 0, 0) => Some(vcpu.vm.state().memory.places.gicd),
         _ => None,
     }
 }
 
-fn write15(vcpu: &mut Vcpu, transfer: Transfer, value: u32) -> Option<()> {
-    let register = transfer.register();
-    if !vcpu.context.regs().privileged() {
-        return None;
-    }
-    match register {
+fn set15(vcpu: &mut Vcpu, transfer: Transfer, value: u32) -> Option<()> {
+    match transfer.register() {
         // SMP and prefetch bits that a guest may not change.
         ACTLR | L2CTLR | L2ECTLR => Some(()),
         DCISW | DCCSW | DCCISW => {

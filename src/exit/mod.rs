@@ -7,7 +7,7 @@ mod mmio;
 pub use hvc::INVALID_PARAMETER;
 
 use crate::info;
-use crate::inject::{self, Fault};
+use crate::inject;
 use crate::machine::{self, Exit, Live};
 use crate::regs::psr;
 use crate::syndrome::{Hsr, Syndrome};
@@ -21,8 +21,8 @@ pub enum Next {
     Resume,
     /// Takes a physical interrupt.
     Interrupt,
-    /// Looks what this CPU has asked of itself.
-    Look,
+    /// Wakes these of the VM's vCPUs, a bit each, which live on this CPU.
+    Wake(u8),
     /// Gives the vCPU its VFP registers.
     Vfp,
     /// Looks when the vCPU's physical timer is due.
@@ -44,12 +44,12 @@ pub enum Next {
 /// Runs `vcpu`, which is live, until there is something else to do than to run on.
 #[inline(always)]
 pub fn run(vcpu: &mut Vcpu) -> Next {
-    vcpu.end_sample();
+    // An interrupt alone asks for it, and ends here.
+    if vcpu.sample() {
+        return timed(vcpu);
+    }
     loop {
         let exit = machine::enter(&mut vcpu.context);
-        if vcpu.begins_sample() {
-            return timed(vcpu, exit);
-        }
         let next = handle(vcpu, exit);
         if next != Next::Resume {
             return next;
@@ -57,9 +57,11 @@ pub fn run(vcpu: &mut Vcpu) -> Next {
     }
 }
 
-/// An exit that is timed until the vCPU runs again.
+/// So until the first exit, which is timed until the vCPU runs again.
 #[cold]
-fn timed(vcpu: &mut Vcpu, exit: Exit) -> Next {
+fn timed(vcpu: &mut Vcpu) -> Next {
+    let exit = machine::enter(&mut vcpu.context);
+    vcpu.begin_sample();
     handle(vcpu, exit)
 }
 
@@ -87,26 +89,36 @@ fn handle(vcpu: &mut Vcpu, exit: Exit) -> Next {
 #[inline(always)]
 fn trap(vcpu: &mut Vcpu) -> Next {
     let hsr = Hsr(Live::hsr());
-    if let Syndrome::Hvc { imm16 } = hsr.decode() {
-        return hvc::hvc(vcpu, imm16);
+    if hsr.is_abort() {
+        return match (hsr.plain_access(), hsr.data_abort()) {
+            (Some(abort), _) => mmio::plain(vcpu, abort),
+            (_, Some(abort)) => mmio::data_abort(vcpu, abort),
+            _ => rare(vcpu, hsr),
+        };
     }
-    match hsr.plain_access() {
-        Some(abort) => mmio::plain(vcpu, abort),
-        None => match hsr.data_abort() {
-            Some(abort) => mmio::data_abort(vcpu, abort),
-            None => rare(vcpu, hsr),
-        },
+    match hsr.decode() {
+        Syndrome::Hvc { imm16 } => hvc::hvc(vcpu, imm16),
+        _ => instruction(vcpu, hsr),
+    }
+}
+
+/// An instruction that is no hypercall.
+#[inline(never)]
+fn instruction(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
+    match hsr.decode() {
+        Syndrome::Cp15(transfer) => cp15::cp15(vcpu, transfer, hsr),
+        // One that is not executed finds that out by itself.
+        Syndrome::Coprocessor(coprocessor) if coprocessor.vfp() => {
+            vcpu.count(Reason::Vfp);
+            Next::Vfp
+        }
+        _ => rare(vcpu, hsr),
     }
 }
 
 /// Everything that is not on a hot path.
 #[inline(never)]
 fn rare(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
-    // An instruction that is not executed finds that out by itself.
-    if hsr.uses_vfp() {
-        vcpu.count(Reason::Vfp);
-        return Next::Vfp;
-    }
     let syndrome = hsr.decode();
     if !hsr.executes(vcpu.context.regs()) {
         skip(vcpu, hsr);
@@ -119,10 +131,9 @@ fn rare(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
             if wait.wfe() { Next::Yield } else { Next::Wait }
         }
         Syndrome::Smc => hvc::smc(vcpu, hsr),
-        Syndrome::Cp15(transfer) => cp15::cp15(vcpu, transfer, hsr),
-        Syndrome::Cp15Double(transfer) => cp15::cp15_double(vcpu, transfer, hsr),
-        Syndrome::VfpId(transfer) => cp15::vfp_id(vcpu, transfer, hsr),
-        Syndrome::Cp14(transfer) => cp15::cp14(vcpu, transfer, hsr),
+        Syndrome::Cp15Double(transfer) => cp15::cp15_double(vcpu, transfer),
+        Syndrome::VfpId(transfer) => cp15::vfp_id(vcpu, transfer),
+        Syndrome::Cp14(transfer) => cp15::cp14(vcpu, transfer),
         Syndrome::PrefetchAbort(abort) => mmio::prefetch_abort(vcpu, abort),
         Syndrome::Bxj(bxj) => {
             vcpu.count(Reason::Other);
@@ -134,14 +145,16 @@ fn rare(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
             inject::undefined(&mut vcpu.context);
             Next::Resume
         }
-        Syndrome::Unknown
+        // The first three have been seen to.
+        Syndrome::Cp15(_)
+        | Syndrome::DataAbort(_)
+        | Syndrome::Hvc { .. }
+        | Syndrome::Unknown
         | Syndrome::Svc { .. }
         | Syndrome::PcAlignment
-        | Syndrome::DataAbort(_)
         | Syndrome::HypPrefetchAbort(_)
         | Syndrome::HypDataAbort(_)
-        | Syndrome::Reserved { .. }
-        | Syndrome::Hvc { .. } => stop(vcpu, hsr),
+        | Syndrome::Reserved { .. } => stop(vcpu, hsr),
     }
 }
 
@@ -180,7 +193,8 @@ fn skip(vcpu: &mut Vcpu, hsr: Hsr) {
 }
 
 /// Gives the guest the abort of an address where nothing answers.
+#[inline(always)]
 fn external_abort(vcpu: &mut Vcpu, address: u32, write: bool) -> Next {
-    inject::data_abort(&mut vcpu.context, Fault::External, address, write);
+    inject::external_abort(&mut vcpu.context, address, write);
     Next::Resume
 }

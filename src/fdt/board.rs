@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::fmt::Arguments;
 
 use super::passed::{self, Spare};
-use super::tree::{cell, is_named, number, string, whole};
+use super::tree::{cell, is_named, number, string, strings, whole};
 use super::{ConfigError, Id, Range, Tree};
 use crate::addr::Pa;
 
@@ -206,7 +206,7 @@ impl Board {
 }
 
 #[derive(Default)]
-struct Found {
+struct Found<'a> {
     memory: Vec<Range>,
     reserved: Vec<Range>,
     cpus: Vec<Cpu>,
@@ -216,6 +216,8 @@ struct Found {
     uart: Option<Uart>,
     rtc: Option<Range>,
     words: String,
+    /// What a node was compatible with that is nothing of ours: boards have many of one kind.
+    nothing: &'a [u8],
 }
 
 /// What a board has one of, UARTs aside: [`Found::look_at`] knows them by their places.
@@ -232,20 +234,28 @@ static DEVICES: [&[u8]; 10] = [
     b"brcm,brahma-b15-gic",
 ];
 
-impl Found {
-    fn look_at(&mut self, tree: &Tree<'_, '_>, id: Id) -> Result<(), ConfigError> {
+impl<'a> Found<'a> {
+    fn look_at(&mut self, tree: &Tree<'_, 'a>, id: Id) -> Result<(), ConfigError> {
         let (name, above) = tree.place(id);
         match above {
             None if is_named(name, "memory") => self.memory(tree, id)?,
-            None if name == "chosen" => self.chosen(tree, id)?,
-            Some("cpus") if is_named(name, "cpu") => self.cpu(tree, id)?,
-            Some("reserved-memory") if tree.property(id, "reg").is_some() => {
+            None if name == b"chosen" => self.chosen(tree, id)?,
+            Some(b"cpus") if is_named(name, "cpu") => self.cpu(tree, id)?,
+            Some(b"reserved-memory") if tree.property(id, "reg").is_some() => {
                 self.reserved.extend(tree.reg_off_bus(id)?);
             }
             _ => {}
         }
-        for compatible in tree.compatible(id) {
-            match DEVICES.iter().position(|&device| device == compatible) {
+        let all = tree.all_compatible(id);
+        if all == self.nothing {
+            return Ok(());
+        }
+        let mut known = false;
+        for compatible in strings(all) {
+            let device = DEVICES.iter().position(|&device| device == compatible);
+            let is_uart = device.is_none() && UartKind::of(compatible).is_some();
+            known |= device.is_some() || is_uart;
+            match device {
                 Some(nth @ 0..=2) if self.psci.is_none() => {
                     self.psci = Some(Psci::read(tree, id, nth != 0)?);
                 }
@@ -257,7 +267,7 @@ impl Found {
                 }
                 Some(6..) if self.gic.is_none() => self.gic = Some(Gic::read(tree, id)?),
                 None if self.uart.is_none()
-                    && UartKind::of(compatible).is_some()
+                    && is_uart
                     && !tree.is_disabled(id)
                     && !tree.is_spare(id) =>
                 {
@@ -265,6 +275,9 @@ impl Found {
                 }
                 _ => {}
             }
+        }
+        if !known {
+            self.nothing = all;
         }
         Ok(())
     }
@@ -311,7 +324,7 @@ impl Found {
     fn chosen(&mut self, tree: &Tree<'_, '_>, id: Id) -> Result<(), ConfigError> {
         let (mut start, mut end, mut bootargs, mut own) = (None, None, None, None);
         for property in tree.properties(id) {
-            match property.name {
+            match property.name() {
                 "linux,initrd-start" => start = Some(property.value),
                 "linux,initrd-end" => end = Some(property.value),
                 "bootargs" => bootargs = Some(property.value),

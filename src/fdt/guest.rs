@@ -98,7 +98,7 @@ impl Guest<'_> {
     fn copy(&self, w: &mut Writer, partial: &Tree<'_, '_>, id: Id) {
         w.begin(partial.name(id));
         for property in partial.properties(id) {
-            match property.name {
+            match property.name() {
                 "xen,reg" if partial.property(id, "reg").is_none() => {
                     let (address, size) = partial.cells(partial.parent(id));
                     let (at, whole) = (4 * (address + size), 4 * (2 * address + size));
@@ -129,7 +129,7 @@ impl Guest<'_> {
         let mut w = Writer::new(4096 + self.bootargs.len(), user.reservations());
         let mut open: Vec<Id> = Vec::new();
         let replaced = |id| match user.place(id) {
-            (name, None) => id != 0 && (name == "psci" || is_named(name, "memory")),
+            (name, None) => id != 0 && (name == b"psci" || is_named(name, "memory")),
             _ => false,
         };
         for id in user.ids() {
@@ -142,12 +142,12 @@ impl Guest<'_> {
             }
             open.push(id);
             w.begin(if id == 0 { "" } else { user.name(id) });
-            let is_chosen = user.place(id) == ("chosen", None);
+            let is_chosen = user.place(id) == (b"chosen", None);
             for property in user
                 .properties(id)
-                .filter(|p| !(is_chosen && self.says(p.name)))
+                .filter(|p| !(is_chosen && self.says(p.name())))
             {
-                w.value(property.name, property.value);
+                w.value(property.name(), property.value);
             }
             if is_chosen {
                 self.boot(&mut w);
@@ -384,8 +384,9 @@ impl Guest<'_> {
 
 /// Writes a tree in the flattened format, version 17: header, memory reservations, structure, strings.
 struct Writer {
-    tree: Vec<u8>,
-    /// Where the structure block starts.
+    /// The words of the first three.
+    tree: Vec<[u8; 4]>,
+    /// Where the structure block starts, words.
     structure: usize,
     /// The strings block. A name is written as often as it is used: to look for it costs more than
     /// its bytes.
@@ -396,36 +397,48 @@ const BEGIN_NODE: u32 = 1;
 const END_NODE: u32 = 2;
 const PROP: u32 = 3;
 const END: u32 = 9;
+/// Where the memory reservations start, bytes.
 const RESERVATIONS: usize = 40;
 
 impl Writer {
+    /// A writer for a tree of some `capacity` bytes.
     fn new(capacity: usize, reservations: &[Range]) -> Self {
-        let mut tree = Vec::with_capacity(capacity);
-        tree.resize(RESERVATIONS, 0);
-        for range in reservations.iter().chain([&Range::default()]) {
-            tree.extend_from_slice(&range.start.0.to_be_bytes());
-            tree.extend_from_slice(&range.size.to_be_bytes());
-        }
-        Self {
-            structure: tree.len(),
-            tree,
+        let mut writer = Self {
+            tree: Vec::with_capacity(capacity / 4),
+            structure: 0,
             strings: Vec::with_capacity(1024),
+        };
+        writer.tree.resize(RESERVATIONS / 4, [0; 4]);
+        for range in reservations.iter().chain([&Range::default()]) {
+            for number in [range.start.0, range.size] {
+                writer.word((number >> 32) as u32);
+                writer.word(number as u32);
+            }
         }
+        writer.structure = writer.tree.len();
+        writer
     }
 
     fn word(&mut self, word: u32) {
-        self.tree.extend_from_slice(&word.to_be_bytes());
+        self.tree.push(word.to_be_bytes());
     }
 
-    fn pad(&mut self) {
-        self.tree.resize(self.tree.len().next_multiple_of(4), 0);
+    /// Bytes with zeroes up to a whole word, at least one where they are `text`.
+    fn bytes(&mut self, bytes: &[u8], text: bool) {
+        let (words, rest) = bytes.as_chunks();
+        self.tree.extend_from_slice(words);
+        if text || !rest.is_empty() {
+            let mut last = [0; 4];
+            for (to, from) in last.iter_mut().zip(rest) {
+                *to = *from;
+            }
+            self.tree.push(last);
+        }
     }
 
     fn begin(&mut self, name: &str) {
         self.word(BEGIN_NODE);
-        self.tree.extend_from_slice(name.as_bytes());
-        self.tree.push(0);
-        self.pad();
+        self.bytes(name.as_bytes(), true);
     }
 
     fn end(&mut self) {
@@ -442,15 +455,12 @@ impl Writer {
 
     fn value(&mut self, name: &str, value: &[u8]) {
         self.property(name, value.len());
-        self.tree.extend_from_slice(value);
-        self.pad();
+        self.bytes(value, false);
     }
 
     fn text(&mut self, name: &str, text: &str) {
         self.property(name, text.len() + 1);
-        self.tree.extend_from_slice(text.as_bytes());
-        self.tree.push(0);
-        self.pad();
+        self.bytes(text.as_bytes(), true);
     }
 
     fn cells(&mut self, name: &str, cells: &[u32]) {
@@ -462,24 +472,25 @@ impl Writer {
 
     fn finish(mut self) -> Vec<u8> {
         self.word(END);
-        let (strings, size) = (self.tree.len(), self.strings.len());
-        self.tree.append(&mut self.strings);
-        let total = self.tree.len();
+        let (structure, strings, size) =
+            (4 * self.structure, 4 * self.tree.len(), self.strings.len());
         let header = [
             0xd00d_feed,
-            total,
-            self.structure,
+            strings + size,
+            structure,
             strings,
             RESERVATIONS,
             17,
             16,
             0,
             size,
-            strings - self.structure,
+            strings - structure,
         ];
-        for (field, value) in self.tree.chunks_exact_mut(4).zip(header) {
-            field.copy_from_slice(&(value as u32).to_be_bytes());
+        for (field, value) in self.tree.iter_mut().zip(header) {
+            *field = (value as u32).to_be_bytes();
         }
-        self.tree
+        let mut tree = self.tree.into_flattened();
+        tree.append(&mut self.strings);
+        tree
     }
 }

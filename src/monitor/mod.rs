@@ -7,7 +7,7 @@ use crate::info;
 use crate::machine::{self, console};
 use crate::tty::{Key, Keys};
 use crate::vcpu::NAMES;
-use crate::vm::{self, Stop, Vm, request};
+use crate::vm::{self, Stop, Unassigned, Vm, request};
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use spin::Mutex;
@@ -63,6 +63,7 @@ pub fn input() {
 }
 
 /// When [`tick`] has to be called, ticks; the greatest: never.
+#[inline(always)]
 #[must_use]
 pub fn due() -> u64 {
     console::due()
@@ -156,9 +157,8 @@ pub fn published() {
 fn show() {
     for (number, vm) in asked(&vm::all()) {
         show_vm(number, vm);
-        let count = vm.unassigned.count.load(Ordering::Relaxed);
-        for first in vm.unassigned.first.iter().take(count as usize) {
-            let address = first.load(Ordering::Relaxed);
+        let Unassigned { count, first } = vm.state().unassigned;
+        for address in first.iter().take(count as usize) {
             say!("    {address:#010x} is nothing, one of {count} such accesses");
         }
         for index in 0..vm.links.len() {

@@ -47,6 +47,14 @@ impl Change {
         }
     }
 
+    /// Whether one entry of `level` can say it: [`apply`](Self::apply) has an answer.
+    const fn fits(self, level: u32) -> bool {
+        match self {
+            Self::Map { offset, .. } => offset & (entry::size(level) - 1) == 0,
+            Self::Unmap | Self::Protect { .. } | Self::Slot { .. } => true,
+        }
+    }
+
     /// Whether every part of `old`, no table, stays as it is.
     const fn keeps(self, old: u64) -> bool {
         match self {
@@ -80,14 +88,14 @@ fn touched(
     entries: u32,
     range: Range<u64>,
 ) -> impl Iterator<Item = (u32, u64, Range<u64>)> {
-    let shift = entry::shift(level);
+    let (shift, size) = (entry::shift(level), entry::size(level));
     let first = ((range.start - base) >> shift) as u32;
     let last = ((range.end - 1 - base) >> shift) as u32;
-    (first..=last.min(entries - 1)).map(move |index| {
-        let ipa = base + (u64::from(index) << shift);
-        let start = range.start.max(ipa);
-        let end = range.end.min(ipa + entry::size(level));
-        (index, ipa, start..end)
+    let mut next = base + (u64::from(first) << shift);
+    (first..entries.min(last + 1)).map(move |index| {
+        let ipa = next;
+        next += size;
+        (index, ipa, range.start.max(ipa)..range.end.min(next))
     })
 }
 
@@ -162,9 +170,7 @@ impl<T: Tables> Stage2<T> {
                 return Err(Error::Mapped {
                     ipa: Ipa(part.start),
                 });
-            } else if change.keeps(old)
-                || is_whole(level, &part) && change.apply(level, ipa, old).is_some()
-            {
+            } else if is_whole(level, &part) && change.fits(level) || change.keeps(old) {
                 continue;
             } else {
                 needed += 1;

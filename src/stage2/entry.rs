@@ -13,7 +13,7 @@
 
 use crate::addr::{Ipa, Pa};
 
-use super::{Leaf, SLOTS, Table};
+use super::{Leaf, NOTHING_THERE, RAM_THERE, SLOTS, Table};
 
 /// The entry of an address that has nothing.
 pub(super) const NOTHING: u64 = 0;
@@ -217,6 +217,19 @@ pub(super) const fn whole(level: u32, first: u64) -> Option<u64> {
         return None;
     }
     Some(first & !(KIND as u64) | BLOCK as u64)
+}
+
+/// The slot in `entry`, no table, or what stands for one.
+#[inline(always)]
+pub(super) const fn slot_of(entry: u64) -> u32 {
+    let low = entry as u32;
+    if low & 1 != 0 {
+        RAM_THERE
+    } else if low & SLOT != 0 {
+        (low >> 2) & (SLOTS - 1)
+    } else {
+        NOTHING_THERE
+    }
 }
 
 /// What `entry` of `level`, no table, says of the address `ipa`.

@@ -33,6 +33,10 @@ use entry::{ENTRIES, NOTHING};
 
 /// Slots are below this.
 pub const SLOTS: u32 = 1 << 20;
+/// In place of a slot, where nothing is.
+pub const NOTHING_THERE: u32 = SLOTS;
+/// In place of a slot, where RAM is.
+pub const RAM_THERE: u32 = SLOTS + 1;
 /// The least and the greatest width of a guest's physical addresses, bits.
 pub const WIDTHS: core::ops::RangeInclusive<u32> = 32..=40;
 /// Physical addresses of the machine are below this.
@@ -189,7 +193,7 @@ pub struct Stage2<T: Tables> {
     owed: bool,
     /// Tables out of use that the walkers may still know.
     retired: Chain,
-    /// The page and the slot of the device that was asked for last.
+    /// The page that was asked for last, and what [`Stage2::device`] answered.
     recent: Cell<(u32, u32)>,
 }
 
@@ -287,31 +291,24 @@ impl<T: Tables> Stage2<T> {
         self.find(ipa).0 as u8
     }
 
-    /// The slot of the device on page number `page` (the address / 4096), or what is there instead: as
-    /// [`lookup`](Self::lookup), but without a walk for the page that was asked for last, as it
-    /// mostly was.
-    ///
-    /// # Errors
-    /// RAM, or nothing.
+    /// The slot of the device on page number `page` (the address / 4096), or [`NOTHING_THERE`] or
+    /// [`RAM_THERE`]: as [`lookup`](Self::lookup), but without a walk for the page that was asked for last, as
+    /// it mostly was.
     #[inline(always)]
-    pub fn device(&self, page: u32) -> Result<u32, Leaf> {
+    pub fn device(&self, page: u32) -> u32 {
         let (known, slot) = self.recent.get();
         if known == page {
-            return Ok(slot);
+            return slot;
         }
-        match self.find_page(page) {
-            Leaf::Slot(slot) => Ok(slot),
-            leaf => Err(leaf),
-        }
+        self.find_page(page)
     }
 
+    #[cold]
     #[inline(never)]
-    fn find_page(&self, page: u32) -> Leaf {
-        let leaf = self.lookup(Ipa(u64::from(page) << PAGE_SHIFT));
-        if let Leaf::Slot(slot) = leaf {
-            self.recent.set((page, slot));
-        }
-        leaf
+    fn find_page(&self, page: u32) -> u32 {
+        let slot = entry::slot_of(self.find(Ipa(u64::from(page) << PAGE_SHIFT)).1);
+        self.recent.set((page, slot));
+        slot
     }
 
     /// The entry that decides about `ipa`, and its level; outside of the tables a walk ends at once.

@@ -130,12 +130,19 @@ impl Hsr {
         }
     }
 
-    /// A data abort by what drivers do most, found by one comparison: a load or store of r0 to r7
-    /// that extends no sign, [`described`](DataAbort::described).
+    /// Whether it is an abort, of the guest or of Hyp: classes 0x20 and above.
+    #[must_use]
+    #[inline]
+    pub const fn is_abort(self) -> bool {
+        bit(self.0, 31)
+    }
+
+    /// A data abort by what drivers do, found by one comparison: [`described`](DataAbort::described), and
+    /// a load or store that extends no sign.
     #[must_use]
     #[inline]
     pub const fn plain_access(self) -> Option<DataAbort> {
-        if self.0 & 0xfd28_03bc == 0x9100_0004 {
+        if self.0 & 0xfd20_03bc == 0x9100_0004 {
             Some(DataAbort(self.0))
         } else {
             None
@@ -153,23 +160,20 @@ impl Hsr {
         }
     }
 
-    /// Whether an instruction of VFP or Advanced SIMD was trapped.
-    #[must_use]
-    #[inline]
-    pub const fn uses_vfp(self) -> bool {
-        self.ec() == 0x07 && Coprocessor(self.0).vfp()
-    }
-
     /// Whether the trapped instruction would have executed. A core may trap one that fails its
     /// condition; such a one must be skipped and nothing else (B1.14). `regs` are the guest's at
     /// the trap: its flags, and ITSTATE where the syndrome holds no condition, as it may for Thumb.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub fn executes(self, regs: &Regs) -> bool {
         // CV, and always: the same in every class.
-        if self.0 & 0x01f0_0000 == 0x01e0_0000 {
-            return true;
-        }
+        self.0 & 0x01f0_0000 == 0x01e0_0000 || self.holds(regs)
+    }
+
+    /// The same by any condition.
+    #[cold]
+    #[inline(never)]
+    fn holds(self, regs: &Regs) -> bool {
         match self.condition() {
             Some(cond) => cond >= 0xe || regs.condition(cond),
             None if !matches!(self.ec(), 0x01..=0x0f) => true,
@@ -222,8 +226,6 @@ impl Wait {
 pub struct Transfer(u32);
 
 impl Transfer {
-    const REGISTER: u32 = 0x000f_fc1e;
-
     /// The opc1 operand.
     #[must_use]
     pub const fn opc1(self) -> u32 {
@@ -263,14 +265,15 @@ impl Transfer {
     /// The coprocessor's register as one number, made to be compared with that of [`register`].
     #[must_use]
     pub const fn register(self) -> u32 {
-        self.0 & Self::REGISTER
+        // opc2, opc1 and CRn lie in a row.
+        field(self.0, 10, 10) << 4 | self.crm()
     }
 }
 
 /// What [`Transfer::register`] gives for these operands; a `const` of it can be a `match` pattern.
 #[must_use]
 pub const fn register(crn: u32, opc1: u32, crm: u32, opc2: u32) -> u32 {
-    ((opc2 << 17) | (opc1 << 14) | (crn << 10) | (crm << 1)) & Transfer::REGISTER
+    (opc2 & 7) << 11 | (opc1 & 7) << 8 | (crn & 15) << 4 | crm & 15
 }
 
 /// A trapped MCRR or MRRC.

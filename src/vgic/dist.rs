@@ -38,22 +38,34 @@ impl Vgic {
         self.peek(vcpu, offset, width)
     }
 
-    /// The same without looking into list registers: enough unless [`is_state`](Self::is_state).
-    #[inline]
+    /// The same without looking into list registers: enough unless [`is_live`](Self::is_live).
     #[must_use]
     pub fn peek(&self, vcpu: usize, offset: u32, width: u32) -> u32 {
-        let word = self.read_word(vcpu, offset & 0xffc);
+        let at = offset & 0xffc;
+        let word = match at {
+            0..0x80 => self.read_identification(at),
+            0x80..0x400 => self.read_bits(vcpu, at),
+            _ => self.read_word(vcpu, at),
+        };
         if width == 4 {
             return word;
         }
         word >> (8 * (offset & 3)) & lanes(width)
     }
 
-    /// Whether the register at `offset` shows pending or active state.
-    #[inline]
+    /// Whether the register at `offset` may have to do with list registers: those that show pending or active
+    /// state, or send SGIs.
+    #[inline(always)]
     #[must_use]
-    pub const fn is_state(offset: u32) -> bool {
-        is_state(offset)
+    pub const fn is_live(offset: u32) -> bool {
+        matches!(offset, 0x200..0x400 | SGIR..)
+    }
+
+    /// Whether a write of `width` bytes at `offset` is for [`send`](Self::send).
+    #[inline(always)]
+    #[must_use]
+    pub const fn sends(offset: u32, width: u32) -> bool {
+        offset == SGIR && width == 4
     }
 
     /// The other vCPUs, a bit each, whose list registers hold state that a read at `offset` by
@@ -78,27 +90,38 @@ impl Vgic {
         value: u32,
         lrs: &mut impl Lrs,
     ) -> Kick {
-        if offset == SGIR && width == 4 {
+        if Self::sends(offset, width) {
             return self.send(vcpu, value, lrs);
         }
         let mut kick = Kick(0);
         if is_state(offset) && self.holders(vcpu, offset) >> vcpu & 1 != 0 {
             kick = self.sync(vcpu, lrs);
         }
-        kick |= self.write_lanes(vcpu, offset, width, value);
+        kick |= self.poke(vcpu, offset, width, value);
         kick
     }
 
-    fn write_lanes(&mut self, vcpu: usize, offset: u32, width: u32, value: u32) -> Kick {
-        let shift = 8 * (offset & 3);
-        let mask = lanes(width) << shift;
-        let value = value << shift & mask;
-        let offset = offset & 0xffc;
+    /// The same without looking into list registers: enough unless [`is_live`](Self::is_live).
+    pub fn poke(&mut self, vcpu: usize, offset: u32, width: u32, value: u32) -> Kick {
+        let (mut mask, mut value) = (u32::MAX, value);
+        if width != 4 {
+            let shift = 8 * (offset & 3);
+            mask = lanes(width) << shift;
+            value = value << shift & mask;
+        }
+        let at = offset & 0xffc;
+        match at >> 7 {
+            2 => self.enable(vcpu, at, value),
+            3 => self.disable(vcpu, at, value),
+            _ => self.write_word(vcpu, at, mask, value),
+        }
+    }
+
+    #[inline(never)]
+    fn write_word(&mut self, vcpu: usize, offset: u32, mask: u32, value: u32) -> Kick {
         match offset >> 7 {
             0 if offset == 0 => self.set_ctlr(self.ctlr & !mask | value),
             1 => self.set_group(vcpu, offset, mask, value),
-            2 => self.enable(vcpu, offset, value),
-            3 => self.disable(vcpu, offset, value),
             4 => self.set_pending(vcpu, offset, value),
             5 => self.clear_pending(vcpu, offset, value),
             6 => self.set_active(vcpu, offset, value),
@@ -112,16 +135,10 @@ impl Vgic {
         }
     }
 
-    #[inline]
+    /// From 0x400 on.
+    #[inline(never)]
     fn read_word(&self, vcpu: usize, offset: u32) -> u32 {
         match offset >> 7 {
-            0 => match offset {
-                0 => self.ctlr,
-                4 => self.typer(),
-                8 => IIDR,
-                _ => 0,
-            },
-            1..=7 => self.read_bits(vcpu, offset),
             8..=15 => self
                 .bank_of(vcpu, offset & 0x3fc)
                 .map_or(0, |k| four(&self.banks[k].priority, offset)),
@@ -133,10 +150,15 @@ impl Vgic {
         }
     }
 
-    /// GICD_TYPER: no Security Extensions.
-    fn typer(&self) -> u32 {
-        let shared = self.banks.len() - self.vcpus.len();
-        (self.vcpus.len() as u32 - 1) << 5 | shared as u32
+    /// The registers below 0x80.
+    #[inline(always)]
+    fn read_identification(&self, offset: u32) -> u32 {
+        match offset {
+            0 => self.ctlr,
+            4 => self.typer,
+            8 => IIDR,
+            _ => 0,
+        }
     }
 
     /// The registers with one bit for each interrupt.
@@ -216,32 +238,36 @@ impl Vgic {
         self.reordered(k, changed)
     }
 
+    #[inline(always)]
     fn enable(&mut self, vcpu: usize, offset: u32, value: u32) -> Kick {
         let Some((k, bits)) = self.bits(vcpu, offset, value) else {
             return Kick(0);
         };
-        let bank = &mut self.banks[k];
-        let fresh = bits & !bank.enabled;
-        if fresh == 0 {
-            return Kick(0);
-        }
-        bank.enabled |= fresh;
-        bank.reopen(self.ctlr);
-        self.changed(k, fresh)
+        self.toggle(k, bits & !self.banks[k].enabled)
     }
 
+    #[inline(always)]
     fn disable(&mut self, vcpu: usize, offset: u32, value: u32) -> Kick {
         let Some((k, bits)) = self.lines(vcpu, offset, value) else {
             return Kick(0);
         };
-        let bank = &mut self.banks[k];
-        let gone = bits & bank.enabled;
-        if gone == 0 {
+        self.toggle(k, bits & self.banks[k].enabled)
+    }
+
+    #[inline(always)]
+    fn toggle(&mut self, k: usize, bits: u32) -> Kick {
+        if bits == 0 {
             return Kick(0);
         }
-        bank.enabled ^= gone;
+        self.toggle_some(k, bits)
+    }
+
+    #[inline(never)]
+    fn toggle_some(&mut self, k: usize, bits: u32) -> Kick {
+        let bank = &mut self.banks[k];
+        bank.enabled ^= bits;
         bank.reopen(self.ctlr);
-        self.changed(k, gone)
+        self.changed(k, bits)
     }
 
     fn set_pending(&mut self, vcpu: usize, offset: u32, value: u32) -> Kick {
@@ -361,31 +387,28 @@ impl Vgic {
         self.changed(k, changed)
     }
 
-    /// GICD_SGIR (4.3.15).
-    #[inline]
-    fn send(&mut self, vcpu: usize, value: u32, lrs: &mut impl Lrs) -> Kick {
+    /// A write of `value` to GICD_SGIR (4.3.15) by `vcpu`, which is loaded on the CPU of `lrs`.
+    pub fn send(&mut self, vcpu: usize, value: u32, lrs: &mut impl Lrs) -> Kick {
         let own = 1 << vcpu;
-        let all = (1 << self.vcpus.len()) - 1;
         let mut targets = match value >> 24 & 3 {
-            0 => value >> 16 & all,
-            1 => all & !own,
+            0 => value >> 16,
+            1 => !own,
             2 => own,
             _ => 0,
-        };
+        } & ((1 << self.vcpus.len()) - 1);
+        if targets & own != 0 && self.renew_sgi(vcpu, value & 15, lrs) {
+            targets &= !own;
+        }
         let mut kick = Kick(0);
         while targets != 0 {
-            let target = targets.trailing_zeros() as usize;
+            kick |= self.receive(targets.trailing_zeros() as usize, value & 15, own as u8);
             targets &= targets - 1;
-            if target == vcpu && self.renew_sgi(vcpu, value & 15, lrs) {
-                continue;
-            }
-            kick |= self.receive(target, value & 15, own as u8);
         }
         kick
     }
 
     /// Makes SGI `id` pending at `vcpu` from `sources`.
-    #[inline]
+    #[inline(never)]
     fn receive(&mut self, vcpu: usize, id: u32, sources: u8) -> Kick {
         let b = bit(id);
         let bank = &mut self.banks[vcpu];
@@ -436,6 +459,7 @@ impl Vgic {
     }
 
     /// The bank of a register with one bit for each interrupt, and those of `bits` that exist.
+    #[inline(always)]
     fn bits(&self, vcpu: usize, offset: u32, bits: u32) -> Option<(usize, u32)> {
         let first = (offset & 0x7c) << 3;
         let exist = if first == 992 { 0x0fff_ffff } else { u32::MAX };
@@ -443,6 +467,7 @@ impl Vgic {
     }
 
     /// As [`bits`](Self::bits) without SGIs.
+    #[inline(always)]
     fn lines(&self, vcpu: usize, offset: u32, bits: u32) -> Option<(usize, u32)> {
         let sgis = if offset & 0x7c == 0 { SGIS } else { 0 };
         self.bits(vcpu, offset, bits & !sgis)

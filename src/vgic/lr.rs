@@ -14,6 +14,9 @@
 use super::{Bank, Kick, MAX_LRS, Vcpu, Vgic, bit};
 
 /// The virtual interface control registers of one CPU (ARM IHI 0048B, 5.3).
+///
+/// Where no vCPU is loaded, its list registers are empty, and GICH_HCR has En alone: so [`Vgic::load`] wants
+/// them, and [`Vgic::put`] leaves them.
 pub trait Lrs {
     /// How many list registers there are, 1 to 64; of more than 16 the first 16 are used.
     fn count(&self) -> usize;
@@ -104,14 +107,13 @@ impl Vgic {
         self.loaded &= !(1 << vcpu);
     }
 
-    /// Loads `vcpu` on the CPU that `lrs` belongs to, whose list registers are empty, and lists
-    /// what it has.
+    /// Loads `vcpu` on the CPU that `lrs` belongs to, which has an interface [as it should
+    /// be](Lrs), and lists what it has.
     #[inline]
     pub fn load(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> Kick {
         self.loaded |= 1 << vcpu;
         let state = &mut self.vcpus[vcpu];
         state.hcr = EN;
-        lrs.set_hcr(EN);
         lrs.set_vmcr(state.vmcr);
         lrs.set_apr(state.apr);
         self.work &= !(1 << vcpu);
@@ -135,16 +137,19 @@ impl Vgic {
     pub fn put(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> Kick {
         let state = &self.vcpus[vcpu];
         let mut kick = Kick(0);
-        if state.used | state.stale != 0 || state.hcr != EN {
+        if state.hcr != EN {
             kick = self.sync(vcpu, lrs);
-            self.vcpus[vcpu].clear_stale(lrs);
+            lrs.set_hcr(EN);
+        } else if state.used != 0 {
+            kick.0 = self.take(vcpu, state.used, lrs);
         }
         let state = &mut self.vcpus[vcpu];
+        if state.stale != 0 {
+            state.clear_stale(lrs);
+        }
         state.vmcr = lrs.vmcr();
         state.apr = lrs.apr();
         state.hcr = 0;
-        // On, with nothing in it: as the next one loaded wants it.
-        lrs.set_hcr(EN);
         self.loaded &= !(1 << vcpu);
         let count = self.vcpus.len();
         let mut words = self.summary;
@@ -178,31 +183,11 @@ impl Vgic {
     /// vCPUs.
     #[inline]
     pub fn flush(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> Kick {
-        let (private, shared) = self.banks.split_at_mut(self.vcpus.len());
-        let private = &mut private[vcpu];
-        let state = &mut self.vcpus[vcpu];
-        if state.hcr == EN {
-            // What mostly happens: interrupts that have ended since and are pending anew, or whose
-            // handler has quieted its device.
-            let mut dirty = state.dirty;
-            while dirty != 0 {
-                let i = dirty.trailing_zeros() as usize % MAX_LRS;
-                let intid = state.lr[i] & VIRTUAL_ID;
-                let bank = if intid < 32 {
-                    &mut *private
-                } else if let Some(bank) = shared.get_mut((intid >> 5) as usize - 1) {
-                    bank
-                } else {
-                    break;
-                };
-                let here = intid < 32 || bank.targets[intid as usize & 31] >> vcpu & 1 != 0;
-                if !here || !bank.renew(state, i, intid, lrs) {
-                    break;
-                }
-                dirty &= dirty - 1;
-            }
-            state.dirty = dirty;
-        }
+        // What mostly happens: interrupts that have ended since and are pending anew, or whose handler has
+        // quieted its device.
+        while self.renew_first(vcpu, lrs) {}
+        let private = &self.banks[vcpu];
+        let state = &self.vcpus[vcpu];
         let unlisted = private.ready | private.active & !private.listed | self.summary;
         let owed = u32::from(state.dirty | state.stale | state.spi_active) | (state.hcr ^ EN);
         self.work &= !(1 << vcpu);
@@ -210,6 +195,30 @@ impl Vgic {
             return Kick(0);
         }
         self.flush_rest(vcpu, lrs)
+    }
+
+    /// Brings the first list register whose interrupt was changed up to date, where that is simple.
+    #[inline]
+    fn renew_first(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> bool {
+        let state = &mut self.vcpus[vcpu];
+        if state.dirty == 0 || state.hcr != EN {
+            return false;
+        }
+        let i = state.dirty.trailing_zeros() as usize % MAX_LRS;
+        let intid = state.lr[i] & VIRTUAL_ID;
+        let k = match intid >> 5 {
+            0 => vcpu,
+            word => self.vcpus.len() + word as usize - 1,
+        };
+        let (Some(bank), Some(state)) = (self.banks.get_mut(k), self.vcpus.get_mut(vcpu)) else {
+            return false;
+        };
+        let here = intid < 32 || bank.targets[intid as usize & 31] >> vcpu & 1 != 0;
+        let renewed = here && bank.renew(state, i, intid, lrs);
+        if renewed {
+            state.dirty &= !(1 << i);
+        }
+        renewed
     }
 
     /// As [`set_level`](Self::set_level) with `true` for a linked private interrupt of `vcpu`, which
@@ -524,8 +533,17 @@ impl Vgic {
     }
 
     /// Takes back what stands in the list registers `which`, all of them in use.
+    #[inline]
     fn take(&mut self, vcpu: usize, which: u16, lrs: &mut impl Lrs) -> u8 {
-        let (mut which, mut kick) = self.take_ended(vcpu, which, lrs);
+        match self.take_ended(vcpu, which, lrs) {
+            (0, kick) => kick,
+            (others, kick) => kick | self.take_each(vcpu, others, lrs),
+        }
+    }
+
+    #[inline(never)]
+    fn take_each(&mut self, vcpu: usize, mut which: u16, lrs: &mut impl Lrs) -> u8 {
+        let mut kick = 0;
         while which != 0 {
             if let Some((k, _)) = self.take_one(vcpu, which.trailing_zeros() as usize, lrs) {
                 kick |= self.settle(k);
@@ -537,7 +555,7 @@ impl Vgic {
 
     /// Takes back what has simply ended of what stands in the list registers `which`: most of it, and all
     /// at once. The others, and whom to tell.
-    #[inline]
+    #[inline(never)]
     fn take_ended(&mut self, vcpu: usize, which: u16, lrs: &mut impl Lrs) -> (u16, u8) {
         let bank = &mut self.banks[vcpu];
         let state = &mut self.vcpus[vcpu];

@@ -210,6 +210,8 @@ pub struct Vgic {
     banks: Table<Box<[Bank]>>,
     vcpus: Table<Box<[Vcpu]>>,
     ctlr: u32,
+    /// GICD_TYPER: no Security Extensions.
+    typer: u32,
     /// Which shared banks have something ready: bit n for interrupts 32n to 32n + 31.
     summary: u32,
     loaded: u8,
@@ -232,6 +234,7 @@ impl Vgic {
             banks: Table(vec![Bank::EMPTY; vcpus + shared].into_boxed_slice()),
             vcpus: Table(vec![Vcpu::EMPTY; vcpus].into_boxed_slice()),
             ctlr: 0,
+            typer: (vcpus as u32 - 1) << 5 | shared as u32,
             summary: 0,
             loaded: 0,
             work: 0,
@@ -373,12 +376,16 @@ impl Vgic {
     /// Whether an interrupt would be signalled to `vcpu`, which is put: what ends a WFI, whatever
     /// CPSR masks (ARM DDI 0406C, B1.8.14). The CPU interface's enables, mask and running priority
     /// count as they were, and are asked about the highest pending interrupt alone.
+    #[inline(always)]
     #[must_use]
     pub fn pending_for(&self, vcpu: usize) -> bool {
-        self.banks[vcpu].ready | self.summary != 0
-            && self
-                .best_ready(vcpu)
-                .is_some_and(|(k, n)| self.signalled(vcpu, k, n))
+        self.banks[vcpu].ready | self.summary != 0 && self.best_is_signalled(vcpu)
+    }
+
+    #[inline(never)]
+    fn best_is_signalled(&self, vcpu: usize) -> bool {
+        let best = self.best_ready(vcpu);
+        best.is_some_and(|(k, n)| self.signalled(vcpu, k, n))
     }
 
     /// The linked private interrupts of `vcpu`, which is put, whose physical interrupt has to be

@@ -221,7 +221,7 @@ pub(crate) fn prefetch_abort(guest: &mut Guest, va: u32, ipa: u32, iss: u32) -> 
 
 /// ISS of MCR; MRC with `| 1`.
 pub(crate) const fn mcr(crn: u32, opc1: u32, crm: u32, opc2: u32, rt: u32) -> u32 {
-    armillary::syndrome::register(crn, opc1, crm, opc2) | rt << 5
+    opc2 << 17 | opc1 << 14 | crn << 10 | rt << 5 | crm << 1
 }
 
 /// How many events are of a kind.

@@ -108,6 +108,8 @@ const TESTS: &[Test] = tests! {
         jazelle_branches_as_bx_does
         thumbee_is_given_once_used
         registers_that_are_not_there_are_undefined
+        a_transfer_is_of_the_register_of_the_mode
+        a_transfer_whose_condition_failed_does_nothing
         id_registers_are_the_machines
         the_physical_timer_counts
         the_physical_timer_fires_however_little_time_it_is_given

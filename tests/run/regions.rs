@@ -10,9 +10,8 @@ use armillary::machine::{self, Exit};
 use armillary::mem;
 use armillary::region::Answer;
 use armillary::regs::mode;
-use armillary::vm::{self, Stop, Vm};
+use armillary::vm::{self, Stop, Unassigned, Vm};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 const REGION: u32 = 0x0c10_0000;
 const RING: Ipa = Ipa(0x0b00_0000);
@@ -124,13 +123,8 @@ fn store(guest: &mut Guest, at: u32, sas: u32, value: u32) -> Exit {
 
 /// How many accesses there were where nothing is, and the first of them.
 fn unassigned(board: &Board) -> (u32, Vec<u32>) {
-    let unassigned = &board.vms[0].unassigned;
-    let count = unassigned.count.load(Ordering::Relaxed);
-    let first = unassigned.first.iter().take(count as usize);
-    (
-        count,
-        first.map(|first| first.load(Ordering::Relaxed)).collect(),
-    )
+    let Unassigned { count, first } = board.vms[0].lock().unassigned;
+    (count, first.into_iter().take(count as usize).collect())
 }
 
 fn aborted(guest: &Guest) -> bool {

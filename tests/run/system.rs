@@ -1,9 +1,10 @@
 //! CP15 and CP14 registers that trap, and asynchronous aborts.
 
 use crate::board::{Board, MIB, access, config, count, data_abort, hsr, mcr, power_on};
+use crate::calls::it;
 use armillary::machine::test::{self, Event, Guest};
 use armillary::machine::{self, Exit};
-use armillary::regs::{mode, psr};
+use armillary::regs::{bank, mode, psr};
 
 /// MCR or MRC to CP15.
 fn cp15(guest: &mut Guest, iss: u32) -> Exit {
@@ -105,6 +106,76 @@ pub(crate) fn registers_that_are_not_there_are_undefined() {
         });
         assert_eq!(after.regs.mode(), mode::UND, "{iss:#x}");
         assert_eq!(after.regs.r[1], 0x77);
+    }
+}
+
+pub(crate) fn a_transfer_is_of_the_register_of_the_mode() {
+    const TVAL: u32 = mcr(14, 0, 2, 0, 0);
+    let mut board = Board::one();
+    for mode in [mode::USR, mode::FIQ, mode::IRQ, mode::SVC, mode::SYS] {
+        for rt in 0..15 {
+            let value = 0x1000 * mode + rt;
+            board.run(move |guest| {
+                guest.regs.cpsr = mode;
+                guest.regs.r = [0; 13];
+                match bank(mode, rt) {
+                    Some(register) => guest.set_banked(register, value),
+                    None if rt == 14 => guest.regs.lr_usr = value,
+                    None => guest.regs.r[rt as usize] = value,
+                }
+                cp15(guest, TVAL | rt << 5)
+            });
+            let after = board.run(move |guest| {
+                guest.regs.r = [0; 13];
+                guest.regs.lr_usr = 0;
+                if let Some(register) = bank(mode, rt) {
+                    guest.set_banked(register, 0);
+                }
+                cp15(guest, TVAL | rt << 5 | 1)
+            });
+            let found = match bank(mode, rt) {
+                Some(register) => after.banked(register),
+                None if rt == 14 => after.regs.lr_usr,
+                None => after.regs.r[rt as usize],
+            };
+            assert_eq!(found, value, "{mode:#x} r{rt}");
+            let others = after.regs.r.iter().filter(|&&value| value != 0).count();
+            assert_eq!(others, usize::from(rt < 13 && bank(mode, rt).is_none()));
+        }
+    }
+}
+
+pub(crate) fn a_transfer_whose_condition_failed_does_nothing() {
+    const ACTLR: u32 = mcr(1, 0, 0, 1, 4) | 1;
+    const CV: u32 = 1 << 24;
+    const Z: u32 = 1 << 30;
+    let mut board = Board::one();
+    // The condition is the syndrome's, or ITSTATE's: EQ; the instruction has 4 bytes.
+    let thumb = psr::T | it(0b0000_0100);
+    let cases = [
+        (Z, CV, true, 0),
+        (0, CV, false, 0),
+        (0, CV | 0xe << 20, true, 0),
+        (0, CV | 0xf << 20, true, 0),
+        (0, 0, true, 0),
+        (thumb | Z, 0, true, 0b0000_1000),
+        (thumb, 0, false, 0b0000_1000),
+        (thumb, CV | 0xe << 20, true, 0b0000_1000),
+    ];
+    for (cpsr, condition, executes, it_state) in cases {
+        let after = board.run(move |guest| {
+            guest.regs.cpsr = mode::SVC | cpsr;
+            guest.regs.pc = 0x4001_0700;
+            guest.regs.r[4] = 0x77;
+            cp15(guest, ACTLR | condition)
+        });
+        let value = if executes { machine::actlr() } else { 0x77 };
+        let found = (after.regs.r[4], after.regs.pc, after.regs.it_state());
+        assert_eq!(
+            found,
+            (value, 0x4001_0704, it_state),
+            "{cpsr:#x} {condition:#x}"
+        );
     }
 }
 

@@ -98,6 +98,22 @@ fn no_access_and_no_event_out_of_range_does_anything_worse_than_nothing() {
 }
 
 #[test]
+fn what_is_not_live_is_nothing_of_list_registers() {
+    let mut machine = Machine::started(2, 64, 4);
+    enable_edges(&mut machine);
+    pulse(&mut machine, 32);
+    let _ = machine.vgic.flush(0, &mut machine.cpus[0]);
+    assert_eq!(machine.vgic.stale(1, ISPENDR + 4), 1);
+    for offset in 0..0x1000 {
+        let (live, sends) = (Vgic::is_live(offset), Vgic::sends(offset, 4));
+        assert!(live || !sends, "{offset:#x}");
+        for vcpu in 0..2 {
+            assert!(live || machine.vgic.stale(vcpu, offset) == 0, "{offset:#x}");
+        }
+    }
+}
+
+#[test]
 fn an_sgi_to_self_costs_one_list_register_write_and_no_flush() {
     let mut machine = Machine::started(1, 64, 4);
     for round in 0..5 {

@@ -35,7 +35,7 @@ impl Gich {
     pub(crate) fn new(lrs: usize) -> Self {
         Self {
             lr: vec![0; lrs],
-            hcr: 0,
+            hcr: EN,
             vmcr: 0,
             apr: 0,
             deactivated: Vec::new(),

@@ -28,9 +28,10 @@ use crate::size::Size;
 use crate::vm::Vm;
 
 pub use figures::{Figure, Figures};
-use figures::{KINDS, Samples, Source, Wanted, known};
+use figures::{KINDS, Samples, Source, Wanted, differences, known};
 
 mod chart;
+mod create;
 mod explain;
 mod figures;
 mod linux;
@@ -44,6 +45,8 @@ mod xen;
 
 /// The real-time clock begins at 0 and counts virtual time, as everything else.
 const CLOCK: [&str; 2] = ["-rtc", "base=1970-01-01T00:00:00,clock=vm"];
+/// The board's real-time clock, whose interrupt is measured.
+const PASSED: &str = "passthrough=/pl031@9010000";
 /// The longest that the bench guest may take.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// The host's RAM.
@@ -61,46 +64,69 @@ struct Run {
     vcpus: u32,
     /// The guest's command line.
     words: &'static str,
+    /// That of the same guest in another VM on its CPU, if there is one.
+    beside: Option<&'static str>,
 }
 
-const RUNS: [Run; 6] = [
+const RUNS: [Run; 8] = [
     Run {
         source: Source::Alone,
-        cpus: 1,
-        vcpus: 1,
-        words: "",
+        ..ONE
     },
     Run {
         source: Source::TwoCpus,
         cpus: 2,
         vcpus: 2,
         words: "only=ipi",
+        ..ONE
     },
     Run {
         source: Source::CpuOn,
         cpus: 2,
         vcpus: 2,
         words: "only=cpu_on",
+        ..ONE
     },
     Run {
         source: Source::OneCpu,
-        cpus: 1,
         vcpus: 2,
         words: "one_cpu only=ipi",
+        ..ONE
     },
     Run {
         source: Source::Switch,
-        cpus: 1,
+        words: "beside",
+        beside: Some("give"),
+        ..ONE
+    },
+    Run {
+        source: Source::Switch,
+        words: "beside vfp",
+        beside: Some("give vfp"),
+        ..ONE
+    },
+    Run {
+        source: Source::SwitchOwn,
         vcpus: 2,
         words: "one_cpu only=vcpu_switch",
+        ..ONE
     },
     Run {
         source: Source::Wakeup,
-        cpus: 1,
         vcpus: 2,
         words: "one_cpu only=wakeup",
+        ..ONE
     },
 ];
+
+/// One vCPU that has one CPU for itself.
+const ONE: Run = Run {
+    source: Source::Alone,
+    cpus: 1,
+    vcpus: 1,
+    words: "",
+    beside: None,
+};
 
 impl Run {
     /// The guest's command line for what is wanted.
@@ -108,6 +134,28 @@ impl Run {
         match (wanted.0, self.source) {
             (Some(word), Source::Alone) => format!("only={word}"),
             _ => self.words.into(),
+        }
+    }
+
+    /// The VMs, as of `--vm`, that run `kernel` with this command line.
+    fn specs(&self, kernel: &str, words: &str) -> Vec<String> {
+        let vm = |name: &str, vcpus: u32, words: &str| {
+            format!("kernel={kernel},name={name},memory={GUEST},cpus={vcpus},append={words}")
+        };
+        let mut specs = vec![vm("bench", self.vcpus, words)];
+        specs.extend(self.beside.map(|words| vm("beside", 1, words)));
+        specs
+    }
+
+    /// What is run, for people.
+    fn title(&self, system: &str) -> String {
+        match self {
+            Self {
+                beside: Some(_), ..
+            } => format!("run it in two VMs on one CPU, {system}"),
+            Self { vcpus: 1, .. } => format!("run the bench guest on {system}"),
+            Self { cpus: 1, .. } => format!("run it with two vCPUs on one CPU, {system}"),
+            _ => format!("run it with two vCPUs on two CPUs, {system}"),
         }
     }
 }
@@ -128,16 +176,19 @@ fn guest(
         if !sources.iter().any(|source| wanted.source(*source)) {
             continue;
         }
-        let name = match (run.cpus, run.vcpus) {
-            (_, 1) => format!("run the bench guest on {system}"),
-            (1, _) => format!("run it with two vCPUs on one CPU, {system}"),
-            _ => format!("run it with two vCPUs on two CPUs, {system}"),
-        };
-        let more = progress::step(&name, Line::IfSlow, |_| measure(run, &run.words(wanted)))?;
+        let more = progress::step(&run.title(system), Line::IfSlow, |_| {
+            measure(run, &run.words(wanted))
+        })?;
         for source in sources {
             samples.take(source, &more);
         }
     }
+    samples.difference("vfp_first_use", "vcpu_switch_vfp", "vcpu_switch");
+    samples.difference(
+        "vfp_first_use_own",
+        "vcpu_switch_vfp_own",
+        "vcpu_switch_own",
+    );
     Ok(samples)
 }
 
@@ -235,11 +286,26 @@ fn armillary(machine: &Machine, wanted: Wanted<'_>) -> anyhow::Result<Samples> {
         samples.add("own_ram_bytes", own_ram(&text));
         Ok(samples)
     })?;
+    if wanted.source(Source::Emulated) {
+        let run = Run {
+            source: Source::Emulated,
+            ..ONE
+        };
+        let more = progress::step("measure an emulated clock", Line::IfSlow, |_| {
+            let machine = with_bench(machine, &run, "emulated only=device_irq")?;
+            Ok(Samples::read(&guest_console(&machine)?))
+        })?;
+        samples.take(Source::Emulated, &more);
+    }
     if wanted.source(Source::Regions) {
         let more = progress::step("measure with 1,000 regions", Line::IfSlow, |_| {
             thousand_regions(machine)
         })?;
         samples.take(Source::Regions, &more);
+    }
+    if wanted.source(Source::Create) {
+        let more = progress::step("create VMs", Line::IfSlow, |_| create::figures(machine))?;
+        samples.take(Source::Create, &more);
     }
     if wanted.source(Source::Forwarded) {
         let more = progress::step("forward accesses between two VMs", Line::IfSlow, |_| {
@@ -370,8 +436,7 @@ fn thousand_regions(machine: &Machine) -> anyhow::Result<Samples> {
         let (Some(one), Some(many)) = (one.get(name), many.get(name)) else {
             bail!("{name} was not measured");
         };
-        let differences = many.iter().zip(one).map(|(many, one)| many - one);
-        more.add(&format!("{name}_1000_more"), differences);
+        more.add(&format!("{name}_1000_more"), differences(many, one));
     }
     more.take(Source::Regions, &one);
     Ok(more)
@@ -379,11 +444,11 @@ fn thousand_regions(machine: &Machine) -> anyhow::Result<Samples> {
 
 /// `machine` with the bench guest as `run` wants it.
 fn with_bench(machine: &Machine, run: &Run, words: &str) -> anyhow::Result<Machine> {
-    let spec = format!(
-        "kernel=guest:bench,name=bench,memory={GUEST},cpus={},append={words}",
-        run.vcpus
-    );
-    with_vms(machine, run.cpus, &[spec])
+    let mut specs = run.specs("guest:bench", words);
+    if run.source == Source::Alone {
+        specs[0] = format!("{PASSED},{}", specs[0]);
+    }
+    with_vms(machine, run.cpus, &specs)
 }
 
 /// `machine` with so many CPUs and the VMs of `specs`, as of `--vm`.

@@ -338,10 +338,10 @@ fn choose(input: &Input, block: &Range<usize>, lengths: &[usize]) -> Vec<Item> {
         };
         reach(halfwords[place].into(), 1, 0, 0, 9);
         if let Some(target) = input.calls[place] {
-            reach(CALL | target >> 8 << 3, 2, target, 8, 24);
+            reach(CALL | target >> 8 << 3, 2, target, 8, 26);
         }
         if let Some((_, register)) = input.address(place) {
-            reach(ADDRESS | register << 3, 4, 0, 16, 32);
+            reach(ADDRESS | register << 3, 4, 0, 16, 34);
         }
         if last > 0 {
             let same = halfwords[place..].iter().zip(&halfwords[place - last..]);
@@ -352,7 +352,7 @@ fn choose(input: &Input, block: &Range<usize>, lengths: &[usize]) -> Vec<Item> {
                     length,
                     last,
                     0,
-                    19 + 2 * length,
+                    17 + 2 * length,
                 );
             }
         }
@@ -363,14 +363,14 @@ fn choose(input: &Input, block: &Range<usize>, lengths: &[usize]) -> Vec<Item> {
                 let skip = SHORT - length;
                 if top == 0 {
                     let near = SPECIAL | skip << 8 | distance >> 8;
-                    reach(near, length, distance, 8, 18 + 2 * length);
+                    reach(near, length, distance, 8, 15 + 2 * length);
                 }
                 reach(
                     FAR | skip << 4 | top << 3,
                     length,
                     distance,
                     16,
-                    22 + 2 * length,
+                    20 + 2 * length,
                 );
             }
             for length in shortest.max(SHORT + 1)..=longest {

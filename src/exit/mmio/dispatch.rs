@@ -52,7 +52,7 @@ pub(super) fn ask(
 #[inline(never)]
 fn region(
     vcpu: &Vcpu,
-    state: MutexGuard<'_, State>,
+    mut state: MutexGuard<'_, State>,
     leaf: Leaf,
     address: u32,
     width: u32,
@@ -79,7 +79,7 @@ fn region(
             forward(vcpu, &backend.unwrap_or_default(), address, width, store)
         }
         (None, _) => {
-            vcpu.vm.unassigned.note(address);
+            state.unassigned.note(address);
             if vcpu.vm.config.unassigned_zero {
                 Reply::Value(0)
             } else {

@@ -6,17 +6,19 @@ pub(super) mod memory;
 mod single;
 
 use super::{Next, external_abort};
-use crate::addr::{Ipa, PAGE, PAGE_SHIFT};
+use crate::addr::{Ipa, PAGE};
 use crate::bus::Device;
 use crate::forward::mask;
 use crate::inject::{self, Fault};
-use crate::machine::{self, Live};
-use crate::regs::psr;
-use crate::stage2::Leaf;
+use crate::machine::{self, Context, Live};
+use crate::regs::{Regs, psr};
+use crate::stage2::{Leaf, NOTHING_THERE};
 use crate::syndrome::{DataAbort, FaultStatus, PrefetchAbort};
 use crate::vcpu::{Pending, Reason, Vcpu};
+use crate::vm::State;
 use crate::walk::{self, Kind};
 use dispatch::Reply;
+use spin::MutexGuard;
 
 /// DFSR.CM: a cache maintenance operation aborted (B4.1.52).
 const DFSR_CM: u32 = 1 << 13;
@@ -42,86 +44,97 @@ fn translated(vcpu: &Vcpu, far: u32, kind: Kind) -> Option<Ipa> {
 #[inline(always)]
 pub(super) fn plain(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
     vcpu.count(Reason::DataAbort);
-    let (far, page) = (Live::hdfar(), Live::hpfar() >> 4);
     if abort.write() {
-        plain_store(vcpu, abort, far, page)
+        plain_store(vcpu, abort)
     } else {
-        plain_load(vcpu, abort, far, page)
+        plain_load(vcpu, abort)
     }
 }
 
-/// A plain load from page number `page`, in ARM state. It does what [`access`] does, which sees to
-/// everything else.
-#[inline(never)]
-fn plain_load(vcpu: &mut Vcpu, abort: DataAbort, far: u32, page: u32) -> Next {
-    let width = abort.bytes();
-    if far & (width - 1) != 0 || vcpu.context.regs().cpsr & (psr::T | psr::E) != 0 {
-        return access(vcpu, abort, faulting(far));
+/// What a plain access transfers, by its place among the saved registers, and its offset in the page: where it is
+/// in ARM state, aligned, and in little-endian order.
+#[inline(always)]
+fn operands(regs: &Regs, abort: DataAbort) -> Option<(usize, u32)> {
+    let far = Live::hdfar();
+    if far & (abort.bytes() - 1) != 0 || regs.cpsr & (psr::T | psr::E) != 0 {
+        return None;
     }
-    let state = vcpu.vm.lock();
-    let slot = match state.memory.space.device(page) {
-        Ok(slot) => slot,
-        Err(leaf) => {
-            drop(state);
-            return no_device(vcpu, abort, far, leaf);
-        }
+    Some((regs.unbanked(abort.rt())?, far % PAGE as u32))
+}
+
+/// The number of the page that stage 2 stopped.
+#[inline(always)]
+fn page() -> u32 {
+    Live::hpfar() >> 4
+}
+
+/// A plain load. It does what [`access`] does, which sees to everything else.
+#[inline(never)]
+fn plain_load(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
+    let Some((rt, offset)) = operands(vcpu.context.regs(), abort) else {
+        return described(vcpu, abort);
     };
-    let address = page << PAGE_SHIFT | far & (PAGE as u32 - 1);
-    let value = match slot {
-        Device::UART => vcpu.load_uart(state, address, width),
-        Device::GICD => vcpu.load_gicd(state, address, width),
+    let state = vcpu.vm.lock();
+    let value = match state.memory.space.device(page()) {
+        Device::UART => vcpu.load_uart(state, offset, abort.bytes()),
+        Device::GICD => vcpu.load_gicd(state, offset, abort.bytes()),
+        NOTHING_THERE if !vcpu.vm.config.unassigned_zero => {
+            return nothing(&mut vcpu.context, state, abort);
+        }
         _ => {
             drop(state);
-            return access(vcpu, abort, faulting(far));
+            return described(vcpu, abort);
         }
     };
     let regs = vcpu.context.regs_mut();
-    regs.r[abort.rt() as usize & 7] = value;
+    regs.r[rt] = value;
     regs.pc = regs.pc.wrapping_add(4);
     Next::Resume
 }
 
 /// The same for a store.
 #[inline(never)]
-fn plain_store(vcpu: &mut Vcpu, abort: DataAbort, far: u32, page: u32) -> Next {
-    let width = abort.bytes();
+fn plain_store(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
     let regs = vcpu.context.regs();
-    if far & (width - 1) != 0 || regs.cpsr & (psr::T | psr::E) != 0 {
-        return access(vcpu, abort, faulting(far));
-    }
-    let value = regs.r[abort.rt() as usize & 7];
-    let state = vcpu.vm.lock();
-    let slot = match state.memory.space.device(page) {
-        Ok(slot) => slot,
-        Err(leaf) => {
-            drop(state);
-            return no_device(vcpu, abort, far, leaf);
-        }
+    let Some((rt, offset)) = operands(regs, abort) else {
+        return described(vcpu, abort);
     };
-    let address = page << PAGE_SHIFT | far & (PAGE as u32 - 1);
-    let mut asked = false;
-    match slot {
-        Device::UART => vcpu.store_uart(state, address, width, value),
-        Device::GICD => asked = vcpu.ask_gicd(state, address, width, value),
+    let value = regs.r[rt];
+    let state = vcpu.vm.lock();
+    let mut here = 0;
+    match state.memory.space.device(page()) {
+        Device::UART => vcpu.store_uart(state, offset, abort.bytes(), value),
+        Device::GICD => here = vcpu.ask_gicd(state, offset, abort.bytes(), value),
+        NOTHING_THERE if !vcpu.vm.config.unassigned_zero => {
+            return nothing(&mut vcpu.context, state, abort);
+        }
         _ => {
             drop(state);
-            return access(vcpu, abort, faulting(far));
+            return described(vcpu, abort);
         }
     }
     let regs = vcpu.context.regs_mut();
     regs.pc = regs.pc.wrapping_add(4);
-    if asked { Next::Look } else { Next::Resume }
+    match here {
+        0 => Next::Resume,
+        vcpus => Next::Wake(vcpus),
+    }
 }
 
-/// A plain load or store where no device is, but `leaf`.
+/// A plain access where nothing is.
 #[inline(never)]
-fn no_device(vcpu: &mut Vcpu, abort: DataAbort, far: u32, leaf: Leaf) -> Next {
-    let ipa = faulting(far);
-    if leaf == Leaf::Nothing && !vcpu.vm.config.unassigned_zero {
-        vcpu.vm.unassigned.note(ipa.0 as u32);
-        return external_abort(vcpu, far, abort.write());
-    }
-    access(vcpu, abort, ipa)
+fn nothing(context: &mut Context, mut state: MutexGuard<'_, State>, abort: DataAbort) -> Next {
+    let far = Live::hdfar();
+    state.unassigned.note(faulting(far).0 as u32);
+    drop(state);
+    inject::external_abort(context, far, abort.write());
+    Next::Resume
+}
+
+/// A load or store that the syndrome describes.
+#[inline(never)]
+fn described(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
+    access(vcpu, abort, faulting(Live::hdfar()))
 }
 
 /// A load or store at `ipa` that the syndrome describes.
@@ -130,7 +143,7 @@ fn access(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
     let (width, rt) = (abort.bytes(), abort.rt());
     let mislabelled =
         abort.write() && vcpu.context.regs().thumb() && machine::thumb_stores_mislabelled();
-    let state = vcpu.vm.lock();
+    let mut state = vcpu.vm.lock();
     let leaf = state.memory.space.lookup(ipa);
     if let Leaf::Ram { attrs, .. } = leaf
         && (!abort.write() || attrs.perms.write)
@@ -139,8 +152,8 @@ fn access(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
         return Next::Resume;
     }
     if leaf == Leaf::Nothing && !vcpu.vm.config.unassigned_zero {
+        state.unassigned.note(ipa.0 as u32);
         drop(state);
-        vcpu.vm.unassigned.note(ipa.0 as u32);
         return external_abort(vcpu, Live::hdfar(), abort.write());
     }
     if ipa.0 as u32 & (width - 1) != 0 || rt == 15 || mislabelled {
@@ -237,7 +250,7 @@ fn any_data_abort(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
         Kind::Read
     };
     if abort.described() {
-        return access(vcpu, abort, faulting(far));
+        return described(vcpu, abort);
     }
     let permission = matches!(abort.status(), FaultStatus::Permission { .. });
     if permission

@@ -2,7 +2,7 @@
 //! base. It does what [`emulate`](super::emulate) does, which sees to everything else.
 
 use super::memory;
-use crate::addr::{PAGE, PAGE_SHIFT};
+use crate::addr::PAGE;
 use crate::bus::Device;
 use crate::decode::Single;
 use crate::loader::Memory;
@@ -17,7 +17,7 @@ use crate::vcpu::Vcpu;
 #[inline(always)]
 pub(super) fn perform(vcpu: &mut Vcpu, abort: DataAbort, far: u32, page: u32) -> Option<()> {
     let state = vcpu.vm.lock();
-    let slot = state.memory.space.device(page).ok()?;
+    let slot = state.memory.space.device(page);
     if slot >= FIRST_SLOT {
         return None;
     }
@@ -41,15 +41,15 @@ pub(super) fn perform(vcpu: &mut Vcpu, abort: DataAbort, far: u32, page: u32) ->
     {
         return None;
     }
-    let address = page << PAGE_SHIFT | far & (PAGE as u32 - 1);
+    let offset = far % PAGE as u32;
     let value = single.stored(&gprs);
     let loaded = if stores == 0 {
-        Some(vcpu.load(state, Device::of_slot(slot), address, width))
+        Some(vcpu.load(state, Device::of_slot(slot), offset, width))
     } else if slot == Device::UART {
-        vcpu.store_uart(state, address, width, value);
+        vcpu.store_uart(state, offset, width, value);
         None
     } else {
-        vcpu.store(state, Device::of_slot(slot), address, width, value);
+        vcpu.store(state, Device::of_slot(slot), offset, width, value);
         None
     };
     let regs = vcpu.context.regs_mut();

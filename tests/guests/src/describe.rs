@@ -72,9 +72,15 @@ const HEADER: usize = 40;
 pub const STRUCTURE: usize = HEADER + 16;
 
 impl Tree {
-    /// Of a VM called `name` that runs `size` bytes at `start`.
+    /// Of a VM called `name` with 4 MiB of RAM that runs `size` bytes at `start`.
     #[must_use]
     pub fn of(name: &str, (start, size): (u32, u32)) -> Self {
+        Self::with_memory(name, 4096, (start, size))
+    }
+
+    /// The same with so many KiB.
+    #[must_use]
+    pub fn with_memory(name: &str, kib: u32, (start, size): (u32, u32)) -> Self {
         let mut tree = Self {
             bytes: [0; 1024],
             size: STRUCTURE,
@@ -86,7 +92,7 @@ impl Tree {
         tree.property(ADDRESS_CELLS, &two);
         tree.property(SIZE_CELLS, &two);
         tree.property(COMPATIBLE, b"xen,domain\0");
-        tree.cells(MEMORY, [0, 4096, 0, 0], 2);
+        tree.cells(MEMORY, [0, kib, 0, 0], 2);
         tree.begin("module");
         tree.property(COMPATIBLE, b"multiboot,kernel\0multiboot,module\0");
         tree.cells(REG, [0, start, 0, size], 4);
@@ -154,10 +160,11 @@ impl Tree {
         self.property(name, &value[..4 * count]);
     }
 
-    /// CREATE: the VM's number.
+    /// CREATE: the VM's number. Not inlined: a trace is cut here.
     ///
     /// # Errors
     /// What the call answers.
+    #[inline(never)]
     pub fn create(&self) -> Result<u32, u32> {
         let [r0, r1, ..] = hvc(CREATE, self.bytes.as_ptr() as u32, self.size as u32, 0);
         if r0 == 0 { Ok(r1) } else { Err(r0) }

@@ -15,9 +15,9 @@ use anyhow::{Context, bail};
 use indicatif::ProgressBar;
 
 use super::symbols::{self, Frame, Symbols};
-use super::trace::{Cut, Step, operations};
+use super::trace::{Cut, Hypervisor, Step, operations};
 use super::tracer::traced;
-use super::with_vms;
+use super::{CLOCK, PASSED, create, with_vms};
 use crate::board::{self, Board};
 use crate::build;
 use crate::failure::unusable;
@@ -30,28 +30,48 @@ use crate::size::Size;
 const APART: u32 = 0x4800_0000;
 /// Where it runs: what guests of tests/guests have nothing at.
 const HYPERVISOR: Range<u32> = 0x20_0000..0x40_0000;
+/// WFI in T16.
+const WFI: u16 = 0xbf30;
 /// More instructions than any figure needs.
 const LIMIT: usize = 40_000_000;
 /// After so many it is seen how far it is.
 const STRIDE: usize = 1 << 19;
 /// What all of them from reset to a guest are called.
 const BOOT: &str = "boot_to_guest";
+/// Where a VM begins whose kernel is a plain one.
+const CREATED: u32 = 0x4001_0000;
+/// From so many instructions on a way is long.
+const LONG: u64 = 10_000;
 /// Parts smaller than one in so many of a long way are not shown by themselves.
 const SMALL: u64 = 400;
+
+/// The guest that measures.
+const BENCH: &str = "kernel=guest:bench,name=bench";
 
 /// What runs for a figure.
 #[derive(Clone, Copy)]
 enum Setting {
     /// The bench guest with so many vCPUs on so many CPUs, and more of its command line.
     Bench(u32, u32, &'static str),
+    /// The bench guest with the board's clock.
+    Passed,
     /// The bench guest and the one that emulates a device for it.
     Forwarded,
+    /// The bench guest that creates other VMs.
+    Create,
+    /// The bench guest in two VMs that give the CPU to each other, with this at the end of their command lines.
+    Beside(&'static str),
 }
 
 /// The setting that most figures have.
 const ALONE: Setting = Setting::Bench(1, 1, "");
+/// The same, whose clock is Armillary's.
+const EMULATED: Setting = Setting::Bench(1, 1, " emulated");
 /// Two vCPUs that share a CPU.
 const SHARED: Setting = Setting::Bench(2, 1, " one_cpu");
+
+/// One VM's or vCPU's call by which another runs.
+const GIVE: How = How::Call("give_armillary");
 
 /// How an operation is cut out of the trace, in names of the guest's symbols.
 #[derive(Clone, Copy)]
@@ -64,12 +84,16 @@ enum How {
     Interrupt,
     /// From a symbol to itself.
     Again(&'static str),
+    /// From a symbol, at which the guest traps, to behind that, whoever's turn it is then.
+    Call(&'static str),
     /// From the trap that starts another CPU to this symbol.
     Start(&'static str),
+    /// From the call that creates a VM to its first instruction.
+    Create,
 }
 
 /// By name: what runs, and how one operation is cut out.
-const FIGURES: [(&str, Setting, How); 28] = {
+const FIGURES: [(&str, Setting, How); 35] = {
     use How::{Again, Interrupt, Start, Store};
     let trap = How::Cut(Cut::Trap);
     [
@@ -93,8 +117,10 @@ const FIGURES: [(&str, Setting, How); 28] = {
         ("vtimer_wfi_1ms", ALONE, Interrupt),
         ("ptimer", ALONE, Interrupt),
         ("ptimer_wfi", ALONE, Interrupt),
-        ("device_irq_spin", ALONE, Store),
-        ("device_irq_wfi", ALONE, Interrupt),
+        ("device_irq_spin", Setting::Passed, Store),
+        ("device_irq_wfi", Setting::Passed, Interrupt),
+        ("device_irq_emulated_spin", EMULATED, Store),
+        ("device_irq_emulated_wfi", EMULATED, Interrupt),
         (
             "ipi_two_cpus_wfi",
             Setting::Bench(2, 2, ""),
@@ -107,8 +133,17 @@ const FIGURES: [(&str, Setting, How); 28] = {
         ),
         ("cpu_on", Setting::Bench(2, 2, ""), Start("started_cpu")),
         ("ipi_one_cpu", SHARED, Again("ping_pong_send")),
-        ("vcpu_switch", SHARED, How::Cut(Cut::Switch)),
-        ("vfp_first_use", SHARED, How::Cut(Cut::Retried)),
+        ("vm_create", Setting::Create, How::Create),
+        ("wakeup", SHARED, Interrupt),
+        ("vcpu_switch", Setting::Beside(""), GIVE),
+        ("vcpu_switch_vfp", Setting::Beside(" vfp"), GIVE),
+        ("vcpu_switch_own", SHARED, GIVE),
+        ("vcpu_switch_vfp_own", SHARED, GIVE),
+        (
+            "vfp_first_use",
+            Setting::Beside(" vfp"),
+            How::Cut(Cut::Retried),
+        ),
     ]
 };
 
@@ -129,6 +164,7 @@ pub(super) fn explain(name: &str, qemu: PathBuf, images: Images) -> anyhow::Resu
     let machine = Machine {
         icount: true,
         load: Load::At(APART),
+        more: CLOCK.map(Into::into).into(),
         ..Machine::new(qemu, board, images)
     };
     if name == BOOT {
@@ -154,7 +190,12 @@ fn operation(name: &str, machine: &Machine, setting: Setting, how: How) -> anyho
     )?;
     let code = Code::of(&machine)?;
     let cut = cut(code.guest(0)?, how)?;
-    let found = |steps: &[Step]| operations(steps, &HYPERVISOR, cut);
+    let hypervisor = Hypervisor {
+        code: HYPERVISOR,
+        waits: symbols::find(&machine.images.elf, WFI)?,
+    };
+
+    let found = |steps: &[Step]| operations(steps, &hypervisor, cut);
     let enough = |steps: &[Step]| found(steps).len() >= cut.enough();
     let (steps, console) = progress::step(&format!("trace {name}"), Line::IfSlow, |bar| {
         traced(&machine, |steps| collect(steps, bar, enough))
@@ -167,6 +208,9 @@ fn operation(name: &str, machine: &Machine, setting: Setting, how: How) -> anyho
     let mut tree = Tree::default();
     for step in &steps[median.clone()] {
         tree.add(&code.path(*step)?, 1);
+    }
+    if tree.total >= LONG {
+        tree.sort(tree.total / SMALL);
     }
     let mut out = format!(
         "{name}: {} instructions, {} in the hypervisor (the median of {}: {})\n",
@@ -255,19 +299,24 @@ fn counted(steps: impl Iterator<Item = Step>, bar: &ProgressBar) -> HashMap<Step
 fn set(machine: &Machine, setting: Setting, words: &str) -> anyhow::Result<Machine> {
     let (cpus, specs) = match setting {
         Setting::Bench(vcpus, cpus, more) => {
-            let spec = "kernel=guest:bench,name=bench,memory=128M";
-            let spec = match vcpus {
-                1 => format!("{spec}{words}"),
-                _ => format!("{spec},cpus={vcpus}{words}{more}"),
-            };
-            (cpus, vec![spec])
+            let bench = format!("{BENCH},memory=128M,cpus={vcpus}{words}{more}");
+            (cpus, vec![bench])
         }
+        Setting::Passed => (1, vec![format!("{BENCH},memory=128M,{PASSED}{words}")]),
         Setting::Forwarded => {
-            let bench = format!(
-                "kernel=guest:bench,name=bench,memory=64M{words},with=tests/guests/forwarded.dts"
-            );
+            let bench = format!("{BENCH},memory=64M{words},with=tests/guests/forwarded.dts");
             let model = "kernel=guest:model,name=model,memory=64M";
             (2, vec![bench, model.into()])
+        }
+        Setting::Create => {
+            let one = " samples=3 exactly only=vm_create";
+            (1, vec![format!("{}{one}", create::VM)])
+        }
+        Setting::Beside(more) => {
+            let vm = |name: &str, word: &str| {
+                format!("kernel=guest:bench,name={name},memory=64M,append={word}{more}")
+            };
+            (1, vec![vm("bench", "beside"), vm("beside", "give")])
         }
     };
     with_vms(machine, cpus, &specs)
@@ -281,7 +330,12 @@ fn cut(guest: &Symbols, how: How) -> anyhow::Result<Cut> {
         How::Store => Cut::Between(guest.address("latency_store")?, irq()?),
         How::Interrupt => Cut::Before(irq()?),
         How::Again(name) => Cut::Again(guest.address(name)?),
+        How::Call(name) => {
+            let call = guest.address(name)?;
+            Cut::Between(call, call + 4)
+        }
         How::Start(name) => Cut::Start(guest.address(name)?),
+        How::Create => Cut::Between(guest.address("bare::describe::Tree::create")?, CREATED),
     })
 }
 

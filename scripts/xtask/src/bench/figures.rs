@@ -27,10 +27,16 @@ pub(super) enum Source {
     CpuOn,
     /// Two vCPUs on one CPU that interrupt each other.
     OneCpu,
-    /// Two vCPUs on one CPU that give it to each other.
+    /// Two VMs on one CPU that give it to each other.
     Switch,
+    /// Two vCPUs of one VM on one CPU that give it to each other.
+    SwitchOwn,
     /// Two vCPUs on one CPU, both in WFI.
     Wakeup,
+    /// The bench guest alone, whose clock is emulated.
+    Emulated,
+    /// A VM that creates others.
+    Create,
     /// A VM with regions.
     Regions,
     /// A VM whose device another one emulates.
@@ -87,6 +93,7 @@ impl Kind {
     pub(super) fn is_operation(&self) -> bool {
         ![
             Source::Boot,
+            Source::Create,
             Source::Regions,
             Source::Forwarded,
             Source::Sizes,
@@ -248,12 +255,22 @@ pub(super) const KINDS: &[Kind] = &[
     kind(
         "device_irq_spin",
         Source::Alone,
-        "interrupt of the real-time clock to handler, spinning",
+        "interrupt of a passed-through device, the real-time clock, to handler, spinning",
     ),
     kind(
         "device_irq_wfi",
         Source::Alone,
-        "interrupt of the real-time clock to handler, in WFI",
+        "interrupt of a passed-through device, the real-time clock, to handler, in WFI",
+    ),
+    kind(
+        "device_irq_emulated_spin",
+        Source::Emulated,
+        "interrupt of an emulated real-time clock to handler, spinning",
+    ),
+    kind(
+        "device_irq_emulated_wfi",
+        Source::Emulated,
+        "interrupt of an emulated real-time clock to handler, in WFI",
     ),
     kind(
         "ipi_two_cpus_wfi",
@@ -278,7 +295,7 @@ pub(super) const KINDS: &[Kind] = &[
     kind(
         "vcpu_switch",
         Source::Switch,
-        "switch to the VM's other vCPU on the same CPU, by yielding",
+        "switch to another VM's vCPU on the same CPU, by yielding",
     ),
     kind(
         "vcpu_switch_vfp",
@@ -289,6 +306,21 @@ pub(super) const KINDS: &[Kind] = &[
         "vfp_first_use",
         Source::Switch,
         "use of VFP after a switch, above the switch",
+    ),
+    kind(
+        "vcpu_switch_own",
+        Source::SwitchOwn,
+        "switch to the VM's other vCPU on the same CPU, by yielding",
+    ),
+    kind(
+        "vcpu_switch_vfp_own",
+        Source::SwitchOwn,
+        "the same, where both use VFP after each",
+    ),
+    kind(
+        "vfp_first_use_own",
+        Source::SwitchOwn,
+        "use of VFP after a switch within a VM, above the switch",
     ),
     other(
         "plain_ppm",
@@ -325,6 +357,16 @@ pub(super) const KINDS: &[Kind] = &[
     work(
         "linux_two_vms_ppm",
         "two Linux VMs at once on one CPU with all of these, against two one after the other",
+    ),
+    kind(
+        "vm_create",
+        Source::Create,
+        "creation of a VM of 4 MiB by another one, call to the new one's first instruction",
+    ),
+    kind(
+        "vm_create_mib",
+        Source::Create,
+        "the same, what another MiB adds",
     ),
     kind(
         "boot_to_guest",
@@ -467,6 +509,16 @@ impl Samples {
         self.values.entry(name.into()).or_default().extend(values);
     }
 
+    /// Adds a figure that says how much more `of` is than `from`, sample by sample; or why one of them is absent.
+    pub(super) fn difference(&mut self, name: &str, of: &str, from: &str) {
+        if let (Some(of), Some(from)) = (self.get(of), self.get(from)) {
+            let more = differences(of, from);
+            self.add(name, more);
+        } else if let Some(why) = [of, from].iter().find_map(|name| self.absent.get(*name)) {
+            self.lacks(name, why.clone());
+        }
+    }
+
     /// Why a figure can't be had.
     pub(super) fn lacks(&mut self, name: &str, why: impl Into<String>) {
         self.absent.insert(name.into(), why.into());
@@ -510,6 +562,14 @@ impl Samples {
     pub(super) fn into_absent(self) -> BTreeMap<String, String> {
         self.absent
     }
+}
+
+/// What those of `more` are above those of `less`, to the tenth that samples have.
+pub(super) fn differences(more: &[f64], less: &[f64]) -> Vec<f64> {
+    let pairs = more.iter().zip(less);
+    pairs
+        .map(|(more, less)| ((more - less) * 10.0).round() / 10.0)
+        .collect()
 }
 
 /// As for tables: thousands apart, one digit of a fraction at most.
@@ -585,6 +645,22 @@ mod tests {
         assert_eq!(samples.get("gicd_read"), None);
         let absent = samples.into_absent();
         assert_eq!(absent.keys().collect::<Vec<_>>(), ["vfp_first_use"]);
+    }
+
+    #[test]
+    fn a_difference_is_taken_sample_by_sample_or_is_absent_as_its_parts_are() {
+        let mut samples =
+            Samples::read("BENCH a 5.3\nBENCH b 2.1\nBENCH a 7\nBENCH b 4\nSKIP c why\n");
+        samples.difference("d", "a", "b");
+        samples.difference("e", "a", "c");
+        samples.difference("f", "a", "nothing");
+        assert_eq!(samples.get("d"), Some(&[3.2, 3.0][..]));
+        assert_eq!(samples.get("e"), None);
+        let absent = samples.into_absent();
+        assert_eq!(
+            (absent.get("e").map(|why| &**why), absent.get("f")),
+            (Some("why"), None)
+        );
     }
 
     #[test]

@@ -11,7 +11,7 @@ pub(super) fn measure(machine: &Machine, wanted: Wanted<'_>) -> anyhow::Result<S
     let place = tempfile::tempdir()?;
     let kernel = zimage(place.path(), 0)?;
     let mut samples = guest("the bare machine", wanted, &[Source::Boot], |run, words| {
-        if run.vcpus > run.cpus {
+        if run.vcpus > run.cpus || run.beside.is_some() {
             let mut samples = Samples::default();
             samples.lacks_all(run.source, "no vCPUs that could share a CPU");
             return Ok(samples);
@@ -22,7 +22,9 @@ pub(super) fn measure(machine: &Machine, wanted: Wanted<'_>) -> anyhow::Result<S
         Ok(Samples::read(&to_its_end(&mut prepared.command)?))
     })?;
     for (source, why) in [
+        (Source::Emulated, "its clock is the board's"),
         (Source::Regions, "no regions"),
+        (Source::Create, "no other VM"),
         (Source::Forwarded, "no other VM"),
         (Source::Image, "no hypervisor"),
         (Source::OwnRam, "no hypervisor"),

@@ -103,7 +103,7 @@ fn settings(xen: bool) -> Vec<String> {
         ),
         format!("RAM: {HOST} of the machine's, {GUEST} of the guest's, and of the bare machine's"),
         "Counted by PMCCNTR where the guest has it (the bare machine, one CPU), else by CNTVCT, which advances once in 16 instructions".into(),
-        "The real-time clock, whose interrupt device_irq counts: the machine's own on the bare machine and on Xen, which passes it through; Armillary emulates it".into(),
+        "The real-time clock, whose interrupt device_irq counts, is the board's own PL031: Armillary and Xen pass it through to the guest. That of device_irq_emulated is Armillary's".into(),
     ];
     if xen {
         settings.push(format!(

@@ -103,6 +103,24 @@ pub(super) fn section_size(path: &Path, section: &str) -> anyhow::Result<u32> {
     Ok(u32::try_from(header.sh_size)?)
 }
 
+/// The addresses of a T16 instruction in the code that is loaded; and some that are none of an instruction.
+pub(super) fn find(path: &Path, instruction: u16) -> anyhow::Result<Vec<u32>> {
+    let file = fs::read(path).with_context(|| path.display().to_string())?;
+    let elf = ElfBytes::<AnyEndian>::minimal_parse(&file)?;
+    let mut found = Vec::new();
+    for header in elf.section_headers().context("no sections")? {
+        if header.sh_flags & u64::from(SHF_EXECINSTR) == 0 || header.sh_addr == 0 {
+            continue;
+        }
+        let start = u32::try_from(header.sh_addr)?;
+        let code = elf.section_data(&header)?.0;
+        let halves = code.chunks_exact(2).zip((start..).step_by(2));
+        let there = halves.filter(|(half, _)| **half == instruction.to_le_bytes());
+        found.extend(there.map(|(_, address)| address));
+    }
+    Ok(found)
+}
+
 /// Whether a function's file is none of ours.
 fn foreign(frame: &Frame) -> bool {
     frame.line.starts_with('<')

@@ -112,6 +112,21 @@ fn number(text: &[u8], end: u8, radix: u32) -> Option<u32> {
     None
 }
 
+/// The hypervisor's code.
+#[derive(Clone, Debug)]
+pub(super) struct Hypervisor {
+    /// All of it.
+    pub(super) code: Range<u32>,
+    /// Where it waits for an interrupt: what follows is not of the operation before.
+    pub(super) waits: Vec<u32>,
+}
+
+impl Hypervisor {
+    fn contains(&self, step: Step) -> bool {
+        self.code.contains(&step.pc())
+    }
+}
+
 /// Where an operation begins and ends, in terms of a guest's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cut {
@@ -121,13 +136,11 @@ pub(super) enum Cut {
     Retried,
     /// From it to itself.
     Round,
-    /// From a trap to whatever else runs than the instruction behind it.
-    Switch,
     /// From the guest's instruction at the first address to the one at the second, on one CPU.
     Between(u32, u32),
     /// From the guest's instruction at this address to itself, on one CPU.
     Again(u32),
-    /// What the hypervisor does before the guest's instruction at this address.
+    /// What the hypervisor does before the guest's instruction at this address, since it was entered or waited.
     Before(u32),
     /// From the last trap of another CPU to the guest's instruction at this address.
     Start(u32),
@@ -137,15 +150,19 @@ impl Cut {
     /// So many of it are enough to tell a median; and, where it begins with the most frequent trap, which one that is.
     pub(super) const fn enough(self) -> usize {
         match self {
-            Self::Trap | Self::Retried | Self::Round | Self::Switch => 512,
-            Self::Between(..) | Self::Again(_) | Self::Before(_) | Self::Start(_) => 64,
+            Self::Trap | Self::Round => 512,
+            Self::Retried
+            | Self::Between(..)
+            | Self::Again(_)
+            | Self::Before(_)
+            | Self::Start(_) => 64,
         }
     }
 }
 
-/// The operations in `steps`, where all in `hypervisor` is the hypervisor's.
-pub(super) fn operations(steps: &[Step], hypervisor: &Range<u32>, cut: Cut) -> Vec<Range<usize>> {
-    let guest = |step: Step| !hypervisor.contains(&step.pc());
+/// The operations in `steps`.
+pub(super) fn operations(steps: &[Step], hypervisor: &Hypervisor, cut: Cut) -> Vec<Range<usize>> {
+    let guest = |step: Step| !hypervisor.contains(step);
     let trapping = |retried| trapping(steps, hypervisor, retried);
     let behind = |begin: u32| move |pc: u32| pc > begin && pc <= begin + 4;
     match cut {
@@ -162,7 +179,6 @@ pub(super) fn operations(steps: &[Step], hypervisor: &Range<u32>, cut: Cut) -> V
             rounds
         }),
         Cut::Round => trapping(false).map(|pc| pairs(steps, pc, guest, |next| next == pc)),
-        Cut::Switch => Some(switches(steps, hypervisor)),
         Cut::Between(begin, end) => Some(pairs(steps, begin, guest, |pc| pc == end)),
         Cut::Again(pc) => Some(pairs(steps, pc, guest, |next| next == pc)),
         Cut::Before(end) => Some(backwards(steps, hypervisor, end, false)),
@@ -172,12 +188,12 @@ pub(super) fn operations(steps: &[Step], hypervisor: &Range<u32>, cut: Cut) -> V
 }
 
 /// The guest's address from which the hypervisor is entered most often; where it is `retried`, of those to which it returns.
-fn trapping(steps: &[Step], hypervisor: &Range<u32>, retried: bool) -> Option<u32> {
+fn trapping(steps: &[Step], hypervisor: &Hypervisor, retried: bool) -> Option<u32> {
     let mut counts = HashMap::<u32, usize>::new();
     let mut last = [None::<(u32, bool)>; 2];
     for step in steps {
         let last = &mut last[step.cpu()];
-        if hypervisor.contains(&step.pc()) {
+        if hypervisor.contains(*step) {
             if let Some((pc, entered @ false)) = last {
                 *entered = true;
                 *counts.entry(*pc).or_default() += usize::from(!retried);
@@ -194,27 +210,6 @@ fn trapping(steps: &[Step], hypervisor: &Range<u32>, retried: bool) -> Option<u3
     }
     let most = counts.into_iter().max_by_key(|&(pc, count)| (count, pc))?;
     (most.1 > 0).then_some(most.0)
-}
-
-/// From each trap after which something else runs than what trapped.
-fn switches(steps: &[Step], hypervisor: &Range<u32>) -> Vec<Range<usize>> {
-    let mut found = Vec::new();
-    let mut guest = [None::<(usize, u32)>; 2];
-    for (at, &step) in steps.iter().enumerate() {
-        if hypervisor.contains(&step.pc()) {
-            continue;
-        }
-        let last = guest[step.cpu()].replace((at, step.pc()));
-        if let Some((begun, pc)) = last
-            && steps[begun + 1..at]
-                .iter()
-                .any(|other| other.cpu() == step.cpu())
-            && !(pc..=pc + 4).contains(&step.pc())
-        {
-            found.push(begun..at);
-        }
-    }
-    found
 }
 
 /// From each of the guest's instructions at `begin` to the next one on its CPU that `ends`.
@@ -243,10 +238,10 @@ fn pairs(
     found
 }
 
-/// What leads to each instruction at `end`: the hypervisor's last stretch on its CPU, or all since a trap on `another` CPU.
+/// What leads to each instruction at `end`: the hypervisor's last stretch on its CPU, without what was before it waited, or all since a trap on `another` CPU.
 fn backwards(
     steps: &[Step],
-    hypervisor: &Range<u32>,
+    hypervisor: &Hypervisor,
     end: u32,
     another: bool,
 ) -> Vec<Range<usize>> {
@@ -256,9 +251,11 @@ fn backwards(
     let mut guest = [0; 2];
     for (at, &step) in steps.iter().enumerate() {
         let cpu = step.cpu();
-        if hypervisor.contains(&step.pc()) {
+        if hypervisor.contains(step) {
             if !entered[cpu].1 {
                 entered[cpu] = (Some(if another { guest[cpu] } else { at }), true);
+            } else if !another && hypervisor.waits.contains(&step.pc()) {
+                entered[cpu].0 = Some(at + 1);
             }
             continue;
         }
@@ -302,7 +299,11 @@ mod tests {
 
     /// Where the operations begin and end.
     fn cut(words: &str, cut: Cut) -> Vec<(usize, usize)> {
-        let found = operations(&steps(words), &HYPERVISOR, cut);
+        let hypervisor = Hypervisor {
+            code: HYPERVISOR,
+            waits: vec![HYPERVISOR.start + 0xc],
+        };
+        let found = operations(&steps(words), &hypervisor, cut);
         found.iter().map(|part| (part.start, part.end)).collect()
     }
 
@@ -348,9 +349,14 @@ mod tests {
     }
 
     #[test]
-    fn a_switch_goes_from_a_trap_to_another_place() {
-        let words = "0:10 0:h0 0:12 0:10 0:h0 0:h4 0:80 0:90 0:h0 0:90";
-        assert_eq!(cut(words, Cut::Switch), [(3, 6)]);
+    fn a_switch_goes_from_the_call_of_one_to_behind_the_same_call_of_another() {
+        // Two VMs run the same code; one of them traps more often elsewhere.
+        let words = "0:20 0:h0 0:24 0:20 0:h0 0:24 0:20 0:h0 0:24 0:10 0:h0 0:h4 0:14 0:18 0:10 0:h0 0:h4 0:14 0:20";
+        let call = 0x4000_0010;
+        assert_eq!(
+            cut(words, Cut::Between(call, call + 4)),
+            [(9, 12), (14, 17)]
+        );
     }
 
     #[test]
@@ -366,6 +372,8 @@ mod tests {
         let words = "0:10 0:h0 0:h4 0:60 0:10 0:60 0:20 0:h0 1:h0 1:80 0:24";
         assert_eq!(cut(words, Cut::Before(0x4000_0060)), [(1, 3)]);
         assert_eq!(cut(words, Cut::Start(0x4000_0080)), [(6, 9)]);
+        let waited = "0:10 0:h0 0:hc 0:h4 0:h0 0:hc 0:h8 0:h4 0:60";
+        assert_eq!(cut(waited, Cut::Before(0x4000_0060)), [(6, 8)]);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use dtoolkit::Property;
 use dtoolkit::model::{DeviceTree, DeviceTreeProperty};
 use regex::Regex;
 
-use super::{GUEST, PATIENCE, Run, Samples, Source, Wanted, guest, linux, zimage};
+use super::{GUEST, PATIENCE, Run, Samples, Source, Wanted, guest, linux, with_vms, zimage};
 use crate::cli::Against;
 use crate::console::{self, Ending, Input, Session};
 use crate::debian::Item;
@@ -26,7 +26,6 @@ use crate::image::Images;
 use crate::progress::{self, Line};
 use crate::qemu::{Load, Machine};
 use crate::size::{KIB, MIB, Size};
-use crate::vm::Vm;
 
 /// What Xen is told whatever is measured.
 pub(super) const ARGUMENTS: &str = "console=dtuart noreboot bootscrub=0";
@@ -152,7 +151,9 @@ impl Xen {
             }
         }
         for (source, why) in [
+            (Source::Emulated, "it emulates no clock"),
             (Source::Regions, "no regions"),
+            (Source::Create, "no VM but a dom0 may create another"),
             (
                 Source::Forwarded,
                 "no other VM may emulate a device without a dom0",
@@ -168,33 +169,25 @@ impl Xen {
 
     /// What is printed while the bench guest runs, and where it runs alone the free memory after that.
     fn console(&self, kernel: &Path, run: &Run, words: &str) -> anyhow::Result<String> {
-        let spec = format!(
-            "kernel={},name=bench,memory={GUEST},cpus={},append={words}",
-            quoted(kernel),
-            run.vcpus
-        );
         let until = if run.source == Source::Alone {
             r"Dom heap: \d+kB free"
         } else {
             DONE
         };
-        self.boot(&spec, run.cpus, until)
+        self.boot(&run.specs(&quoted(kernel), words), run.cpus, until)
     }
 
-    /// What is printed until `until` matches, with a domain as of `--vm spec` on so many CPUs. It gets the machine's real-time clock; once
+    /// What is printed until `until` matches, with domains as of `--vm` on so many CPUs. The first gets the machine's real-time clock; once
     /// the bench guest has done its work, Xen is asked for its free memory.
-    fn boot(&self, spec: &str, cpus: u32, until: &str) -> anyhow::Result<String> {
+    fn boot(&self, specs: &[String], cpus: u32, until: &str) -> anyhow::Result<String> {
         let place = tempfile::tempdir()?;
         let clock = place.path().join("clock.dtb");
         let tree = dts::parse(CLOCK).map_err(anyhow::Error::msg)?;
         fs::write(&clock, tree.to_dtb())?;
-        let spec = format!("{spec},dtb={}", quoted(&clock));
-        let spec = spec.parse().map_err(anyhow::Error::msg)?;
-        let mut machine = Machine {
-            vms: vec![Vm::from_spec(&spec, 0, self.machine.board.memory)?],
-            ..self.machine.clone()
-        };
-        machine.board.smp = cpus;
+        let mut machine = with_vms(&self.machine, cpus, specs)?;
+        if let Some(first) = machine.vms.first_mut() {
+            first.add_tree(&clock);
+        }
         let monitor = place.path().join("monitor");
         if cpus > 1 {
             let socket = format!("unix:{},server=on,wait=off", quoted(&monitor));
@@ -232,12 +225,12 @@ impl Xen {
             initramfs.file().display()
         );
         let spec = format!("kernel=debian:linux,{rest}console=ttyAMA0 {arguments}");
-        let text = self.boot(&spec, cpus, "reboot: Power down")?;
+        let text = self.boot(&[spec], cpus, "reboot: Power down")?;
         let place = tempfile::tempdir()?;
         let size = fs::metadata(Item::Linux.path())?.len();
         let kernel = zimage(place.path(), usize::try_from(size)?)?;
         let spec = format!("kernel={},{rest}only=boot_to_guest", quoted(&kernel));
-        let before = Samples::read(&self.boot(&spec, cpus, DONE)?);
+        let before = Samples::read(&self.boot(&[spec], cpus, DONE)?);
         match before.get("boot_to_guest") {
             Some(&[before]) => Ok((of_guest(&text), before)),
             _ => bail!("the way to the guest was not measured on Xen"),

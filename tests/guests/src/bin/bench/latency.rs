@@ -2,9 +2,9 @@
 
 use crate::{Clock, print_figure, skip, wanted};
 use bare::gic::{self, gicd};
-use bare::machine::machine;
+use bare::machine::{has, machine};
 use bare::timer::{self, ENABLE, Timer, physical_now, ticks};
-use bare::{armillary, cpu, mcr, mmio, mrc, mrrc};
+use bare::{cpu, mcr, mmio, mrc, mrrc};
 use core::arch::global_asm;
 
 global_asm!(include_str!("latency.s"), options(raw));
@@ -181,15 +181,21 @@ pub(super) fn timer(clock: &Clock, name: &str, timer: Timer, us: u32, wfi: bool)
 
 /// An interrupt of the clock (PL031): a match with the second that it is raises it at once; the next second, from WFI.
 ///
-/// When that begins depends on whose clock it is: QEMU's own comes a second after it was asked for, Armillary's when the
-/// physical count is a whole number of seconds.
+/// When that begins depends on whose clock it is: the board's own, which is QEMU's, comes a second after it was asked for, one that
+/// Armillary emulates when the physical count is a whole number of seconds.
 fn device(clock: &Clock) {
     const MATCH: u32 = 0x04;
     const MASK: u32 = 0x10;
     const CLEAR: u32 = 0x1c;
+    let emulated = has("emulated");
+    let (spin, wfi) = if emulated {
+        ("device_irq_emulated_spin", "device_irq_emulated_wfi")
+    } else {
+        ("device_irq_spin", "device_irq_wfi")
+    };
     let (Some(rtc), Some(n)) = (machine().rtc, machine().rtc_irq) else {
-        skip("device_irq_spin", "no clock with an interrupt");
-        return skip("device_irq_wfi", "no clock with an interrupt");
+        skip(spin, "no clock with an interrupt");
+        return skip(wfi, "no clock with an interrupt");
     };
     let event = |wait, wfi, seconds: u32| {
         gic::enable(n);
@@ -206,27 +212,23 @@ fn device(clock: &Clock) {
         mmio::write(rtc + CLEAR, 1);
         result
     };
-    figures(clock, "device_irq_spin", AROUND_STORE, |wait| {
+    figures(clock, spin, AROUND_STORE, |wait| {
         event(wait, false, 0).map(|(start, end)| i64::from(end.wrapping_sub(start)))
     });
-    if !wanted("device_irq_wfi") {
+    if !wanted(wfi) {
         return;
     }
     let second = u64::from(bare::timer::frequency());
     let ahead = offset();
     let late = |(start, end): (u32, u32)| {
-        if !armillary::present() {
+        if !emulated {
             return i64::from(end.wrapping_sub(start)) - second as i64;
         }
         let now = timer::now();
         let end = now - u64::from((now as u32).wrapping_sub(end));
         ((end + ahead) % second) as i64
     };
-    let overhead = if armillary::present() {
-        HANDLER
-    } else {
-        AROUND_STORE
-    };
+    let overhead = if emulated { HANDLER } else { AROUND_STORE };
     // So long a wait needs a guard: the interrupt may never come.
     gic::init();
     let guard = Timer::Virtual;
@@ -238,9 +240,7 @@ fn device(clock: &Clock) {
     guard.set_control(0);
     restore(vectors);
     match first {
-        Some(_) => figures(clock, "device_irq_wfi", overhead, |wait| {
-            event(wait, true, 1).map(late)
-        }),
-        None => skip("device_irq_wfi", "the interrupt does not come"),
+        Some(_) => figures(clock, wfi, overhead, |wait| event(wait, true, 1).map(late)),
+        None => skip(wfi, "the interrupt does not come"),
     }
 }

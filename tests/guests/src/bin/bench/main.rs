@@ -3,11 +3,14 @@
 //!
 //! CNTVCT advances by one for each 16 instructions, so a figure comes from enough repetitions to be exact to a tenth, or
 //! from PMCCNTR where the guest has it.
-//! Command line: `region=N` (an address to load from), `samples=N`, `only=WORD`, `exactly` (`only` is a whole name), `no_pmu` (CNTVCT alone), `one_cpu` (the VM's two vCPUs share a CPU).
+//! Command line: `region=N` (an address to load from), `samples=N`, `only=WORD`, `exactly` (`only` is a whole name), `no_pmu` (CNTVCT alone), `one_cpu` (the VM's two vCPUs share a CPU), `emulated` (the clock is Armillary's),
+//! `create` (VMs), `give [vfp]` (nothing but to give the CPU away), `beside [vfp]` (that to another VM, which has `give`).
 #![no_std]
 #![no_main]
 
+mod create;
 mod latency;
+mod switch;
 mod two;
 
 use bare::exception::catch;
@@ -17,6 +20,10 @@ use core::arch::asm;
 
 #[unsafe(no_mangle)]
 extern "C" fn main() -> ! {
+    if has("give") {
+        switch::give(has("vfp"));
+        psci::system_off();
+    }
     let clock = Clock::find();
     println!(
         "bench: counted by {}",
@@ -31,9 +38,15 @@ extern "C" fn main() -> ! {
             1,
         );
     }
-    loops(&clock);
-    latency::all(&clock);
-    two::all(&clock);
+    if has("create") {
+        create::all();
+    } else if has("beside") {
+        switch::between_vms(&clock);
+    } else {
+        loops(&clock);
+        latency::all(&clock);
+        two::all(&clock);
+    }
     println!("bench: done");
     psci::system_off();
 }

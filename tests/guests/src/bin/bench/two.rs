@@ -1,13 +1,12 @@
-//! Figures that need a second CPU: interrupts there and back, its start, and what a switch between two vCPUs costs.
+//! Figures that need a second CPU: interrupts there and back, and its start.
 //!
 //! Under icount the count is the sum of what both CPUs do, so every wait yields.
 
-use crate::{Clock, latency, report, skip, wanted};
+use crate::{Clock, latency, report, skip, switch, wanted};
 use bare::gic::{self, gicd};
 use bare::machine::{has, machine};
 use bare::timer::Timer;
-use bare::{armillary, cpu, psci, smp, timer, vfp, xen};
-use core::arch::asm;
+use bare::{cpu, psci, smp, timer};
 use core::sync::atomic::{AtomicU32, Ordering};
 
 unsafe extern "C" {
@@ -32,9 +31,8 @@ pub(super) fn all(clock: &Clock) {
         &[
             "ipi_one_cpu",
             "wakeup",
-            "vcpu_switch",
-            "vcpu_switch_vfp",
-            "vfp_first_use",
+            "vcpu_switch_own",
+            "vcpu_switch_vfp_own",
         ]
     } else {
         &["ipi_two_cpus_wfi", "ipi_two_cpus_spin", "cpu_on"]
@@ -53,7 +51,7 @@ pub(super) fn all(clock: &Clock) {
     if shared {
         round_trips(&clock, "ipi_one_cpu", true);
         wakeup(&clock);
-        switches(&clock);
+        switch::within_vm(&clock);
     } else {
         round_trips(&clock, "ipi_two_cpus_wfi", true);
         round_trips(&clock, "ipi_two_cpus_spin", false);
@@ -63,6 +61,7 @@ pub(super) fn all(clock: &Clock) {
 
 /// Round trips of one sample.
 const TRIPS: u32 = 1024;
+static STOP: AtomicU32 = AtomicU32::new(0);
 static WFI: AtomicU32 = AtomicU32::new(0);
 static READY: AtomicU32 = AtomicU32::new(0);
 
@@ -153,80 +152,4 @@ fn cpu_on(clock: &Clock) {
             })
             .sum()
     });
-}
-
-static STOP: AtomicU32 = AtomicU32::new(0);
-static TURNS: AtomicU32 = AtomicU32::new(0);
-static USES_VFP: AtomicU32 = AtomicU32::new(0);
-
-/// Gives the CPU to the other, `n` times; uses VFP after each if asked. A function by itself: a trace is cut at its call.
-#[inline(never)]
-fn turns<const XEN: bool>(n: u32, use_vfp: bool) {
-    for _ in 0..n {
-        if XEN {
-            xen::yield_now();
-        } else {
-            armillary::yield_now();
-        }
-        if use_vfp {
-            // SAFETY: VFP is on, and the compiled code holds nothing in it.
-            unsafe { asm!(".fpu neon", "vmov.f32 s0, s0", options(nostack)) };
-        }
-    }
-}
-
-const SWITCHES: [&str; 3] = ["vcpu_switch", "vcpu_switch_vfp", "vfp_first_use"];
-
-/// Two vCPUs that give the CPU to each other, without VFP and with a use of it after each switch.
-fn switches(clock: &Clock) {
-    if !SWITCHES.into_iter().any(wanted) {
-        return;
-    }
-    match (armillary::present(), xen::present()) {
-        (true, _) => switches_on::<false>(clock),
-        (_, true) => switches_on::<true>(clock),
-        _ => skip_switches("no call to give up the CPU"),
-    }
-}
-
-fn skip_switches(why: &str) {
-    SWITCHES.into_iter().for_each(|name| skip(name, why));
-}
-
-fn switches_on<const XEN: bool>(clock: &Clock) {
-    const N: u32 = 1024;
-    let once = |use_vfp: bool| {
-        STOP.store(0, Ordering::Release);
-        USES_VFP.store(use_vfp.into(), Ordering::Release);
-        let before = TURNS.load(Ordering::Acquire);
-        smp::start(1, || {
-            if USES_VFP.load(Ordering::Acquire) == 1 {
-                vfp::on();
-            }
-            while STOP.load(Ordering::Acquire) == 0 {
-                turns::<XEN>(1, USES_VFP.load(Ordering::Acquire) == 1);
-                TURNS.fetch_add(1, Ordering::AcqRel);
-            }
-        });
-        timer::wait(10_000_000, || {
-            turns::<XEN>(1, false);
-            TURNS.load(Ordering::Acquire).wrapping_sub(before) > 2
-        });
-        let before = TURNS.load(Ordering::Acquire);
-        let passed = clock.time(|| turns::<XEN>(N, use_vfp)) as i64;
-        let taken = TURNS.load(Ordering::Acquire).wrapping_sub(before);
-        STOP.store(1, Ordering::Release);
-        let _ = smp::wait_off(1);
-        (passed, taken.abs_diff(N) < N / 16)
-    };
-    if !once(false).1 {
-        return skip_switches("the two vCPUs do not take turns");
-    }
-    // Each turn of this one is two switches.
-    report("vcpu_switch", 2 * N, || once(false).0);
-    vfp::on();
-    report("vcpu_switch_vfp", 2 * N, || once(true).0);
-    // What that adds to a switch: a trap, where the registers don't come with it.
-    report("vfp_first_use", 2 * N, || once(true).0 - once(false).0);
-    vfp::off();
 }
