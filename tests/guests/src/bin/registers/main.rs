@@ -276,7 +276,7 @@ fn interrupts() -> Outcome {
     gic::enable(timer.interrupt());
     gic::set_priority(timer.interrupt(), ABOVE);
     let outcome = rounds().try_for_each(|round| {
-        if (round + number("seed", 1) + cpu::index() as u32) % 3 == 0 {
+        if (round + number("seed", 1) + cpu::index() as u32).is_multiple_of(3) {
             (0..3).for_each(|_| pause(0));
             running(IDLE, "with nothing active", round)?;
             comes(gic::SPURIOUS, "with nothing pending", round)?;
