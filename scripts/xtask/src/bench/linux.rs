@@ -57,8 +57,8 @@ pub(super) fn on_xen(machine: &Machine, xen: &Xen) -> anyhow::Result<Vec<(String
     let mut figures = Vec::new();
     for (name, word) in KINDS {
         let arguments = format!("{word}run=\"{RUN}\"");
-        let (console, before) = xen.linux(Item::Initramfs, MEMORY, 1, &arguments)?;
-        let there = to_init(&console)? - before;
+        let console = xen.linux(Item::Initramfs, MEMORY, &arguments)?;
+        let there = to_init(&console)? - xen.before_linux(Item::Initramfs, MEMORY)?;
         let (_, tree) = hosted(machine, &arguments)?;
         let here = native(machine, &arguments, &tree)?;
         figures.push((name.into(), vec![ppm(there / here)]));
@@ -134,12 +134,7 @@ pub(super) fn work(machine: &Machine) -> anyhow::Result<Vec<(String, Vec<f64>)>>
     let console = guest_console(&with_linux(machine, Item::Work, &[EACH])?)?;
     let tree = tree(&console)?;
     let native = durations(&bare(machine, Item::Work, EACH, &tree)?)?;
-    for (name, there) in durations(&console)? {
-        let here = native.get(&name).and_then(|all| median(all));
-        let here = here.with_context(|| format!("no {name} on the bare machine"))?;
-        let all = there.iter().map(|there| ppm(there / here)).collect();
-        figures.push((format!("linux_{name}_ppm"), all));
-    }
+    figures.extend(above(&durations(&console)?, &native)?);
     let console = guest_console(&with_linux(machine, Item::Work, &BESIDE)?)?;
     let both = together(&console).context("two VMs have not said when they worked")?;
     let native = durations(&bare(machine, Item::Work, BESIDE[0], &tree)?)?;
@@ -147,6 +142,25 @@ pub(super) fn work(machine: &Machine) -> anyhow::Result<Vec<(String, Vec<f64>)>>
     let alone = alone.context("no work on the bare machine")?;
     figures.push(("linux_two_vms_ppm".into(), vec![ppm(both / (2.0 * alone))]));
     Ok(figures)
+}
+
+/// The same on Xen, but for two VMs.
+pub(super) fn work_on_xen(machine: &Machine, xen: &Xen) -> anyhow::Result<Vec<(String, Vec<f64>)>> {
+    let there = durations(&xen.linux(Item::Work, MEMORY, EACH)?)?;
+    let (_, tree) = hosted(machine, &format!("quiet run=\"{RUN}\""))?;
+    let native = durations(&bare(machine, Item::Work, EACH, &tree)?)?;
+    above(&there, &native)
+}
+
+/// Figures of what each work took `there` above the median that it took `here`.
+fn above(there: &Durations, here: &Durations) -> anyhow::Result<Vec<(String, Vec<f64>)>> {
+    let figure = |(name, there): (&String, &Vec<f64>)| {
+        let here = here.get(name).and_then(|all| median(all));
+        let here = here.with_context(|| format!("no {name} on the bare machine"))?;
+        let all = there.iter().map(|there| ppm(there / here)).collect();
+        Ok((format!("linux_{name}_ppm"), all))
+    };
+    there.iter().map(figure).collect()
 }
 
 /// What a Linux of the figure `name` left its VM for, told by the console's Ctrl-A i: before its first process, and at its end.
@@ -199,7 +213,10 @@ fn ppm(ratio: f64) -> f64 {
 }
 
 /// Seconds that each work took each time, by its name.
-fn durations(console: &str) -> anyhow::Result<BTreeMap<String, Vec<f64>>> {
+type Durations = BTreeMap<String, Vec<f64>>;
+
+/// Those by the lines of the kernel's log.
+fn durations(console: &str) -> anyhow::Result<Durations> {
     let line = r"^\[ *([\d.]+)\] work (\w+) (begins|ends)$";
     let line = console::expression(line).map_err(anyhow::Error::msg)?;
     let mut begun = BTreeMap::new();

@@ -13,11 +13,11 @@ use crate::size::{MIB, Size};
 use crate::vm::Vm;
 
 /// The image's sections.
-const SECTIONS: [&str; 5] = [".text", ".rodata", ".data", ".bss", ".unpack"];
+pub(super) const SECTIONS: [&str; 5] = [".text", ".rodata", ".data", ".bss", ".unpack"];
 /// The board's RAM in MiB.
-const BOARDS: [u64; 3] = [64, 512, 2048];
-/// What runs on each: it fits the smallest.
-const VM: &str = "kernel=guest:bench,name=bench,memory=32M,append=only=nothing";
+pub(super) const BOARDS: [u64; 3] = [64, 512, 2048];
+/// The RAM of what runs on each: it fits the smallest.
+pub(super) const GUEST: Size = Size::mib(32);
 /// How far into RAM the image is loaded: inside the smallest, and not where the guest runs by its own addresses.
 const OFFSET: u64 = 40 * MIB;
 
@@ -44,7 +44,8 @@ fn with_ram(machine: &Machine, ram: u64) -> anyhow::Result<Machine> {
     let mut machine = machine.clone();
     machine.board.memory = Size::mib(ram);
     machine.load = Load::At(u32::try_from(machine.board.ram_base + OFFSET)?);
-    let spec = VM.parse().map_err(anyhow::Error::msg)?;
+    let spec = format!("kernel=guest:bench,name=bench,memory={GUEST},append=only=nothing");
+    let spec = spec.parse().map_err(anyhow::Error::msg)?;
     machine.vms = vec![Vm::from_spec(&spec, 0, machine.board.memory)?];
     Ok(machine)
 }

@@ -17,7 +17,7 @@ use dtoolkit::Property;
 use dtoolkit::model::{DeviceTree, DeviceTreeProperty};
 use regex::Regex;
 
-use super::{GUEST, PATIENCE, Run, Samples, Source, Wanted, guest, linux, with_vms, zimage};
+use super::{GUEST, PATIENCE, Run, Samples, Source, Wanted, guest, linux, size, with_vms, zimage};
 use crate::cli::Against;
 use crate::console::{self, Ending, Input, Session};
 use crate::debian::Item;
@@ -33,6 +33,10 @@ pub(super) const ARGUMENTS: &str = "console=dtuart noreboot bootscrub=0";
 const CLOCK: &str = include_str!("clock.dts");
 /// What the bench guest prints last.
 const DONE: &str = "bench: done";
+/// What Xen prints last of its free memory.
+const FREE: &str = r"Dom heap: \d+kB free";
+/// The RAM in MiB below which it says nothing.
+const LEAST: u64 = 128;
 /// Switches the console's input from nobody to the domain and on to Xen, then asks for the free memory.
 const ASK_MEMORY: &str = "\x01\x01\x01\x01\x01\x01m";
 
@@ -131,7 +135,7 @@ impl Xen {
                 samples.version = version(&text);
                 samples.add(
                     "own_ram_bytes",
-                    own_ram(&text, self.machine.board.memory.bytes()),
+                    own_ram(&text, self.machine.board.memory, GUEST),
                 );
                 Ok(samples)
             },
@@ -150,6 +154,25 @@ impl Xen {
                 samples.add(&name, values);
             }
         }
+        if wanted.source(Source::Sizes) && self.arguments.is_empty() {
+            let more =
+                progress::step("measure Xen on boards of other sizes", Line::IfSlow, |_| {
+                    self.sizes(&kernel)
+                })?;
+            samples.take(Source::Sizes, &more);
+        }
+        if wanted.source(Source::Work) && self.arguments.is_empty() {
+            let more = progress::step("work in Linux on Xen", Line::IfSlow, |_| {
+                linux::work_on_xen(machine, self)
+            })?;
+            for (name, values) in more {
+                samples.add(&name, values);
+            }
+            samples.lacks(
+                "linux_two_vms_ppm",
+                "the two have no clock in common: the board has one real-time clock, which one domain gets",
+            );
+        }
         for (source, why) in [
             (Source::Emulated, "it emulates no clock"),
             (Source::Regions, "no regions"),
@@ -158,11 +181,48 @@ impl Xen {
                 Source::Forwarded,
                 "no other VM may emulate a device without a dom0",
             ),
-            (Source::Sizes, "not measured"),
-            (Source::Linux, "not measured"),
-            (Source::Work, "not measured"),
+            (Source::Sizes, "as without vwfi=native"),
+            (Source::Linux, "as without vwfi=native"),
+            (Source::Work, "as without vwfi=native"),
         ] {
             samples.lacks_all(source, why);
+        }
+        Ok(samples)
+    }
+
+    /// What it takes of boards with other RAM, and its way to the guest there.
+    fn sizes(&self, kernel: &Path) -> anyhow::Result<Samples> {
+        let mut samples = Samples::default();
+        for ram in size::BOARDS {
+            let mut xen = self.clone();
+            xen.machine.board.memory = Size::mib(ram);
+            let spec = format!(
+                "kernel={},name=bench,memory={},append=only=boot_to_guest",
+                quoted(kernel),
+                size::GUEST
+            );
+            let (boot, own) = (
+                format!("boot_to_guest_{ram}m"),
+                format!("own_ram_bytes_{ram}m"),
+            );
+            if ram < LEAST {
+                for name in [boot, own] {
+                    samples.lacks(&name, "with so little RAM its console stays empty");
+                }
+                continue;
+            }
+            let text = xen.boot(&[spec], 1, FREE)?;
+            let read = Samples::read(&text);
+            let before = read.get("boot_to_guest").unwrap_or_default().to_vec();
+            samples.add(&boot, before);
+            samples.add(&own, own_ram(&text, xen.machine.board.memory, size::GUEST));
+        }
+        for section in size::SECTIONS {
+            let name = section.trim_start_matches('.');
+            samples.lacks(
+                &format!("section_{name}_bytes"),
+                "its package has no symbols",
+            );
         }
         Ok(samples)
     }
@@ -170,7 +230,7 @@ impl Xen {
     /// What is printed while the bench guest runs, and where it runs alone the free memory after that.
     fn console(&self, kernel: &Path, run: &Run, words: &str) -> anyhow::Result<String> {
         let until = if run.source == Source::Alone {
-            r"Dom heap: \d+kB free"
+            FREE
         } else {
             DONE
         };
@@ -211,31 +271,40 @@ impl Xen {
         }
     }
 
-    /// What Debian's Linux prints with this initramfs on so many CPUs, and as many vCPUs, until it has powered off; and the
-    /// nanoseconds before its first instruction, which are those before the bench guest's, made as large.
+    /// What Debian's Linux prints with this initramfs until it has powered off.
     pub(super) fn linux(
         &self,
         initramfs: Item,
         memory: Size,
-        cpus: u32,
         arguments: &str,
-    ) -> anyhow::Result<(String, f64)> {
-        let rest = format!(
-            "initrd={},name=linux,memory={memory},cpus={cpus},append=",
-            initramfs.file().display()
-        );
+    ) -> anyhow::Result<String> {
+        let rest = rest(initramfs, memory);
         let spec = format!("kernel=debian:linux,{rest}console=ttyAMA0 {arguments}");
-        let text = self.boot(&[spec], cpus, "reboot: Power down")?;
+        Ok(of_guest(&self.boot(&[spec], 1, "reboot: Power down")?))
+    }
+
+    /// The nanoseconds before its first instruction, which are those before the bench guest's, made as large.
+    pub(super) fn before_linux(&self, initramfs: Item, memory: Size) -> anyhow::Result<f64> {
         let place = tempfile::tempdir()?;
         let size = fs::metadata(Item::Linux.path())?.len();
         let kernel = zimage(place.path(), usize::try_from(size)?)?;
+        let rest = rest(initramfs, memory);
         let spec = format!("kernel={},{rest}only=boot_to_guest", quoted(&kernel));
-        let before = Samples::read(&self.boot(&[spec], cpus, DONE)?);
+        let before = Samples::read(&self.boot(&[spec], 1, DONE)?);
         match before.get("boot_to_guest") {
-            Some(&[before]) => Ok((of_guest(&text), before)),
+            Some(&[before]) => Ok(before),
             _ => bail!("the way to the guest was not measured on Xen"),
         }
     }
+}
+
+/// All of a Linux's VM but its kernel and the rest of its command line.
+fn rest(initramfs: Item, memory: Size) -> String {
+    let initramfs = initramfs.file();
+    format!(
+        "initrd={},name=linux,memory={memory},append=",
+        initramfs.display()
+    )
 }
 
 /// The lines of the domain, without what Xen puts before them.
@@ -250,14 +319,14 @@ fn quoted(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
 
-/// The RAM that is neither the guest's nor free, of a host with `host` bytes, by Xen's `m` key.
-fn own_ram(console: &str, host: u64) -> Option<f64> {
+/// The RAM that is neither the guest's nor free, of a host with so much, by Xen's `m` key.
+fn own_ram(console: &str, host: Size, guest: Size) -> Option<f64> {
     let free = |name: &str| -> Option<u64> {
         let text = console.split_once(name)?.1.split_once("kB free")?.0;
         Some(text.trim().parse::<u64>().ok()? * KIB)
     };
     let free = free("Xen heap:")? + free("Dom heap:")?;
-    Some(host.checked_sub(free + GUEST.bytes())? as f64)
+    Some(host.bytes().checked_sub(free + guest.bytes())? as f64)
 }
 
 /// Xen's version by its first line.
@@ -333,9 +402,10 @@ mod tests {
     #[test]
     fn own_ram_is_what_is_neither_free_nor_the_guests() {
         let console = "(XEN)     Xen heap: 32536kB free\n(XEN)     heap[19]: 353484kB free\n(XEN)     Dom heap: 353484kB free\n";
-        assert_eq!(own_ram(console, 512 * MIB), Some(7_368_704.0));
-        assert_eq!(own_ram(console, 256 * MIB), None);
-        assert_eq!(own_ram("(XEN) Xen heap: 1kB free", 512 * MIB), None);
+        let own = |console, host| own_ram(console, Size::mib(host), Size::mib(128));
+        assert_eq!(own(console, 512), Some(7_368_704.0));
+        assert_eq!(own(console, 256), None);
+        assert_eq!(own("(XEN) Xen heap: 1kB free", 512), None);
     }
 
     #[test]
