@@ -708,11 +708,21 @@ impl Vcpu {
         self.with_gic(|gic, vcpu, lrs| gic.raise(vcpu, interrupt::VIRTUAL_TIMER, lrs));
     }
 
-    /// A device of its VM has interrupted, by `intid`. What is said above holds for it too.
-    pub fn device_fired(&mut self, intid: u32) {
+    /// The board's interrupt `id` has come; whether it is of a device of its VM, and for this CPU. What is said
+    /// above holds for it too.
+    pub fn device_fired(&mut self, id: u32) -> bool {
+        let Some(intid) = self.vm.wired_to(id) else {
+            return false;
+        };
+        let state = self.vm.lock();
+        let target = self.vm.links.get(state.gic.target(intid).unwrap_or(0));
+        if target.map(|link| link.cpu()) != Some(self.link.cpu()) {
+            return false;
+        }
+        self.change_gic(state, |gic, vcpu, _| gic.set_level(vcpu, intid, true));
         self.watched = true;
         look_soon();
-        self.with_gic(|gic, vcpu, _| gic.set_level(vcpu, intid, true));
+        true
     }
 
     /// Sees to the virtual timer as above, where it is [watched](Self::watched), after the Hyp timer has

@@ -512,6 +512,14 @@ impl Vm {
         }
     }
 
+    /// The guest's number of the board's interrupt `id`, if that is of a device of its.
+    #[inline]
+    #[must_use]
+    pub fn wired_to(&self, id: u32) -> Option<u32> {
+        let wire = self.wires.iter().find(|wire| wire.physical.id == id)?;
+        Some(wire.virt)
+    }
+
     /// Whether it has interrupts of the board's devices.
     #[inline(always)]
     #[must_use]
