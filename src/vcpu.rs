@@ -719,7 +719,7 @@ impl Vcpu {
         if target.map(|link| link.cpu()) != Some(self.link.cpu()) {
             return false;
         }
-        self.change_gic(state, |gic, vcpu, _| gic.set_level(vcpu, intid, true));
+        self.change_gic(state, |gic, vcpu, lrs| gic.raise_shared(vcpu, intid, lrs));
         self.watched = true;
         look_soon();
         true

@@ -243,6 +243,27 @@ impl Vgic {
         self.changed(vcpu, b)
     }
 
+    /// The same for a shared one: what the handler of a device's interrupt calls where `vcpu` runs.
+    pub fn raise_shared(&mut self, vcpu: usize, intid: u32, lrs: &mut impl Lrs) -> Kick {
+        let k = self.vcpus.len() + (intid >> 5) as usize - 1;
+        let (Some(bank), Some(state)) = (self.banks.get_mut(k), self.vcpus.get_mut(vcpu)) else {
+            return Kick(0);
+        };
+        let (b, n) = (bit(intid), intid as usize & 31);
+        if bank.linked & b == 0 {
+            return self.set_level(vcpu, intid, true);
+        }
+        bank.level |= b;
+        bank.held |= b;
+        let place = usize::from(bank.place[n]);
+        let here = place & 7 == vcpu && bank.targets[n] >> vcpu & 1 != 0;
+        let simple = here && bank.listed & b != 0 && state.hcr == EN;
+        if simple && bank.renew(state, (place >> 3) % MAX_LRS, intid, lrs) {
+            return Kick(0);
+        }
+        self.changed(k, b)
+    }
+
     /// Has SGI `id`, sent by `vcpu` to itself, listed at once where its list register is free again.
     #[inline]
     pub(super) fn renew_sgi(&mut self, vcpu: usize, id: u32, lrs: &mut impl Lrs) -> bool {

@@ -413,6 +413,31 @@ fn disabling_an_interrupt_withdraws_it_from_another_cpu() {
 }
 
 #[test]
+fn a_devices_interrupt_is_listed_at_once_until_another_vcpu_is_to_have_it() {
+    const DEVICE: u32 = 40;
+    let mut machine = Machine::started(2, 64, 4);
+    machine.vgic.link(DEVICE, 77);
+    machine.write(0, 0x828, 1, 1);
+    machine.write(0, 0x104, 4, 1 << (DEVICE - 32));
+    for round in 0..3 {
+        let kick = machine.vgic.raise_shared(0, DEVICE, &mut machine.cpus[0]);
+        machine.check(kick);
+        assert_eq!(machine.vgic.needs_flush(0), round == 0);
+        assert_eq!(machine.acknowledge(0), DEVICE);
+        machine.end(0, DEVICE);
+        assert_eq!(machine.cpus[0].deactivated.pop(), Some(77));
+    }
+    // It comes to the CPU of the one that has had it, and the guest wants it elsewhere now.
+    machine.write(0, 0x828, 1, 2);
+    let kick = machine.vgic.raise_shared(0, DEVICE, &mut machine.cpus[0]);
+    machine.check(kick);
+    assert_eq!(machine.acknowledge(0), SPURIOUS);
+    assert_eq!(machine.acknowledge(1), DEVICE);
+    machine.end(1, DEVICE);
+    assert_eq!(machine.cpus[1].deactivated.pop(), Some(77));
+}
+
+#[test]
 fn an_edge_after_a_clear_that_is_still_under_way_is_kept() {
     let mut machine = Machine::started(2, 64, 4);
     enable_edges(&mut machine);
