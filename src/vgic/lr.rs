@@ -771,7 +771,7 @@ impl Bank {
 
     /// The value of a list register for interrupt `intid`, number `n` here, which is pending; it
     /// takes what makes it so with it.
-    #[inline]
+    #[inline(always)]
     fn compose_pending(&mut self, state: &mut Vcpu, intid: u32, n: usize) -> u32 {
         let b = 1 << n;
         let mut lr = self.compose(intid, n) | PENDING;
