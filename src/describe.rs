@@ -26,7 +26,8 @@ pub fn described(caller: &Vm, at: u32, size: u32) -> Result<(VmConfig, Vec<OwnMo
     }
     let mut bytes = vec![0; size as usize];
     read(caller, at.into(), &mut bytes)?;
-    let checked = fdt::check(&bytes).map_err(|why| why.to_string())?;
+    let mut copy = Vec::new();
+    let checked = fdt::check(&bytes, &mut copy).map_err(|why| why.to_string())?;
     let anywhere = Range {
         start: Pa(0),
         size: 1 << 32,

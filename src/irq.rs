@@ -64,17 +64,16 @@ pub fn take(loaded: Option<&mut Vcpu>) -> Interrupt {
 #[cold]
 #[inline(never)]
 fn device(id: u32, loaded: Option<&mut Vcpu>) -> Interrupt {
-    match (vm::wired(id), loaded) {
-        (None, _) => machine::deactivate(id),
-        (Some((vm, wire)), loaded) => {
+    if loaded.is_some_and(|vcpu| vcpu.device_fired(id)) {
+        return Interrupt::None;
+    }
+    match vm::wired(id) {
+        None => machine::deactivate(id),
+        Some((vm, wire)) => {
             // It comes where the guest wants it: the same CPU is to deactivate it.
             let home = vm.home(wire.virt);
             if home != machine::cpu_number() {
                 machine::forward(id, wire.physical.edge, home);
-            } else if let Some(vcpu) = loaded
-                && vcpu.vm.id == vm.id
-            {
-                vcpu.device_fired(wire.virt);
             } else {
                 vm.set_line(Some(wire.virt), true);
             }

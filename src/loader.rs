@@ -562,7 +562,9 @@ fn with_tree<R>(
     }
     let mut bytes = vec![0; size];
     source.read(0, &mut bytes);
-    let checked = fdt::check(&bytes).map_err(|why| bad(format_args!("damaged: {why}")))?;
+    let mut copy = Vec::new();
+    let checked =
+        fdt::check(&bytes, &mut copy).map_err(|why| bad(format_args!("damaged: {why}")))?;
     Ok(what(&fdt::Tree::of(&checked)))
 }
 

@@ -12,6 +12,7 @@ extern crate alloc;
 
 #[cfg(target_os = "none")]
 mod image {
+    use alloc::vec::Vec;
     use armillary::arch::{self, boot, boot::Handover};
     use armillary::fdt::{self, Board, Range, Tree};
     use armillary::regs::mode;
@@ -33,7 +34,8 @@ mod image {
         let Some((bytes, place)) = platform::tree(handover) else {
             stop("no device tree: give its address in r2, or put it at the start of RAM")
         };
-        let checked = fdt::check(bytes).unwrap_or_else(|why| stop(why));
+        let mut copy = Vec::new();
+        let checked = fdt::check(bytes, &mut copy).unwrap_or_else(|why| stop(why));
         let tree = Tree::of(&checked);
         platform::attach_console(&tree);
         info!("Armillary {}", env!("CARGO_PKG_VERSION"));

@@ -814,7 +814,8 @@ impl Cpu {
             };
             match next {
                 Next::Resume => {}
-                Next::Wake(vcpus) => {
+                Next::Wake => {
+                    let vcpus = vcpu.wakes;
                     if self.wake(index, vcpus) {
                         return self.goes_on(index);
                     }

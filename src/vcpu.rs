@@ -116,6 +116,8 @@ pub struct Vcpu {
     pub came: u64,
     /// Whether it has left as the last of its VM, whose memory it scrubs in its turns.
     pub leaving: bool,
+    /// Which vCPUs of its VM it has asked this CPU to wake, a bit each.
+    pub wakes: u8,
     /// Whether its turns are not like others': bounded, or leaving.
     pub special: bool,
     /// Whether WFI traps.
@@ -172,6 +174,7 @@ impl Vcpu {
             priority,
             bounded,
             leaving: false,
+            wakes: 0,
             special: bounded,
             traps_wfi: true,
             keen: 0,
@@ -705,11 +708,21 @@ impl Vcpu {
         self.with_gic(|gic, vcpu, lrs| gic.raise(vcpu, interrupt::VIRTUAL_TIMER, lrs));
     }
 
-    /// A device of its VM has interrupted, by `intid`. What is said above holds for it too.
-    pub fn device_fired(&mut self, intid: u32) {
+    /// The board's interrupt `id` has come; whether it is of a device of its VM, and for this CPU. What is said
+    /// above holds for it too.
+    pub fn device_fired(&mut self, id: u32) -> bool {
+        let Some(intid) = self.vm.wired_to(id) else {
+            return false;
+        };
+        let state = self.vm.lock();
+        let target = self.vm.links.get(state.gic.target(intid).unwrap_or(0));
+        if target.map(|link| link.cpu()) != Some(self.link.cpu()) {
+            return false;
+        }
+        self.change_gic(state, |gic, vcpu, _| gic.set_level(vcpu, intid, true));
         self.watched = true;
         look_soon();
-        self.with_gic(|gic, vcpu, _| gic.set_level(vcpu, intid, true));
+        true
     }
 
     /// Sees to the virtual timer as above, where it is [watched](Self::watched), after the Hyp timer has

@@ -194,8 +194,8 @@ pub mod news {
     }
 }
 
-/// What becomes of a VM once its vCPUs have left it. A word, so that what an exit comes to ([`exit::Next`](crate::exit::Next))
-/// is returned as one and needs no extension.
+/// What becomes of a VM once its vCPUs have left it. A word, so that [`exit::Next`](crate::exit::Next), which may
+/// hold it, is one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Stop {
@@ -510,6 +510,14 @@ impl Vm {
             }
             machine::wire(wire.physical.id, home);
         }
+    }
+
+    /// The guest's number of the board's interrupt `id`, if that is of a device of its.
+    #[inline]
+    #[must_use]
+    pub fn wired_to(&self, id: u32) -> Option<u32> {
+        let wire = self.wires.iter().find(|wire| wire.physical.id == id)?;
+        Some(wire.virt)
     }
 
     /// Whether it has interrupts of the board's devices.

@@ -30,7 +30,8 @@ fn range(start: u64, size: u64) -> Range {
 /// What is found in a flattened tree.
 fn read(dtb: &[u8]) -> Result<(Board, Vec<VmConfig>, Vec<ConfigError>), String> {
     let taken: [Taken; 1] = [("the hypervisor", range(0x7000_0000, 0x10_0000))];
-    let checked = check(dtb).map_err(|e| e.to_string())?;
+    let mut copy = Vec::new();
+    let checked = check(dtb, &mut copy).map_err(|e| e.to_string())?;
     let tree = Tree::of(&checked);
     let board = Board::read(&tree).map_err(|e| e.to_string())?;
     let (good, bad) = vms(&tree, &board.memory, &taken);

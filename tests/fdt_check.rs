@@ -36,7 +36,8 @@ const GUEST: Guest<'_> = Guest {
 
 /// Everything that is read of a tree, for what it does on the way; `None` where the check refuses it.
 fn read(dtb: &[u8], thoroughly: bool) -> Option<(bool, usize)> {
-    let checked = check(dtb).map_err(|e| e.to_string()).ok()?;
+    let mut copy = Vec::new();
+    let checked = check(dtb, &mut copy).map_err(|e| e.to_string()).ok()?;
     let tree = Tree::of(&checked);
     assert_eq!(
         tree.ids().count(),
@@ -52,7 +53,7 @@ fn read(dtb: &[u8], thoroughly: bool) -> Option<(bool, usize)> {
     if thoroughly {
         let adopted = GUEST.adopt(&tree);
         assert_eq!(
-            check(&adopted).map(|_| ()),
+            check(&adopted, &mut Vec::new()).map(|_| ()),
             Ok(()),
             "an adopted tree is whole"
         );
@@ -321,10 +322,10 @@ fn each_kind_of_damage_is_named_where_it_is() {
         ),
     ];
     for (dtb, offset, expected) in table {
-        let error = check(dtb).unwrap_err();
+        let error = check(dtb, &mut Vec::new()).unwrap_err();
         assert_eq!((error.offset, error.expected), (*offset, *expected));
     }
-    let error = check(&[]).unwrap_err();
+    let error = check(&[], &mut Vec::new()).unwrap_err();
     assert_eq!(
         error.to_string(),
         "device tree damaged at offset 0x0: expected a header of 40 bytes"
@@ -350,7 +351,8 @@ fn nodes_may_nest_as_deep_as_is_said_and_no_deeper() {
 #[test]
 fn what_firmware_deleted_is_as_if_it_had_never_been() {
     let whole = compile(&format!("{HOST}{DOM0LESS}"));
-    let checked = check(&whole).unwrap();
+    let (mut copy, mut none) = (Vec::new(), Vec::new());
+    let checked = check(&whole, &mut none).unwrap();
     let mut dtb = whole.clone();
     // Delete every other virtio node, and each property called "interrupts", in place.
     let word = |dtb: &[u8], at: usize| {
@@ -381,7 +383,7 @@ fn what_firmware_deleted_is_as_if_it_had_never_been() {
         }
     }
     assert!(deleted > 4);
-    let short = check(&dtb).unwrap();
+    let short = check(&dtb, &mut copy).unwrap();
     let tree = Tree::of(&short);
     assert_eq!(tree.ids().count(), checked.nodes() - deleted);
     assert!(
@@ -389,12 +391,14 @@ fn what_firmware_deleted_is_as_if_it_had_never_been() {
             .all(|id| tree.property(id, "interrupts").is_none())
     );
     assert!(tree.find("/chosen/domU1/module@50600000").is_some());
+    assert!(none.is_empty(), "a tree without NOPs is not copied");
 }
 
 #[test]
 fn every_node_is_found_by_its_path() {
     let dtb = compile(HOST);
-    let checked = check(&dtb).unwrap();
+    let mut copy = Vec::new();
+    let checked = check(&dtb, &mut copy).unwrap();
     let tree = Tree::of(&checked);
     for id in tree.ids() {
         assert_eq!(tree.find(&tree.path(id)), Some(id));

@@ -102,7 +102,8 @@ fn it_passes_our_own_check_for_any_guest() {
                 ..GUEST
             }
             .tree();
-            let checked = check(&dtb).unwrap();
+            let mut copy = Vec::new();
+            let checked = check(&dtb, &mut copy).unwrap();
             assert_eq!(checked.size(), dtb.len());
             let tree = Tree::of(&checked);
             let intc = tree
@@ -124,7 +125,8 @@ fn memory_beyond_4_gib_is_told() {
         ..GUEST
     }
     .tree();
-    let checked = check(&dtb).unwrap();
+    let mut copy = Vec::new();
+    let checked = check(&dtb, &mut copy).unwrap();
     let tree = Tree::of(&checked);
     let memory = tree.find("/memory").unwrap();
     assert_eq!(
@@ -144,7 +146,8 @@ fn adopted(guest: &Guest<'_>, mut user: DeviceTree) -> DeviceTree {
             0x1000,
         ));
     let dtb = user.to_dtb();
-    let adopted = match check(&dtb) {
+    let mut copy = Vec::new();
+    let adopted = match check(&dtb, &mut copy) {
         Ok(checked) => parse(&guest.adopt(&Tree::of(&checked))),
         Err(error) => panic!("{error}"),
     };
@@ -242,7 +245,8 @@ fn it_says_where_devices_are_and_what_the_description_adds() {
         ..GUEST
     }
     .tree();
-    let checked = check(&dtb).unwrap();
+    let mut copy = Vec::new();
+    let checked = check(&dtb, &mut copy).unwrap();
     let tree = Tree::of(&checked);
     let reg = |path| tree.reg(tree.find(path).unwrap()).unwrap();
     assert_eq!(reg("/intc")[0].start, Pa(0x0d00_0000));

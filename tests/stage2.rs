@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use armillary::addr::{Ipa, Pa};
 use armillary::stage2::{
-    Attrs, Error, Flush, Leaf, Memory, NOTHING_THERE, Perms, RAM_THERE, SLOTS, Stage2, Table,
-    Tables, WIDTHS,
+    Attrs, Error, Flush, Leaf, Memory, Perms, SLOTS, Stage2, Table, Tables, WIDTHS,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -289,14 +288,9 @@ fn attrs_of(entry: u64) -> Attrs {
 
 fn same(stage2: &Stage2<Memory4K>, naive: &Naive, ipa: u64) {
     let leaf = stage2.lookup(Ipa(ipa));
-    let slot = match leaf {
-        Leaf::Nothing => NOTHING_THERE,
-        Leaf::Ram { .. } => RAM_THERE,
-        Leaf::Slot(slot) => slot,
-    };
     // By a walk, then as what was asked for last.
     let page = (ipa >> 12) as u32;
-    assert_eq!([stage2.device(page), stage2.device(page)], [slot; 2]);
+    assert_eq!([stage2.device(page), stage2.device(page)], [leaf.slot(); 2]);
     let walked = hardware(stage2, ipa);
     match (naive.at(ipa), leaf) {
         (What::Nothing, Leaf::Nothing) => assert_eq!(walked, None),

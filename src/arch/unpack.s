@@ -12,7 +12,7 @@
 @
 @ With the MMU off all memory is Strongly-ordered: every access is aligned (ARM DDI 0406C, A3.2.1), so the format
 @ counts in halfwords, as Thumb code does, and keeps them apart from the bytes. A raw halfword takes 6 instructions, one
-@ with a code 9, a match 15 to 20 and 2 for each halfword, each halfword of code bits 3 or 4 more: 4.4 for each byte in
+@ with a code 9, a match 15 to 20 and 2 for each halfword, each halfword of code bits 3 or 4 more: 4.6 for each byte in
 @ all, three quarters of the way from reset to the first guest.
 @
 @ r3, r4, lr: scratch   r5 = bits used of the buffer's upper half, in its highest four   r6 = output

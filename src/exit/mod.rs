@@ -14,15 +14,15 @@ use crate::syndrome::{Hsr, Syndrome};
 use crate::vcpu::{Reason, Vcpu};
 use crate::vm::Stop;
 
-/// What the CPU does next.
+/// What the CPU does next: one word, which is returned in a register.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Next {
     /// Enters the guest again.
     Resume,
     /// Takes a physical interrupt.
     Interrupt,
-    /// Wakes these of the VM's vCPUs, a bit each, which live on this CPU.
-    Wake(u8),
+    /// Wakes those of the VM's vCPUs that [`Vcpu::wakes`] says, which live on this CPU.
+    Wake,
     /// Gives the vCPU its VFP registers.
     Vfp,
     /// Looks when the vCPU's physical timer is due.
@@ -193,7 +193,7 @@ fn skip(vcpu: &mut Vcpu, hsr: Hsr) {
 }
 
 /// Gives the guest the abort of an address where nothing answers.
-#[inline(always)]
+#[inline(never)]
 fn external_abort(vcpu: &mut Vcpu, address: u32, write: bool) -> Next {
     inject::external_abort(&mut vcpu.context, address, write);
     Next::Resume

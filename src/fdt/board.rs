@@ -239,9 +239,9 @@ impl<'a> Found<'a> {
         let (name, above) = tree.place(id);
         match above {
             None if is_named(name, "memory") => self.memory(tree, id)?,
-            None if name == b"chosen" => self.chosen(tree, id)?,
-            Some(b"cpus") if is_named(name, "cpu") => self.cpu(tree, id)?,
-            Some(b"reserved-memory") if tree.property(id, "reg").is_some() => {
+            None if name == "chosen" => self.chosen(tree, id)?,
+            Some("cpus") if is_named(name, "cpu") => self.cpu(tree, id)?,
+            Some("reserved-memory") if tree.property(id, "reg").is_some() => {
                 self.reserved.extend(tree.reg_off_bus(id)?);
             }
             _ => {}
@@ -324,7 +324,7 @@ impl<'a> Found<'a> {
     fn chosen(&mut self, tree: &Tree<'_, '_>, id: Id) -> Result<(), ConfigError> {
         let (mut start, mut end, mut bootargs, mut own) = (None, None, None, None);
         for property in tree.properties(id) {
-            match property.name() {
+            match property.name {
                 "linux,initrd-start" => start = Some(property.value),
                 "linux,initrd-end" => end = Some(property.value),
                 "bootargs" => bootargs = Some(property.value),

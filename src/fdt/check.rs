@@ -1,17 +1,28 @@
-//! The gate in front of everything that reads a flattened tree: it is walked once, whole.
+//! The gate in front of the `fdt` crate: a flattened tree is walked once, whole, before that crate sees it.
 //!
-//! What [`check`] has let through is read without looking again whether it is whole: blocks within the tree, tokens where
-//! they are due, names in ASCII and ended by a NUL, values within their block, nodes that end as often as they begin.
-//! A property behind a child node is refused: a node's properties are found where the node begins. NOPs are what firmware
-//! leaves where it deleted something; they may stand anywhere.
+//! `fdt` 0.1.5 slices, unwraps and asserts on what it reads. What of it is used here is `Fdt::new`,
+//! `all_nodes` and `properties`; they panic, overflow or stop short where
+//! - a block lies outside the tree (`structs_block`, `strings_block`),
+//! - a token other than BEGIN_NODE, PROP or END_NODE stands where one of them is due, or the block
+//!   ends early,
+//! - a node name is not NUL-terminated UTF-8, or a property's value or name lies outside its block,
+//! - END_NODE comes more often than BEGIN_NODE, or nodes nest 64 deep (its table of parents),
+//! - a property follows a child node, or a NOP stands before PROP or END_NODE.
 //!
-//! The walk notes on its way what every reader asks for: each node's parent, name, cell sizes, `status` and `compatible`,
-//! and where its properties are.
+//! [`check`] refuses all of these but the last: NOPs are what firmware leaves where it deleted
+//! something, so a tree that holds any is copied without them. Everything else of `fdt` (`memory`,
+//! `chosen`, `cpus`, `reg`, `children`, `find_node`, ...) is not called: it unwraps more, and
+//! truncates addresses to 32 bits.
+//!
+//! The walk is cheap next to that crate's, so it notes on its way what every reader asks for: each
+//! node's parent, cell sizes, `status` and `compatible`.
 //!
 //! Format: Devicetree Specification 0.4, chapter 5.
 
 use alloc::vec::Vec;
 use core::fmt;
+
+use fdt::Fdt;
 
 use super::Range;
 use crate::addr::Pa;
@@ -28,8 +39,8 @@ const MAGIC: u32 = 0xd00d_feed;
 const HEADER: usize = 40;
 const BEGIN_NODE: u32 = 1;
 const END_NODE: u32 = 2;
-pub(super) const PROP: u32 = 3;
-pub(super) const NOP: u32 = 4;
+const PROP: u32 = 3;
+const NOP: u32 = 4;
 const END: u32 = 9;
 
 /// What is wrong with a flattened tree.
@@ -51,15 +62,11 @@ impl fmt::Display for FdtError {
     }
 }
 
-/// What the check notes of a node.
+/// What the check notes of a node, in the order of `Fdt::all_nodes`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Note<'a> {
     /// Index of the parent; the root is its own.
     pub(super) parent: u16,
-    /// Its name with its unit address; the root's may be empty.
-    pub(super) name: &'a [u8],
-    /// Where in the structure block its properties begin, bytes.
-    pub(super) properties: usize,
     /// `#address-cells` for the children, at most 255; `None` where the node does not say.
     pub(super) address_cells: Option<u8>,
     /// `#size-cells` likewise.
@@ -72,19 +79,22 @@ pub(super) struct Note<'a> {
     pub(super) compatible: &'a [u8],
 }
 
-/// A tree that is whole.
+/// A tree that `fdt` can be let at.
 #[derive(Debug)]
 pub struct Checked<'a> {
-    /// The structure block, and that of the properties' names.
-    pub(super) structure: &'a [u8],
-    pub(super) strings: &'a str,
-    /// A node each, in the tree's order.
+    pub(super) fdt: Fdt<'a>,
     pub(super) notes: Vec<Note<'a>>,
     pub(super) reservations: Vec<Range>,
     size: usize,
 }
 
 impl<'a> Checked<'a> {
+    /// The tree itself.
+    #[must_use]
+    pub fn fdt(&self) -> &Fdt<'a> {
+        &self.fdt
+    }
+
     /// Number of nodes, the root included.
     #[must_use]
     pub fn nodes(&self) -> usize {
@@ -98,13 +108,13 @@ impl<'a> Checked<'a> {
     }
 }
 
-/// Walks the flattened tree at the start of `bytes`.
+/// Walks the flattened tree at the start of `bytes`. `copy` stays empty unless the tree holds NOPs.
 ///
 /// # Errors
 ///
 /// The first offset at which the tree is not what the specification asks for, or is beyond
 /// [`MAX_DEPTH`] or [`MAX_NODES`].
-pub fn check(bytes: &[u8]) -> Result<Checked<'_>, FdtError> {
+pub fn check<'a>(bytes: &'a [u8], copy: &'a mut Vec<u8>) -> Result<Checked<'a>, FdtError> {
     let header = Header::read(bytes)?;
     let bytes = bytes
         .get(..header.size)
@@ -116,10 +126,10 @@ pub fn check(bytes: &[u8]) -> Result<Checked<'_>, FdtError> {
         "a structure block within the tree",
     )?;
     let strings = block(bytes, header.strings, 12, "a strings block within the tree")?;
-    let strings = core::str::from_utf8(strings).ok();
-    let strings = strings.filter(|strings| strings.is_ascii());
-    let strings = strings.ok_or(err(header.strings.0, "property names in ASCII"))?;
-    if !strings.is_empty() && !strings.ends_with('\0') {
+    if !strings.is_ascii() {
+        return Err(err(header.strings.0, "property names in ASCII"));
+    }
+    if strings.last().is_some_and(|&last| last != 0) {
         return Err(err(
             header.strings.0 + strings.len(),
             "a NUL after the last property name",
@@ -134,13 +144,23 @@ pub fn check(bytes: &[u8]) -> Result<Checked<'_>, FdtError> {
         open: [0; MAX_DEPTH],
         depth: 0,
         notes: Vec::new(),
+        copy,
+        copied: 0,
     };
     walk.run()
         .map_err(|e| err(header.structure.0.saturating_add(e.offset), e.expected))?;
+    let Walk { notes, copied, .. } = walk;
+    let tree = if copied == 0 {
+        bytes
+    } else {
+        copy.extend_from_slice(structure.get(copied..).unwrap_or_default());
+        finish_copy(copy, bytes, strings);
+        copy
+    };
+    let fdt = Fdt::new(tree).map_err(|_| err(0, "a header"))?;
     Ok(Checked {
-        structure,
-        strings,
-        notes: walk.notes,
+        fdt,
+        notes,
         reservations,
         size: header.size,
     })
@@ -232,19 +252,23 @@ fn reservations(bytes: &[u8], mut at: usize) -> Result<Vec<Range>, FdtError> {
 }
 
 /// The walk over the structure block; offsets count from the block's start.
-struct Walk<'a> {
+struct Walk<'a, 'c> {
     block: &'a [u8],
     /// The same by words.
     words: &'a [[u8; 4]],
-    strings: &'a str,
+    strings: &'a [u8],
     at: usize,
     /// Indices of the nodes that are open, outermost first.
     open: [u16; MAX_DEPTH],
     depth: usize,
     notes: Vec<Note<'a>>,
+    /// A header's room and the block without its NOPs, if there are any: `fdt` does not know them.
+    copy: &'c mut Vec<u8>,
+    /// Bytes of the block that have been copied, or left out.
+    copied: usize,
 }
 
-impl<'a> Walk<'a> {
+impl Walk<'_, '_> {
     /// The word at `at`, a multiple of 4.
     fn word(&self, at: usize) -> Option<u32> {
         self.words.get(at / 4).map(|word| u32::from_be_bytes(*word))
@@ -272,7 +296,7 @@ impl<'a> Walk<'a> {
                     self.depth -= 1;
                     properties = false;
                 }
-                NOP => {}
+                NOP => self.leave_out(here),
                 END if self.depth == 0 && !self.notes.is_empty() => return Ok(()),
                 _ if self.depth > 0 => {
                     return Err(err(here, "a node, a property or the node's end"));
@@ -283,8 +307,11 @@ impl<'a> Walk<'a> {
     }
 
     fn begin(&mut self) -> Result<(), FdtError> {
-        let name = self.name();
-        let name = name.ok_or(err(self.at, "a node name in ASCII, ended by a NUL"))?;
+        let name = self.block.get(self.at..).unwrap_or_default();
+        let end = name.iter().position(|&b| !(1..0x80).contains(&b));
+        let length = end
+            .filter(|&end| name.get(end) == Some(&0))
+            .ok_or(err(self.at, "a node name in ASCII, ended by a NUL"))?;
         let parent = self
             .depth
             .checked_sub(1)
@@ -300,37 +327,16 @@ impl<'a> Walk<'a> {
         }
         *slot = self.notes.len() as u16;
         self.depth += 1;
-        self.skip(name.len() + 1);
         self.notes.push(Note {
             parent,
-            name,
-            properties: self.at,
             address_cells: None,
             size_cells: None,
             disabled: false,
             spare: false,
             compatible: &[],
         });
+        self.skip(length + 1);
         Ok(())
-    }
-
-    /// The node's name that begins here, if it is one.
-    fn name(&self) -> Option<&'a [u8]> {
-        const LOWEST: u32 = 0x0101_0101;
-        const HIGHEST: u32 = 0x8080_8080;
-
-        let rest = self.block.get(self.at..)?;
-        // A byte that is 0 or no ASCII shows in its highest bit; so may those above it.
-        let whole = |word: &&[u8; 4]| {
-            let word = u32::from_le_bytes(**word);
-            (word | word.wrapping_sub(LOWEST)) & HIGHEST == 0
-        };
-        let words = self.words.get(self.at / 4..)?;
-        let mut end = 4 * words.iter().take_while(whole).count();
-        while (1..0x80).contains(rest.get(end)?) {
-            end += 1;
-        }
-        rest.get(..end).filter(|_| rest.get(end) == Some(&0))
     }
 
     fn property(&mut self) -> Result<(), FdtError> {
@@ -339,8 +345,8 @@ impl<'a> Walk<'a> {
             return Err(err(self.at, "a property's length and name"));
         };
         let (length, name) = (u32::from_be_bytes(length), u32::from_be_bytes(name));
-        let strings = self.strings.as_bytes();
-        let name = strings.get(name as usize..).filter(|name| !name.is_empty());
+        let name = self.strings.get(name as usize..);
+        let name = name.filter(|name| !name.is_empty());
         let name = name.ok_or(err(self.at + 4, "a name within the strings block"))?;
         let value = self
             .block
@@ -376,9 +382,44 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
+    /// Copies the block as far as the NOP at `nop`.
+    fn leave_out(&mut self, nop: usize) {
+        if self.copy.is_empty() {
+            let most = HEADER + self.block.len() + self.strings.len();
+            self.copy.reserve_exact(most);
+            self.copy.resize(HEADER, 0);
+        }
+        let piece = self.block.get(self.copied..nop);
+        self.copy.extend_from_slice(piece.unwrap_or_default());
+        self.copied = nop + 4;
+    }
+
     /// Skips `bytes` that are known to be there, and the padding, which the next token finds missing
     /// if it is.
     fn skip(&mut self, bytes: usize) {
         self.at = (self.at + bytes + 3) & !3;
+    }
+}
+
+/// Makes a tree of the room for a header and a structure block: fills in the former, appends the names of
+/// properties. The memory reservation block, read already, is left out.
+fn finish_copy(copy: &mut Vec<u8>, bytes: &[u8], strings: &[u8]) {
+    let end = copy.len();
+    copy.extend_from_slice(strings);
+    let (header, _) = copy.as_chunks_mut::<4>();
+    let (whole, _) = bytes.as_chunks::<4>();
+    for (to, from) in header.iter_mut().zip(whole).take(HEADER / 4) {
+        *to = *from;
+    }
+    let fields = [
+        (1, end + strings.len()),
+        (2, HEADER),
+        (3, end),
+        (9, end - HEADER),
+    ];
+    for (nth, value) in fields {
+        if let Some(field) = header.get_mut(nth) {
+            *field = (value as u32).to_be_bytes();
+        }
     }
 }

@@ -98,7 +98,7 @@ impl Guest<'_> {
     fn copy(&self, w: &mut Writer, partial: &Tree<'_, '_>, id: Id) {
         w.begin(partial.name(id));
         for property in partial.properties(id) {
-            match property.name() {
+            match property.name {
                 "xen,reg" if partial.property(id, "reg").is_none() => {
                     let (address, size) = partial.cells(partial.parent(id));
                     let (at, whole) = (4 * (address + size), 4 * (2 * address + size));
@@ -129,7 +129,7 @@ impl Guest<'_> {
         let mut w = Writer::new(4096 + self.bootargs.len(), user.reservations());
         let mut open: Vec<Id> = Vec::new();
         let replaced = |id| match user.place(id) {
-            (name, None) => id != 0 && (name == b"psci" || is_named(name, "memory")),
+            (name, None) => id != 0 && (name == "psci" || is_named(name, "memory")),
             _ => false,
         };
         for id in user.ids() {
@@ -142,12 +142,12 @@ impl Guest<'_> {
             }
             open.push(id);
             w.begin(if id == 0 { "" } else { user.name(id) });
-            let is_chosen = user.place(id) == (b"chosen", None);
+            let is_chosen = user.place(id) == ("chosen", None);
             for property in user
                 .properties(id)
-                .filter(|p| !(is_chosen && self.says(p.name())))
+                .filter(|p| !(is_chosen && self.says(p.name)))
             {
-                w.value(property.name(), property.value);
+                w.value(property.name, property.value);
             }
             if is_chosen {
                 self.boot(&mut w);

@@ -5,8 +5,8 @@
 //!                                   -> vms         -> VmConfigs, and an error for each VM refused
 //! Guest -> tree -> bytes
 //! ```
-//! The bytes come from firmware: nothing of them is read before [`check`] has seen all. The tree is never copied, and its
-//! padding (QEMU's is a mebibyte) never read.
+//! The bytes come from firmware and are walked by the `fdt` crate, but only after [`check`] has seen all of
+//! them. The tree is never copied, and its padding (QEMU's is a mebibyte) never read.
 
 mod board;
 mod check;
@@ -25,5 +25,5 @@ pub use guest::Guest;
 pub use passed::{Passed, Spare, Wire, passed};
 pub use policy::{OnCrash, Policy};
 pub use region::{RegionConfig, Served};
-pub use tree::{Id, Property, Range, Tree};
+pub use tree::{Id, Range, Tree};
 pub use vms::{MAX_VCPUS, Module, Taken, VmConfig, vms};

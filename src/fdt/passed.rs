@@ -169,7 +169,7 @@ pub fn passed(
     for id in tree.ids() {
         let wanted = Wanted { tree, id, module };
         let mut above = tree.ancestors(id);
-        if above.any(|above| tree.place(above) == (b"passthrough", None))
+        if above.any(|above| tree.place(above) == ("passthrough", None))
             && let Some(passed) = wanted.passed(spares, direct)?
         {
             if all.iter().any(|other| other.node == passed.node) {

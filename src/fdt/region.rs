@@ -106,7 +106,7 @@ pub(super) fn read(tree: &Tree<'_, '_>, id: Id) -> Result<RegionConfig, ConfigEr
     ];
     let mut has_driver = false;
     for property in tree.properties(id) {
-        let name = property.name();
+        let name = property.name;
         let known = NAMES.iter().position(|&known| known == name);
         if !known.map_or(!name.starts_with("armillary,"), |known| good[known]) {
             let shown = format_args!("{name}, unknown or of a value that can't be");

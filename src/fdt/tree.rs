@@ -1,11 +1,13 @@
-//! A checked tree's nodes and properties: by path, with addresses translated, and what to call them in an error.
+//! A checked tree with parents: what `fdt` lacks for translating addresses and naming nodes.
 
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
-use super::check::{NOP, Note, PROP};
+use fdt::node::{FdtNode, NodeProperty};
+
+use super::check::Note;
 use super::{Checked, ConfigError};
 use crate::addr::Pa;
 
@@ -56,51 +58,24 @@ impl fmt::Debug for Range {
 /// A node, by its place in the tree; the root is 0, and children follow their parent.
 pub type Id = usize;
 
-/// A property of a node.
-#[derive(Clone, Copy)]
-pub struct Property<'a> {
-    /// The strings block from its name on.
-    names: &'a str,
-    /// Its value.
-    pub value: &'a [u8],
-}
-
-impl<'a> Property<'a> {
-    /// Its name.
-    #[inline(never)]
-    #[must_use]
-    pub fn name(&self) -> &'a str {
-        self.names.split('\0').next().unwrap_or_default()
-    }
-
-    /// Whether that is its name.
-    #[inline(never)]
-    #[must_use]
-    pub fn is(&self, name: &str) -> bool {
-        let rest = self.names.strip_prefix(name);
-        rest.is_some_and(|rest| rest.starts_with('\0'))
-    }
-}
-
 /// The nodes of a checked tree.
 pub struct Tree<'b, 'a> {
     checked: &'b Checked<'a>,
+    nodes: Vec<FdtNode<'b, 'a>>,
 }
 
 impl<'b, 'a> Tree<'b, 'a> {
-    /// The nodes of `checked`.
+    /// The nodes of `checked`, found in one walk.
     #[must_use]
     pub fn of(checked: &'b Checked<'a>) -> Self {
-        Self { checked }
-    }
-
-    fn note(&self, id: Id) -> Option<&'b Note<'a>> {
-        self.checked.notes.get(id)
+        let mut nodes = Vec::with_capacity(checked.notes.len());
+        nodes.extend(checked.fdt.all_nodes());
+        Self { checked, nodes }
     }
 
     /// Every node.
     pub fn ids(&self) -> impl Iterator<Item = Id> + use<> {
-        0..self.checked.notes.len()
+        0..self.nodes.len()
     }
 
     /// The ranges of the tree's memory reservation block.
@@ -112,33 +87,27 @@ impl<'b, 'a> Tree<'b, 'a> {
     /// The node's name with its unit address; "/" for the root.
     #[must_use]
     pub fn name(&self, id: Id) -> &'a str {
-        let name = self.note(id).map_or(&[][..], |note| note.name);
-        match core::str::from_utf8(name) {
-            Ok(name) if !name.is_empty() => name,
-            _ => "/",
-        }
+        self.nodes.get(id).map_or("", |node| node.name)
     }
 
     /// The node's parent; the root's is itself.
     #[must_use]
     pub fn parent(&self, id: Id) -> Id {
-        self.note(id).map_or(0, |note| note.parent.into())
+        self.checked
+            .notes
+            .get(id)
+            .map_or(0, |note| note.parent.into())
     }
 
-    /// The node's name, and its parent's unless that is the root: enough to know the tree's fixed places. The root's is
-    /// empty.
-    pub(super) fn place(&self, id: Id) -> (&'a [u8], Option<&'a [u8]>) {
-        let name = |id| match self.note(id) {
-            Some(note) if id != 0 => note.name,
-            _ => &[],
-        };
+    /// The node's name, and its parent's unless that is the root: enough to know the tree's fixed places.
+    pub(super) fn place(&self, id: Id) -> (&'a str, Option<&'a str>) {
         let parent = self.parent(id);
         let above = match (parent, self.parent(parent)) {
             (0, _) => None,
-            (_, 0) => Some(name(parent)),
-            _ => Some(&[][..]),
+            (_, 0) => Some(self.name(parent)),
+            _ => Some(""),
         };
-        (name(id), above)
+        (if id == 0 { "" } else { self.name(id) }, above)
     }
 
     /// The nodes above the node, the root last.
@@ -170,33 +139,17 @@ impl<'b, 'a> Tree<'b, 'a> {
     }
 
     /// The node's properties.
-    pub fn properties(&self, id: Id) -> impl Iterator<Item = Property<'a>> + use<'a> {
-        let checked = self.checked;
-        let (structure, names) = (checked.structure, checked.strings);
-        let start = self.note(id).map_or(usize::MAX, |note| note.properties);
-        let mut rest = structure.get(start..).unwrap_or_default();
-        called(core::iter::from_fn(move || {
-            let mut token = word(&mut rest)?;
-            while token == NOP {
-                token = word(&mut rest)?;
-            }
-            if token != PROP {
-                rest = &[];
-                return None;
-            }
-            let (size, name) = (word(&mut rest)?, word(&mut rest)?);
-            let (value, behind) = rest.split_at_checked(size as usize)?;
-            rest = behind.get(size.wrapping_neg() as usize % 4..)?;
-            let names = names.get(name as usize..)?;
-            Some(Property { names, value })
-        }))
+    pub fn properties(&self, id: Id) -> impl Iterator<Item = NodeProperty<'a>> {
+        let properties = self.nodes.get(id).map(|node| node.properties());
+        called(properties.into_iter().flatten())
     }
 
     /// The value of the node's property of that name.
     #[must_use]
     pub fn property(&self, id: Id, name: &str) -> Option<&'a [u8]> {
-        let mut properties = self.properties(id);
-        properties.find(|p| p.is(name)).map(|p| p.value)
+        self.properties(id)
+            .find(|p| p.name == name)
+            .map(|p| p.value)
     }
 
     /// The strings of the node's `compatible`.
@@ -206,7 +159,8 @@ impl<'b, 'a> Tree<'b, 'a> {
 
     /// The value of the node's `compatible`, empty where there is none.
     pub(super) fn all_compatible(&self, id: Id) -> &'a [u8] {
-        self.note(id).map_or(&[][..], |note| note.compatible)
+        let note = self.checked.notes.get(id);
+        note.map_or(&[][..], |note| note.compatible)
     }
 
     /// Whether the node is compatible with `with`.
@@ -224,7 +178,7 @@ impl<'b, 'a> Tree<'b, 'a> {
 
     /// `#address-cells` and `#size-cells` as the node states them.
     fn stated_cells(&self, id: Id) -> (Option<u8>, Option<u8>) {
-        let note = self.note(id);
+        let note = self.checked.notes.get(id);
         note.map_or((None, None), |note| (note.address_cells, note.size_cells))
     }
 
@@ -269,25 +223,24 @@ impl<'b, 'a> Tree<'b, 'a> {
             .filter(|step| !step.is_empty());
         let mut id = 0;
         for step in steps {
-            let mut descendants = self.descendants(id);
-            let is_meant =
-                |note: &Note<'_>| usize::from(note.parent) == id && is_named(note.name, step);
-            id = descendants.find(|&(_, note)| is_meant(note))?.0;
+            id = self
+                .children(id)
+                .find(|&child| is_named(self.name(child), step))?;
         }
-        (!self.checked.notes.is_empty()).then_some(id)
+        (!self.nodes.is_empty()).then_some(id)
     }
 
     /// Whether the node is switched off by its `status`.
     #[inline(never)]
     #[must_use]
     pub fn is_disabled(&self, id: Id) -> bool {
-        self.note(id).is_some_and(|note| note.disabled)
+        self.checked.notes.get(id).is_some_and(|note| note.disabled)
     }
 
     /// Whether the node is for a VM to have (`xen,passthrough`), and not for the hypervisor.
     #[must_use]
     pub fn is_spare(&self, id: Id) -> bool {
-        self.note(id).is_some_and(|note| note.spare)
+        self.checked.notes.get(id).is_some_and(|note| note.spare)
     }
 
     /// The node's `reg` as physical addresses, translated through the buses above it.
@@ -394,17 +347,9 @@ impl<'b, 'a> Tree<'b, 'a> {
 }
 
 /// Whether a node called `name` is meant by `wanted`, which may lack the unit address.
-pub(super) fn is_named(name: &[u8], wanted: &str) -> bool {
-    let rest = name.strip_prefix(wanted.as_bytes());
-    rest.is_some_and(|rest| rest.first().is_none_or(|&next| next == b'@'))
-}
-
-/// Takes a word off the front of a structure block.
-#[inline]
-fn word(block: &mut &[u8]) -> Option<u32> {
-    let (word, rest) = block.split_first_chunk()?;
-    *block = rest;
-    Some(u32::from_be_bytes(*word))
+pub(super) fn is_named(name: &str, wanted: &str) -> bool {
+    name.strip_prefix(wanted)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('@'))
 }
 
 /// The same iterator, whose step is a call wherever it is used.

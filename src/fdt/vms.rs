@@ -184,7 +184,7 @@ fn direct_vm(tree: &Tree<'_, '_>, chosen: Id) -> Result<VmConfig, ConfigError> {
         ..VmConfig::default()
     };
     for property in tree.properties(chosen) {
-        match property.name() {
+        match property.name {
             "armillary,bootargs" => {}
             "armillary,vcpus" => vm.cpus = cpus(&vm.node, "armillary,vcpus", property.value)?,
             "armillary,memory" => {
@@ -215,7 +215,7 @@ fn domain(tree: &Tree<'_, '_>, id: Id) -> Result<VmConfig, ConfigError> {
         ..VmConfig::default()
     };
     for property in tree.properties(id) {
-        match property.name() {
+        match property.name {
             "memory" => vm.memory = Some(memory(&vm.node, "memory", property.value)?),
             "cpus" => vm.cpus = cpus(&vm.node, "cpus", property.value)?,
             "vpl011" => vm.vpl011 = true,

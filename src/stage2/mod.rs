@@ -108,6 +108,18 @@ pub enum Leaf {
     Slot(u32),
 }
 
+impl Leaf {
+    /// The slot, [`NOTHING_THERE`] or [`RAM_THERE`].
+    #[must_use]
+    pub const fn slot(self) -> u32 {
+        match self {
+            Self::Nothing => NOTHING_THERE,
+            Self::Ram { .. } => RAM_THERE,
+            Self::Slot(slot) => slot,
+        }
+    }
+}
+
 /// The TLB flush that a change owes. It must be paid, by [`Tables::flush`] or the same, before
 /// another change is made to the addresses in question and before the caller relies on the old
 /// entries being out of use.

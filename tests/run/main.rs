@@ -123,6 +123,7 @@ const TESTS: &[Test] = tests! {
         every_interrupt_is_ended_and_deactivated
         the_virtual_timer_stays_active_until_its_guest_deactivates_it
         vfp_moves_at_the_first_use_after_a_switch
+        a_vcpu_that_begins_anew_finds_no_vfp_registers_of_its_life_before
         a_vcpu_without_vfp_moves_none
         registers_come_back_after_another_vcpu_ran
         the_highest_priority_that_is_ready_runs

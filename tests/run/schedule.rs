@@ -250,6 +250,18 @@ pub(crate) fn vfp_moves_at_the_first_use_after_a_switch() {
     assert!(kept.contains(&(next.vttbr, next.vfp.unwrap_or_default())));
 }
 
+pub(crate) fn a_vcpu_that_begins_anew_finds_no_vfp_registers_of_its_life_before() {
+    let mut board = Board::one();
+    board.run(|guest| guest.trap(VFP));
+    board.run(|guest| {
+        guest.vfp = Some(0xaaaa);
+        null(guest)
+    });
+    assert!(board.run_if(|guest| hvc(guest, RESET)).is_none());
+    assert_eq!(board.soon().expect("its next life").vfp, None);
+    assert_eq!(board.run(|guest| guest.trap(VFP)).vfp, Some(0));
+}
+
 pub(crate) fn a_vcpu_without_vfp_moves_none() {
     let mut board = Board::two();
     for _ in 0..6 {
@@ -312,6 +324,12 @@ pub(crate) fn vcpus_that_take_turns_find_no_translations_of_each_other() {
     vm.start_vcpu(1, Start::default());
     board.settle();
     assert_eq!(loads_and_flushes(&mut board), (4, 4));
+    // Nor where another VM ran in between: of three turns two are of another vCPU than the VM's last.
+    board.add(config("other", 4 * MIB), &[0]);
+    board.settle();
+    let three = [0; 3].map(|_| loads_and_flushes(&mut board));
+    assert_eq!(three.map(|(loads, _)| loads), [4; 3]);
+    assert_eq!(three.map(|(_, flushes)| flushes).iter().sum::<usize>(), 8);
 }
 
 pub(crate) fn vcpus_of_one_vm_on_two_cpus_stop_together() {
@@ -556,13 +574,23 @@ pub(crate) fn vcpus_that_move_take_their_vfp_registers_along() {
     let vms = armillary::vm::all();
     let homes = || vms.iter().map(|vm| vm.links[0].cpu()).collect::<Vec<_>>();
     let mut seen = BTreeSet::new();
+    // What each has there.
+    let kept = Rc::new(RefCell::new(BTreeMap::new()));
     for round in 0..60 {
         // Time enough to have shares even.
         test::advance(1_250_000);
         test::push(|guest| guest.trap(VFP));
-        if round % 3 != 0 {
-            test::push(|guest| hvc(guest, YIELD));
-        }
+        let kept = kept.clone();
+        test::push(move |guest| {
+            let mut kept = kept.borrow_mut();
+            let own = kept.entry(guest.vttbr).or_insert(0);
+            if let Some(found) = guest.vfp {
+                assert_eq!(found, *own, "in round {round}");
+                *own = round as u64 + 1;
+                guest.vfp = Some(*own);
+            }
+            hvc(guest, if round % 3 == 0 { NULL } else { YIELD })
+        });
         for _ in 0..4 {
             board.step(round % 2);
         }

@@ -5,7 +5,7 @@ use crate::addr::Ipa;
 use crate::bus::Device;
 use crate::forward::{self, Sent};
 use crate::region::{Answer, FIRST_SLOT, Region};
-use crate::stage2::Leaf;
+use crate::stage2::{NOTHING_THERE, RAM_THERE};
 use crate::vcpu::Vcpu;
 use crate::vm::{Backend, State};
 use spin::MutexGuard;
@@ -21,21 +21,18 @@ pub(super) enum Reply {
     Wait,
 }
 
-/// Makes an aligned access of `width` bytes at `ipa`, which is no RAM that the guest could reach by itself; `leaf` is
-/// what stage 2 says of it.
+/// Makes an aligned access of `width` bytes at `address`, where no RAM is that the guest could reach by itself;
+/// `slot` is what [`Stage2::device`](crate::stage2::Stage2::device) says of it.
 #[inline(always)]
 pub(super) fn ask(
     vcpu: &Vcpu,
     state: MutexGuard<'_, State>,
-    leaf: Leaf,
-    ipa: Ipa,
+    slot: u32,
+    address: u32,
     width: u32,
     store: Option<u32>,
 ) -> Reply {
-    let address = ipa.0 as u32;
-    if let Leaf::Slot(slot) = leaf
-        && slot < FIRST_SLOT
-    {
+    if slot < FIRST_SLOT {
         let device = Device::of_slot(slot);
         return Reply::Value(match store {
             None => vcpu.load(state, device, address, width),
@@ -45,7 +42,7 @@ pub(super) fn ask(
             }
         });
     }
-    region(vcpu, state, leaf, address, width, store)
+    region(vcpu, state, slot, address, width, store)
 }
 
 /// The same where no device has the page to itself.
@@ -53,7 +50,7 @@ pub(super) fn ask(
 fn region(
     vcpu: &Vcpu,
     mut state: MutexGuard<'_, State>,
-    leaf: Leaf,
+    slot: u32,
     address: u32,
     width: u32,
     store: Option<u32>,
@@ -63,10 +60,10 @@ fn region(
         Some(_) => region.write,
     };
     let regions = &state.memory.regions;
-    let answer = match leaf {
-        Leaf::Slot(slot) => regions.find(slot, address, width).map(chosen),
-        Leaf::Ram { .. } => regions.find_by_address(address, width).map(chosen),
-        Leaf::Nothing => None,
+    let answer = match slot {
+        NOTHING_THERE => None,
+        RAM_THERE => regions.find_by_address(address, width).map(chosen),
+        slot => regions.find(slot, address, width).map(chosen),
     };
     match (answer, store) {
         (Some(Answer::Memory), None) => memory::read(&state.memory, Ipa(address.into()), width)

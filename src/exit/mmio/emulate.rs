@@ -306,7 +306,7 @@ fn one(
         (_, _) if bond == Bond::Monitor => return Err(nothing),
         _ => {}
     }
-    match ask(vcpu, state, leaf, ipa, size, store) {
+    match ask(vcpu, state, leaf.slot(), ipa.0 as u32, size, store) {
         Reply::Value(value) => Ok(value),
         Reply::Abort => Err(nothing),
         Reply::Wait => Err(Unmade::Wait),

@@ -6,13 +6,13 @@ pub(super) mod memory;
 mod single;
 
 use super::{Next, external_abort};
-use crate::addr::{Ipa, PAGE};
+use crate::addr::{Ipa, PAGE, PAGE_SHIFT};
 use crate::bus::Device;
 use crate::forward::mask;
 use crate::inject::{self, Fault};
 use crate::machine::{self, Context, Live};
 use crate::regs::{Regs, psr};
-use crate::stage2::{Leaf, NOTHING_THERE};
+use crate::stage2::{Leaf, NOTHING_THERE, RAM_THERE};
 use crate::syndrome::{DataAbort, FaultStatus, PrefetchAbort};
 use crate::vcpu::{Pending, Reason, Vcpu};
 use crate::vm::State;
@@ -115,10 +115,11 @@ fn plain_store(vcpu: &mut Vcpu, abort: DataAbort) -> Next {
     }
     let regs = vcpu.context.regs_mut();
     regs.pc = regs.pc.wrapping_add(4);
-    match here {
-        0 => Next::Resume,
-        vcpus => Next::Wake(vcpus),
+    if here == 0 {
+        return Next::Resume;
     }
+    vcpu.wakes = here;
+    Next::Wake
 }
 
 /// A plain access where nothing is.
@@ -144,14 +145,11 @@ fn access(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
     let mislabelled =
         abort.write() && vcpu.context.regs().thumb() && machine::thumb_stores_mislabelled();
     let mut state = vcpu.vm.lock();
-    let leaf = state.memory.space.lookup(ipa);
-    if let Leaf::Ram { attrs, .. } = leaf
-        && (!abort.write() || attrs.perms.write)
-    {
-        // It is there by now.
+    let slot = state.memory.space.device((ipa.0 >> PAGE_SHIFT) as u32);
+    if slot == RAM_THERE && is_there(&state, ipa, abort.write()) {
         return Next::Resume;
     }
-    if leaf == Leaf::Nothing && !vcpu.vm.config.unassigned_zero {
+    if slot == NOTHING_THERE && !vcpu.vm.config.unassigned_zero {
         state.unassigned.note(ipa.0 as u32);
         drop(state);
         return external_abort(vcpu, Live::hdfar(), abort.write());
@@ -162,7 +160,7 @@ fn access(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
     }
     let store = abort.write().then(|| in_order(vcpu, width, vcpu.gpr(rt)));
     let far = Live::hdfar();
-    match dispatch::ask(vcpu, state, leaf, ipa, width, store) {
+    match dispatch::ask(vcpu, state, slot, ipa.0 as u32, width, store) {
         Reply::Value(value) => finish(vcpu, abort, value),
         Reply::Abort => return external_abort(vcpu, far, abort.write()),
         Reply::Wait => {
@@ -171,6 +169,13 @@ fn access(vcpu: &mut Vcpu, abort: DataAbort, ipa: Ipa) -> Next {
         }
     }
     Next::Resume
+}
+
+/// Whether `ipa` is by now RAM that the guest may reach by itself.
+#[cold]
+fn is_there(state: &State, ipa: Ipa, write: bool) -> bool {
+    let found = state.memory.space.translate(ipa);
+    found.is_some_and(|(_, attrs)| !write || attrs.perms.write)
 }
 
 /// Completes an access that the syndrome describes, for which `value` was on the bus.

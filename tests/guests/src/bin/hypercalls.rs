@@ -372,6 +372,12 @@ fn smc() -> Outcome {
         psci::version(),
         "PSCI_VERSION"
     );
+    // QEMU's own firmware has no such call.
+    check_eq!(
+        psci::smc(function::SMCCC_VERSION, 0, 0, 0)[0],
+        psci::hvc(function::SMCCC_VERSION, 0, 0, 0)[0],
+        "SMCCC_VERSION by SMC"
+    );
     check_eq!(
         psci::smc(0x8400_00ff, 0, 0, 0)[0],
         NOT_SUPPORTED,

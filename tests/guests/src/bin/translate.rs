@@ -535,7 +535,7 @@ fn par_is_kept_in(long: bool) -> Outcome {
         let _ = mrc!(15, 0, 1, 0, 1);
         check_eq!(read(), expected, "PAR after a trapped register");
         if armillary::present() {
-            for operation in 0..8 {
+            for operation in 0..12 {
                 let _ = translate(machine().uart, operation);
                 check_eq!(read(), expected, "PAR after a translation by {operation}");
             }

@@ -255,7 +255,7 @@ fn interrupt_interface() -> Outcome {
     outcome
 }
 
-/// One interrupt is pending, and two are active, the timer's above an SGI, while others run that have the same.
+/// One interrupt is pending, and two are active, the timer's above an SGI, while others run that have the same, or nothing.
 fn interrupts() -> Outcome {
     const ACTIVE: u8 = 0x80;
     const ABOVE: u8 = 0x40;
@@ -276,6 +276,12 @@ fn interrupts() -> Outcome {
     gic::enable(timer.interrupt());
     gic::set_priority(timer.interrupt(), ABOVE);
     let outcome = rounds().try_for_each(|round| {
+        if (round + number("seed", 1) + cpu::index() as u32).is_multiple_of(3) {
+            (0..3).for_each(|_| pause(0));
+            running(IDLE, "with nothing active", round)?;
+            comes(gic::SPURIOUS, "with nothing pending", round)?;
+            return Ok(());
+        }
         let active = pattern(round, 99) % 16;
         let pending = (active + 1 + pattern(round, 100) % 15) % 16;
         gic::set_priority(active, ACTIVE);
