@@ -577,7 +577,7 @@ impl Cpu {
         if self.slice_end == NEVER
             && let Some(vcpu) = self.vcpus.get_mut(self.loaded)
         {
-            self.slice_end = machine::now() + core::mem::replace(&mut vcpu.slice, vcpu.vm.slice);
+            self.slice_end = machine::now() + vcpu.take_slice();
             machine::advance_deadline(self.slice_end);
         }
         true
@@ -776,7 +776,7 @@ impl Cpu {
         if !turns.sliced {
             self.slice_end = NEVER;
         } else if self.slice_end == NEVER {
-            self.slice_end = self.now + core::mem::replace(&mut vcpu.slice, vcpu.vm.slice);
+            self.slice_end = self.now + vcpu.take_slice();
         }
         if vcpu.traps_wfi == turns.alone {
             vcpu.traps_wfi = !turns.alone;

@@ -252,6 +252,12 @@ impl Vcpu {
         self.special = self.bounded || leaving;
     }
 
+    /// How long its turn that begins may last, ticks; the next one has a whole slice again.
+    #[inline(always)]
+    pub fn take_slice(&mut self) -> u64 {
+        core::mem::replace(&mut self.slice, self.vm.slice)
+    }
+
     /// It gets a CPU at `now`, ticks.
     #[inline(always)]
     pub fn start_clock(&mut self, now: u64) {
@@ -715,8 +721,7 @@ impl Vcpu {
             return false;
         };
         let state = self.vm.lock();
-        let target = self.vm.links.get(state.gic.target(intid).unwrap_or(0));
-        if target.map(|link| link.cpu()) != Some(self.link.cpu()) {
+        if self.vm.home_by(&state.gic, intid) != self.link.cpu() {
             return false;
         }
         self.change_gic(state, |gic, vcpu, lrs| gic.raise_shared(vcpu, intid, lrs));
@@ -809,8 +814,8 @@ impl Vcpu {
         self.vm.kick(kick, self.index);
     }
 
-    /// Takes it from this CPU, which has `lrs`, all but its VFP registers. Whether it was in WFI: it is ready again where
-    /// something has come for it.
+    /// Takes it from this CPU, which has `lrs`, all but its VFP registers. Whether it was in WFI: it is ready again
+    /// where something has come for it.
     #[inline(always)]
     pub fn put(&mut self, lrs: ListRegisters) -> bool {
         machine::put(&mut self.context);

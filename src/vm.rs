@@ -558,7 +558,13 @@ impl Vm {
     /// The CPU on which the guest wants the shared interrupt `intid`.
     #[must_use]
     pub fn home(&self, intid: u32) -> usize {
-        let target = self.state().gic.target(intid).unwrap_or(0);
+        self.home_by(&self.state().gic, intid)
+    }
+
+    /// So, with the VM's lock taken.
+    #[must_use]
+    pub fn home_by(&self, gic: &Vgic, intid: u32) -> usize {
+        let target = gic.target(intid).unwrap_or(0);
         self.links.get(target).map_or(0, |link| link.cpu())
     }
 

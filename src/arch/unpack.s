@@ -36,6 +36,18 @@
 .syntax unified
 .arm
 
+@ A halfword by its code, or what that stands for. The flags then tell of the buffer's highest bit.
+.macro unpack_code
+    lsr     r3, r12, #(32 - UNPACK_LONGEST)
+    ldr     r3, [r11, r3, lsl #2]
+    adds    r5, r5, r3, lsl #28
+    bcs     unpack_refill
+    asrs    r4, r3, #16
+    strhcc  r4, [r6], #2
+    bcs     unpack_special
+    lsls    r12, r12, r3
+.endm
+
 @ r3 = a number of seven bits a byte; r11, lr lost.
 .macro unpack_number
     ldrb    r3, [r10], #1
@@ -210,23 +222,9 @@ unpack_raw:
     bpl     unpack_raw
     @ Twice, so that most ways on are straight.
 unpack_coded:
-    lsr     r3, r12, #(32 - UNPACK_LONGEST)
-    ldr     r3, [r11, r3, lsl #2]
-    adds    r5, r5, r3, lsl #28
-    bcs     unpack_refill
-    asrs    r4, r3, #16
-    strhcc  r4, [r6], #2
-    bcs     unpack_special
-    lsls    r12, r12, r3
+    unpack_code
     bpl     unpack_raw
-    lsr     r3, r12, #(32 - UNPACK_LONGEST)
-    ldr     r3, [r11, r3, lsl #2]
-    adds    r5, r5, r3, lsl #28
-    bcs     unpack_refill
-    asrs    r4, r3, #16
-    strhcc  r4, [r6], #2
-    bcs     unpack_special
-    lsls    r12, r12, r3
+    unpack_code
     bmi     unpack_coded
     b       unpack_raw
 

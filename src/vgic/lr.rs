@@ -206,9 +206,8 @@ impl Vgic {
         }
         let i = state.dirty.trailing_zeros() as usize % MAX_LRS;
         let intid = state.lr[i] & VIRTUAL_ID;
-        let k = match intid >> 5 {
-            0 => vcpu,
-            word => self.vcpus.len() + word as usize - 1,
+        let Some(k) = self.bank_of(vcpu, intid) else {
+            return false;
         };
         let (Some(bank), Some(state)) = (self.banks.get_mut(k), self.vcpus.get_mut(vcpu)) else {
             return false;
@@ -245,7 +244,9 @@ impl Vgic {
 
     /// The same for a shared one: what the handler of a device's interrupt calls where `vcpu` runs.
     pub fn raise_shared(&mut self, vcpu: usize, intid: u32, lrs: &mut impl Lrs) -> Kick {
-        let k = self.vcpus.len() + (intid >> 5) as usize - 1;
+        let Some(k) = self.bank_of(vcpu, intid) else {
+            return Kick(0);
+        };
         let (Some(bank), Some(state)) = (self.banks.get_mut(k), self.vcpus.get_mut(vcpu)) else {
             return Kick(0);
         };

@@ -762,13 +762,23 @@ pub(crate) fn vcpus_that_must_stay_are_left_to_themselves() {
     );
 }
 
-pub(crate) fn who_gives_way_after_its_slice_has_nothing_left_of_it() {
+/// A CPU with a VM of a high priority, which sleeps, and two of the usual one.
+fn two_below_a_sleeper() -> (
+    Board,
+    std::sync::Arc<armillary::vm::Vm>,
+    [std::sync::Arc<armillary::vm::Vm>; 2],
+) {
     power_on(64 * MIB);
     let mut board = Board::of(1);
     let urgent = board.add(with("urgent", |policy| policy.priority = 200), &[0]);
     let others = ["a", "b"].map(|name| board.add(config(name, 4 * MIB), &[0]));
     board.settle();
     board.run_if(|guest| guest.trap(WFI));
+    (board, urgent, others)
+}
+
+pub(crate) fn who_gives_way_after_its_slice_has_nothing_left_of_it() {
+    let (mut board, urgent, others) = two_below_a_sleeper();
     // It wakes when a slice is over, and the Hyp timer has not been looked at.
     let ran = Rc::new(RefCell::new(BTreeMap::<u64, u64>::new()));
     let own = urgent.vttbr(0);
@@ -792,12 +802,7 @@ pub(crate) fn who_gives_way_after_its_slice_has_nothing_left_of_it() {
 }
 
 pub(crate) fn who_gives_way_in_the_midst_of_its_turn_has_the_rest_of_it() {
-    power_on(64 * MIB);
-    let mut board = Board::of(1);
-    let urgent = board.add(with("urgent", |policy| policy.priority = 200), &[0]);
-    let others = ["a", "b"].map(|name| board.add(config(name, 4 * MIB), &[0]));
-    board.settle();
-    board.run_if(|guest| guest.trap(WFI));
+    let (mut board, urgent, others) = two_below_a_sleeper();
     // It wakes twice in three slices, always after the same part of somebody's.
     let ran = Rc::new(RefCell::new(BTreeMap::<u64, u64>::new()));
     let own = urgent.vttbr(0);

@@ -338,17 +338,13 @@ fn armillary(machine: &Machine, wanted: Wanted<'_>) -> anyhow::Result<Samples> {
         let more = progress::step("measure on boards of other sizes", Line::IfSlow, |_| {
             size::figures(machine)
         })?;
-        for (name, values) in more {
-            samples.add(&name, values);
-        }
+        samples.add_all(more);
     }
     if wanted.source(Source::Linux) && debian::available() {
         let more = progress::step("boot Linux here and there", Line::IfSlow, |_| {
             linux::figures(machine)
         })?;
-        for (name, values) in more {
-            samples.add(&name, values);
-        }
+        samples.add_all(more);
     } else {
         samples.lacks_all(Source::Linux, "Debian's kernel can't be had here");
     }
@@ -356,9 +352,7 @@ fn armillary(machine: &Machine, wanted: Wanted<'_>) -> anyhow::Result<Samples> {
         let more = progress::step("work in Linux here and there", Line::IfSlow, |_| {
             linux::work(machine)
         })?;
-        for (name, values) in more {
-            samples.add(&name, values);
-        }
+        samples.add_all(more);
     } else {
         samples.lacks_all(Source::Work, "Debian's kernel can't be had here");
     }

@@ -509,6 +509,16 @@ impl Samples {
         self.values.entry(name.into()).or_default().extend(values);
     }
 
+    /// More samples of figures, by name.
+    pub(super) fn add_all<V: IntoIterator<Item = f64>>(
+        &mut self,
+        figures: impl IntoIterator<Item = (String, V)>,
+    ) {
+        for (name, values) in figures {
+            self.add(&name, values);
+        }
+    }
+
     /// Adds a figure that says how much more `of` is than `from`, sample by sample; or why one of them is absent.
     pub(super) fn difference(&mut self, name: &str, of: &str, from: &str) {
         if let (Some(of), Some(from)) = (self.get(of), self.get(from)) {

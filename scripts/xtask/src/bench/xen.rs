@@ -150,9 +150,7 @@ impl Xen {
             let more = progress::step("boot Linux on Xen", Line::IfSlow, |_| {
                 linux::on_xen(machine, self)
             })?;
-            for (name, values) in more {
-                samples.add(&name, values);
-            }
+            samples.add_all(more);
         }
         if wanted.source(Source::Sizes) && self.arguments.is_empty() {
             let more =
@@ -165,9 +163,7 @@ impl Xen {
             let more = progress::step("work in Linux on Xen", Line::IfSlow, |_| {
                 linux::work_on_xen(machine, self)
             })?;
-            for (name, values) in more {
-                samples.add(&name, values);
-            }
+            samples.add_all(more);
             samples.lacks(
                 "linux_two_vms_ppm",
                 "the two have no clock in common: the board has one real-time clock, which one domain gets",
