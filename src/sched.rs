@@ -63,10 +63,13 @@ impl Reservation {
         u64::try_from(self.left).unwrap_or(0)
     }
 
-    /// When something is left again, where nothing is; `None` for a budget of 0.
+    /// When something is left again: 0 where something is, `None` for a budget of 0.
     #[must_use]
     pub fn again(&self) -> Option<u64> {
         let mut left = self.left;
+        if left > 0 {
+            return Some(0);
+        }
         (0..self.count).find_map(|n| {
             let (when, used) = self.uses[(self.first + n) % USES];
             left = left.saturating_add_unsigned(used);
@@ -100,7 +103,7 @@ mod tests {
         assert_eq!(server.left(104), 0);
         assert_eq!(server.left(105), 4);
         assert_eq!(server.left(120), 10);
-        assert_eq!(server.again(), None);
+        assert_eq!(server.again(), Some(0));
     }
 
     #[test]

@@ -504,6 +504,23 @@ pub(crate) fn waiting_takes_nothing_from_a_reservation() {
     );
 }
 
+pub(crate) fn what_comes_back_while_another_cpu_stops_the_vm_is_there() {
+    const BUDGET: u64 = 125_000;
+    const PERIOD: u64 = 625_000;
+    power_on(64 * MIB);
+    let mut board = Board::of(1);
+    let bounded = |policy: &mut Policy| policy.budget_us = Some(2000);
+    let vm = board.add(with("bounded", bounded), &[0]);
+    vm.charge(0, BUDGET);
+    // One CPU finds nothing left just before it comes back, another one just after.
+    assert_eq!(vm.grant(PERIOD - 1), Some(0));
+    assert_eq!(vm.grant(PERIOD), Some(BUDGET));
+    vm.charge(PERIOD, PERIOD + 100);
+    assert!(!vm.runs());
+    vm.replenish(PERIOD + 100);
+    assert!(vm.runs());
+}
+
 pub(crate) fn a_vm_that_is_paused_runs_on_when_it_is_resumed() {
     let mut board = Board::two();
     let vms = board.vms.clone();
