@@ -490,11 +490,10 @@ impl Vm {
         self.rewire();
         let mut state = self.state();
         state.begun = true;
-        // From now on it is asked to stop, too; it may have been before.
+        // From now on it is asked to stop, too.
         state.power.started(0);
-        let stop = state.stop.map_or(0, |_| request::STOP);
         if let Some(link) = self.links.first() {
-            link.request(request::START | stop);
+            link.request(request::START | state.stop_request());
         }
     }
 
@@ -570,11 +569,10 @@ impl Vm {
 
     /// Starts vCPU `index`, which is off, at `start`.
     pub fn start_vcpu(&self, index: usize, start: Start) {
-        if let (Some(place), Some(link)) =
-            (self.state().starts.get_mut(index), self.links.get(index))
-        {
+        let state = &mut *self.state();
+        if let (Some(place), Some(link)) = (state.starts.get_mut(index), self.links.get(index)) {
             *place = start;
-            link.request(request::START);
+            link.request(request::START | state.stop_request());
         }
     }
 
@@ -1137,6 +1135,11 @@ impl Vm {
 }
 
 impl State {
+    /// What to ask of a vCPU that starts, besides: the VM may have been stopped before that one was known to.
+    fn stop_request(&self) -> u32 {
+        self.stop.map_or(0, |_| request::STOP)
+    }
+
     fn type_in(&mut self, byte: u8) {
         if !self.typed && self.uart.receive(byte).is_ok() {
             // Whether more is to come can't be known: the guest need not wait for it.

@@ -130,6 +130,7 @@ const TESTS: &[Test] = tests! {
         one_that_preempts_leaves_the_others_their_turns
         a_reservation_bounds_what_a_vm_takes
         waiting_takes_nothing_from_a_reservation
+        what_comes_back_while_another_cpu_stops_the_vm_is_there
         a_vm_that_is_paused_runs_on_when_it_is_resumed
         a_cpu_with_nothing_to_do_takes_from_one_that_has_too_much
         a_vcpu_stays_on_the_cpus_that_it_may_run_on
@@ -180,6 +181,7 @@ const TESTS: &[Test] = tests! {
         a_vm_that_resets_begins_anew
         a_vm_that_resets_has_a_new_interrupt_controller
         a_vcpu_starts_by_cpu_on_and_stops_by_cpu_off
+        a_vcpu_that_starts_while_its_vm_resets_stops
         the_last_vm_off_powers_the_machine_off
         cpu_off_of_the_only_vcpu_ends_the_vm
         a_vm_that_crashes_leaves_the_others_running
