@@ -1020,7 +1020,8 @@ pub fn all() -> Vec<Arc<Vm>> {
     vms.iter().filter_map(Weak::upgrade).collect()
 }
 
-/// What each CPU has loaded last: a VM's number and one in bits 31:8, a vCPU's in 7:0; 0: nothing.
+/// What each CPU has loaded last: a VM's number and one in bits 31:3, a vCPU's in 2:0; 0: nothing. That many VMs
+/// are not made while a machine runs.
 static LOADED: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
 
 /// CPU number `cpu` loads vCPU `index` of `vm`: makes the VM's stage 2 that of the CPU. Whether the CPU had
@@ -1031,14 +1032,14 @@ static LOADED: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
 #[must_use]
 pub fn loads(cpu: usize, vm: &Vm, index: usize) -> bool {
     let (loaded, last) = (&LOADED[cpu % MAX_CPUS], &vm.last_loaded[cpu % MAX_CPUS]);
-    let own = (vm.id + 1) << 8 | index as u32;
+    let own = (vm.id + 1) << 3 | index as u32;
     // Only that CPU writes these.
     let before = loaded.load(Ordering::Relaxed);
     loaded.store(own, Ordering::Relaxed);
     let of_vm = last.load(Ordering::Relaxed);
     last.store(index as u8, Ordering::Relaxed);
     // The VMID stays with the VM that has been loaded last.
-    if (before ^ own) >> 8 == 0 {
+    if (before ^ own) >> 3 == 0 {
         return before != own;
     }
     machine::set_vttbr(vm.vttbr(cpu));
@@ -1051,7 +1052,7 @@ pub fn last_words(here: Option<usize>) {
     let vms = VMS.try_lock();
     for (cpu, loaded) in LOADED.iter().enumerate() {
         let loaded = loaded.load(Ordering::Relaxed);
-        let (Some(id), index) = ((loaded >> 8).checked_sub(1), loaded & 0xff) else {
+        let (Some(id), index) = ((loaded >> 3).checked_sub(1), loaded & 7) else {
             continue;
         };
         let this = if here == Some(cpu) { ", this one," } else { "" };
