@@ -7,7 +7,7 @@ use crate::machine::{self, Context, ListRegisters, Live, LiveBanks};
 use crate::pl031::Pl031;
 use crate::regs::Gprs;
 use crate::syndrome::DataAbort;
-use crate::vgic::{Interface, Kick, Vgic};
+use crate::vgic::{Interface, Kick, Loaded, Put, Vgic};
 use crate::vm::{self, Figures, Link, REASONS, State as Shared, Vm, request};
 use crate::vtimer::{self, Timer};
 use crate::warn;
@@ -131,7 +131,7 @@ pub struct Vcpu {
     /// The access that it is in while another VM makes it.
     pub pending: Option<Pending>,
     banks: LiveBanks,
-    /// What its interrupts' interface holds, if that is all there is to switch: see [`Vgic::quiet`].
+    /// What its interrupts' interface holds, if that is all there is to switch: see [`Loaded::quiet`].
     quiet: Cell<Option<Interface>>,
     /// Whether the virtual timer has fired, and is not known to have been deactivated since.
     pub watched: bool,
@@ -409,10 +409,10 @@ impl Vcpu {
         } else {
             return self.write_gicd_state(state, offset, width, value);
         };
-        match kick {
-            Kick(0) => kick,
-            _ => self.apply_kick(state, kick),
+        if kick == Kick(0) || !state.gic.needs_flush(self.index) {
+            return kick;
         }
+        self.apply_kick(state, kick)
     }
 
     #[inline(never)]
@@ -425,9 +425,6 @@ impl Vcpu {
     /// What else a change that has led to `kick` takes.
     #[inline(never)]
     fn apply_kick(&self, state: Locked<'_>, kick: Kick) -> Kick {
-        if !state.gic.needs_flush(self.index) {
-            return kick;
-        }
         self.apply(state, |_, _, _| kick)
     }
 
@@ -802,13 +799,11 @@ impl Vcpu {
         let wired = self.vm.has_wires();
         self.watched |= wired;
         let mut state = self.vm.lock();
-        each_bit(state.gic.held(self.index), |id| {
-            machine::set_active(id, true);
-        });
-        let kick = state.gic.load(self.index, &mut lrs);
+        let Loaded { kick, held, quiet } = state.gic.load(self.index, &mut lrs);
+        each_bit(held, |id| machine::set_active(id, true));
         self.release(&mut state);
         if !wired {
-            self.quiet.set(state.gic.quiet(self.index));
+            self.quiet.set(quiet);
         }
         drop(state);
         self.vm.kick(kick, self.index);
@@ -827,12 +822,11 @@ impl Vcpu {
     fn put_interrupts(&mut self, mut lrs: ListRegisters) -> bool {
         self.quiet.set(None);
         let mut state = self.vm.lock();
-        let kick = state.gic.put(self.index, &mut lrs);
+        let Put { kick, held, ready } = state.gic.put(self.index, &mut lrs);
         self.release(&mut state);
-        let held = state.gic.held(self.index);
         each_bit(held, |id| machine::set_active(id, false));
         let waits = self.state == State::Waiting;
-        let pending = waits && state.gic.pending_for(self.index);
+        let pending = waits && ready && state.gic.pending_for(self.index);
         drop(state);
         self.vm.kick(kick, self.index);
         if pending {

@@ -83,25 +83,34 @@ impl Interface {
     }
 }
 
-impl Vgic {
-    /// What the interface of `vcpu`, which has just been loaded, holds, if nothing of it stands in a list
-    /// register or waits for one. As long as it is neither flushed nor told of anything by a [`Kick`],
-    /// it need not be put and loaded: it is enough to take its interface from its CPU and to give it
-    /// back, where that is still what it was. Before it is off it has to be put, or
-    /// [forgotten](Self::forget).
-    #[must_use]
-    pub fn quiet(&self, vcpu: usize) -> Option<Interface> {
-        let state = &self.vcpus[vcpu];
-        if state.used != 0 {
-            return None;
-        }
-        let (vmcr, apr) = (state.vmcr, state.apr);
-        let busy = state.stale | state.spi_active;
-        let bank = &self.banks[vcpu];
-        let waits = bank.ready | bank.active | bank.held | u32::from(busy) | (state.hcr ^ EN);
-        (waits == 0).then_some(Interface { vmcr, apr })
-    }
+/// What is to be known of a vCPU that has been loaded.
+#[derive(Clone, Copy, Debug)]
+pub struct Loaded {
+    /// Whom to kick.
+    pub kick: Kick,
+    /// Its linked private interrupts whose physical interrupt has to be active from now on: bit n for
+    /// interrupt n.
+    pub held: u32,
+    /// What its interface holds, if nothing of it stands in a list register or waits for one. As long
+    /// as it is neither flushed nor told of anything by a [`Kick`], it need not be put and loaded: it
+    /// is enough to take its interface from its CPU and to give it back, where that is still what it
+    /// was. Before it is off it has to be put, or [forgotten](Vgic::forget).
+    pub quiet: Option<Interface>,
+}
 
+/// What is to be known of a vCPU that has been put.
+#[derive(Clone, Copy, Debug)]
+pub struct Put {
+    /// Whom to kick.
+    pub kick: Kick,
+    /// Its linked private interrupts whose physical interrupt is active, and must not be any more: bit n for
+    /// interrupt n.
+    pub held: u32,
+    /// Whether it may have something to wake for: [`pending_for`](Vgic::pending_for) says.
+    pub ready: bool,
+}
+
+impl Vgic {
     /// `vcpu`, which was quiet when its interface was taken, is not loaded any more.
     pub fn forget(&mut self, vcpu: usize) {
         self.loaded &= !(1 << vcpu);
@@ -110,55 +119,79 @@ impl Vgic {
     /// Loads `vcpu` on the CPU that `lrs` belongs to, which has an interface [as it should
     /// be](Lrs), and lists what it has.
     #[inline]
-    pub fn load(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> Kick {
+    pub fn load(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> Loaded {
         self.loaded |= 1 << vcpu;
-        let state = &mut self.vcpus[vcpu];
-        state.hcr = EN;
-        lrs.set_vmcr(state.vmcr);
-        lrs.set_apr(state.apr);
         self.work &= !(1 << vcpu);
+        let elsewhere = self.summary | u32::from(self.owed);
         let private = &mut self.banks[vcpu];
-        let owed = state.stale | state.spi_active | u16::from(self.owed);
-        let unlisted = private.active | self.summary | u32::from(owed);
-        let ready = private.ready;
-        if unlisted | ready & ready.wrapping_sub(1) != 0 {
-            return self.flush(vcpu, lrs);
-        }
-        if ready != 0 {
+        let state = &mut self.vcpus[vcpu];
+        let interface = Interface {
+            vmcr: state.vmcr,
+            apr: state.apr,
+        };
+        interface.load(lrs);
+        state.hcr = EN;
+        let mut loaded = Loaded {
+            kick: Kick(0),
+            held: private.held,
+            quiet: None,
+        };
+        let (ready, unlisted) = (private.ready, private.active | elsewhere);
+        let one = ready & ready.wrapping_sub(1) == 0;
+        if unlisted | u32::from(state.stale | state.spi_active) != 0 || !one {
+            loaded.kick = self.flush(vcpu, lrs);
+        } else if ready != 0 {
             private.list_alone(state, vcpu, 0, lrs);
+        } else if loaded.held == 0 {
+            loaded.quiet = Some(interface);
         }
-        Kick(0)
+        loaded
     }
 
     /// Takes everything back from `vcpu`, which is loaded, and leaves the list registers empty. The
-    /// kicks are for other vCPUs that can now take what this one had; whether it has anything to
-    /// wake for itself says [`pending_for`](Self::pending_for).
+    /// kicks are for other vCPUs that can now take what this one had.
     #[inline]
-    pub fn put(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> Kick {
-        let state = &self.vcpus[vcpu];
-        let mut kick = Kick(0);
-        if state.hcr != EN {
-            kick = self.sync(vcpu, lrs);
-            lrs.set_hcr(EN);
-        } else if state.used != 0 {
-            kick.0 = self.take(vcpu, state.used, lrs);
+    pub fn put(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> Put {
+        let mut kick = 0;
+        loop {
+            let private = &mut self.banks[vcpu];
+            let state = &mut self.vcpus[vcpu];
+            if state.hcr != EN {
+                kick |= self.sync(vcpu, lrs).0;
+                self.vcpus[vcpu].hcr = EN;
+                lrs.set_hcr(EN);
+                continue;
+            }
+            let left = private.take_ended(state, state.used, lrs);
+            if left != 0 {
+                kick |= self.take_each(vcpu, left, lrs);
+                continue;
+            }
+            if state.stale != 0 {
+                state.clear_stale(lrs);
+            }
+            let Interface { vmcr, apr } = Interface::of(lrs);
+            (state.vmcr, state.apr, state.hcr) = (vmcr, apr, 0);
+            let (held, ready) = (private.held, private.ready | self.summary != 0);
+            self.loaded &= !(1 << vcpu);
+            if self.summary != 0 {
+                kick |= self.pass_on();
+            }
+            let kick = Kick(kick & !(1 << vcpu));
+            return Put { kick, held, ready };
         }
-        let state = &mut self.vcpus[vcpu];
-        if state.stale != 0 {
-            state.clear_stale(lrs);
-        }
-        state.vmcr = lrs.vmcr();
-        state.apr = lrs.apr();
-        state.hcr = 0;
-        self.loaded &= !(1 << vcpu);
-        let count = self.vcpus.len();
-        let mut words = self.summary;
+    }
+
+    /// Whom to tell that shared interrupts wait.
+    #[inline(never)]
+    fn pass_on(&mut self) -> u8 {
+        let (count, mut words, mut kick) = (self.vcpus.len(), self.summary, 0);
         while words != 0 {
             let k = count + words.trailing_zeros() as usize - 1;
             words &= words - 1;
-            kick.0 |= self.wake(k, self.banks[k].ready);
+            kick |= self.wake(k, self.banks[k].ready);
         }
-        Kick(kick.0 & !(1 << vcpu))
+        kick
     }
 
     /// Takes everything back from the list registers of `vcpu`, which is loaded; it is flushed
@@ -555,12 +588,10 @@ impl Vgic {
     }
 
     /// Takes back what stands in the list registers `which`, all of them in use.
-    #[inline]
+    #[inline(never)]
     fn take(&mut self, vcpu: usize, which: u16, lrs: &mut impl Lrs) -> u8 {
-        match self.take_ended(vcpu, which, lrs) {
-            (0, kick) => kick,
-            (others, kick) => kick | self.take_each(vcpu, others, lrs),
-        }
+        let left = self.banks[vcpu].take_ended(&mut self.vcpus[vcpu], which, lrs);
+        self.take_each(vcpu, left, lrs)
     }
 
     #[inline(never)]
@@ -573,38 +604,6 @@ impl Vgic {
             which &= which - 1;
         }
         kick
-    }
-
-    /// Takes back what has simply ended of what stands in the list registers `which`: most of it, and all
-    /// at once. The others, and whom to tell.
-    #[inline(never)]
-    fn take_ended(&mut self, vcpu: usize, which: u16, lrs: &mut impl Lrs) -> (u16, u8) {
-        let bank = &mut self.banks[vcpu];
-        let state = &mut self.vcpus[vcpu];
-        let (mut left, mut ended) = (which, 0);
-        let mut others = which;
-        while left != 0 {
-            let i = left.trailing_zeros() as usize % MAX_LRS;
-            left &= left - 1;
-            let intid = state.lr[i] & VIRTUAL_ID;
-            if intid < 32 && lrs.read(i) & (PENDING | ACTIVE | EOI) == 0 {
-                ended |= bit(intid);
-                others &= !(1 << i);
-            }
-        }
-        if ended & bank.deferred != 0 {
-            return (which, 0);
-        }
-        let taken = which & !others;
-        state.used &= !taken;
-        state.dirty &= !taken;
-        bank.active &= !ended;
-        bank.forced &= !ended;
-        bank.listed &= !ended;
-        bank.listed_latch &= !ended;
-        bank.listed_pending &= !ended;
-        let again = ended & (bank.pending() | bank.held);
-        (others, if again == 0 { 0 } else { self.settle(vcpu) })
     }
 
     /// Takes back what stands in the list register `i`, which is in use: an interrupt, by its bank
@@ -755,6 +754,35 @@ impl Bank {
         state.lr[i] = lr;
         lrs.write(i, lr);
         true
+    }
+
+    /// Takes back what has simply ended of what stands in the list registers `which` of `state`: most of it,
+    /// and all at once. The others.
+    #[inline(always)]
+    fn take_ended(&mut self, state: &mut Vcpu, which: u16, lrs: &impl Lrs) -> u16 {
+        let again = self.pending() | self.held | self.deferred;
+        let (mut left, mut others, mut ended) = (which, which, 0);
+        while left != 0 {
+            let i = left.trailing_zeros() as usize % MAX_LRS;
+            left &= left - 1;
+            let intid = state.lr[i] & VIRTUAL_ID;
+            let simple = intid < 32 && again & bit(intid) == 0;
+            if simple && lrs.read(i) & (PENDING | ACTIVE | EOI) == 0 {
+                ended |= bit(intid);
+                others &= !(1 << i);
+            }
+        }
+        if ended != 0 {
+            let taken = which & !others;
+            state.used &= !taken;
+            state.dirty &= !taken;
+            self.active &= !ended;
+            self.forced &= !ended;
+            self.listed &= !ended;
+            self.listed_latch &= !ended;
+            self.listed_pending &= !ended;
+        }
+        others
     }
 
     /// Lists the only private interrupt of `vcpu` that is ready in list register `i`, which is free.

@@ -50,7 +50,7 @@ use crate::table::Table;
 use alloc::boxed::Box;
 use alloc::vec;
 
-pub use lr::{Interface, Lrs};
+pub use lr::{Interface, Loaded, Lrs, Put};
 
 /// The most vCPUs that a GICv2 can have.
 pub const MAX_VCPUS: usize = 8;
