@@ -900,23 +900,22 @@ impl Cpu {
     fn wake(&mut self, index: usize, mut vcpus: u8) -> bool {
         let vm = Arc::as_ptr(&self.vcpus[index].vm);
         let mut more = false;
-        for place in 0..self.vcpus.len() {
+        while vcpus != 0 {
+            let is_asked =
+                |vcpu: &Box<Vcpu>| vcpus >> vcpu.index & 1 != 0 && Arc::as_ptr(&vcpu.vm) == vm;
+            let Some(place) = self.vcpus.iter().position(is_asked) else {
+                // They are only about to arrive.
+                self.vcpus[index].vm.wake(vcpus);
+                break;
+            };
             let vcpu = &mut self.vcpus[place];
-            if vcpus >> vcpu.index & 1 == 0 || Arc::as_ptr(&vcpu.vm) != vm {
-                continue;
-            }
             vcpus &= !(1 << vcpu.index);
             vcpu.stir();
             if vcpu.state == State::Waiting {
                 vcpu.state = State::Ready;
                 more |= !self.joins(place);
             }
-            if vcpus == 0 {
-                return more;
-            }
         }
-        // Some are only about to arrive.
-        self.vcpus[index].vm.wake(vcpus);
         more
     }
 

@@ -382,50 +382,58 @@ impl Vcpu {
 
     /// A store to the distributor.
     #[inline(always)]
-    fn store_gicd(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) {
-        let kick = self.write_gicd(state, offset, width, value);
-        self.vm.kick(kick, self.index);
+    fn store_gicd(&self, mut state: Locked<'_>, offset: u32, width: u32, value: u32) {
+        let kick = self.write_gicd(&mut state, offset, width, value);
+        if kick != Kick(0) {
+            self.change_gic(state, |_, _, _| kick);
+        }
     }
 
     /// The same. Which vCPUs of its VM are to be woken on this CPU, a bit each.
     #[inline(always)]
-    pub fn ask_gicd(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) -> u8 {
-        let kick = self.write_gicd(state, offset, width, value);
-        match kick {
+    pub fn ask_gicd(&self, mut state: Locked<'_>, offset: u32, width: u32, value: u32) -> u8 {
+        match self.write_gicd(&mut state, offset, width, value) {
             Kick(0) => 0,
-            _ => self.vm.ask(kick, self.index, &self.link),
+            kick => self.ask(state, kick),
         }
     }
 
+    /// Does what follows from a change that has led to `kick`, but to wake those that live here: they are returned.
+    #[inline(never)]
+    fn ask(&self, state: Locked<'_>, mut kick: Kick) -> u8 {
+        if state.gic.needs_flush(self.index) {
+            kick = self.apply(state, |_, _, _| kick);
+        } else {
+            drop(state);
+        }
+        self.vm
+            .wake_elsewhere(kick.0 & !(1 << self.index), self.link.cpu())
+    }
+
     #[inline(always)]
-    fn write_gicd(&self, mut state: Locked<'_>, offset: u32, width: u32, value: u32) -> Kick {
+    fn write_gicd(&self, state: &mut Shared, offset: u32, width: u32, value: u32) -> Kick {
         let offset = offset & 0xfff;
-        let kick = if !Vgic::is_live(offset) {
+        if !Vgic::is_live(offset) {
             state.gic.poke(self.index, offset, width, value)
         } else if Vgic::sends(offset, width)
             && let Some(mut lrs) = machine::list_registers()
         {
             state.gic.send(self.index, value, &mut lrs)
         } else {
-            return self.write_gicd_state(state, offset, width, value);
-        };
-        if kick == Kick(0) || !state.gic.needs_flush(self.index) {
-            return kick;
+            self.write_gicd_state(state, offset, width, value)
         }
-        self.apply_kick(state, kick)
     }
 
     #[inline(never)]
-    fn write_gicd_state(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) -> Kick {
-        self.apply(state, |gic, vcpu, lrs| {
-            gic.write(vcpu, offset, width, value, lrs)
-        })
-    }
-
-    /// What else a change that has led to `kick` takes.
-    #[inline(never)]
-    fn apply_kick(&self, state: Locked<'_>, kick: Kick) -> Kick {
-        self.apply(state, |_, _, _| kick)
+    fn write_gicd_state(&self, state: &mut Shared, offset: u32, width: u32, value: u32) -> Kick {
+        let Some(mut lrs) = machine::list_registers() else {
+            return Kick(0);
+        };
+        let mut kick = state.gic.write(self.index, offset, width, value, &mut lrs);
+        if state.gic.needs_flush(self.index) {
+            kick |= Kick(1 << self.index);
+        }
+        kick
     }
 
     /// A load from the distributor.
