@@ -786,7 +786,7 @@ impl Bank {
     }
 
     /// Lists the only private interrupt of `vcpu` that is ready in list register `i`, which is free.
-    #[inline]
+    #[inline(always)]
     fn list_alone(&mut self, state: &mut Vcpu, vcpu: usize, i: usize, lrs: &mut impl Lrs) {
         let n = self.ready.trailing_zeros() as usize & 31;
         self.listed |= self.ready;
