@@ -216,11 +216,22 @@ impl Vgic {
     /// vCPUs.
     #[inline]
     pub fn flush(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> Kick {
-        // What mostly happens: interrupts that have ended since and are pending anew, or whose handler has
+        let count = self.vcpus.len();
+        let state = &mut self.vcpus[vcpu];
+        // What mostly happens: an interrupt that has ended since and is pending anew, or whose handler has
         // quieted its device.
-        while self.renew_first(vcpu, lrs) {}
+        if state.dirty != 0 && state.hcr == EN {
+            let i = state.dirty.trailing_zeros() as usize % MAX_LRS;
+            let intid = state.lr[i] & VIRTUAL_ID;
+            let (word, n) = (intid as usize >> 5, intid as usize & 31);
+            let k = if word == 0 { vcpu } else { count + word - 1 };
+            let bank = &mut self.banks[k];
+            let here = word == 0 || bank.targets[n] >> vcpu & 1 != 0;
+            if here && bank.renew(state, i, intid, lrs) {
+                state.dirty &= !(1 << i);
+            }
+        }
         let private = &self.banks[vcpu];
-        let state = &self.vcpus[vcpu];
         let unlisted = private.ready | private.active & !private.listed | self.summary;
         let owed = u32::from(state.dirty | state.stale | state.spi_active) | (state.hcr ^ EN);
         self.work &= !(1 << vcpu);
@@ -228,29 +239,6 @@ impl Vgic {
             return Kick(0);
         }
         self.flush_rest(vcpu, lrs)
-    }
-
-    /// Brings the first list register whose interrupt was changed up to date, where that is simple.
-    #[inline]
-    fn renew_first(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> bool {
-        let state = &mut self.vcpus[vcpu];
-        if state.dirty == 0 || state.hcr != EN {
-            return false;
-        }
-        let i = state.dirty.trailing_zeros() as usize % MAX_LRS;
-        let intid = state.lr[i] & VIRTUAL_ID;
-        let Some(k) = self.bank_of(vcpu, intid) else {
-            return false;
-        };
-        let (Some(bank), Some(state)) = (self.banks.get_mut(k), self.vcpus.get_mut(vcpu)) else {
-            return false;
-        };
-        let here = intid < 32 || bank.targets[intid as usize & 31] >> vcpu & 1 != 0;
-        let renewed = here && bank.renew(state, i, intid, lrs);
-        if renewed {
-            state.dirty &= !(1 << i);
-        }
-        renewed
     }
 
     /// As [`set_level`](Self::set_level) with `true` for a linked private interrupt of `vcpu`, which
