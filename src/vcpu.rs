@@ -719,17 +719,18 @@ impl Vcpu {
         self.with_gic(|gic, vcpu, lrs| gic.raise(vcpu, interrupt::VIRTUAL_TIMER, lrs));
     }
 
-    /// The board's interrupt `id` has come; whether it is of a device of its VM, and for this CPU. What is said
-    /// above holds for it too.
+    /// The board's interrupt `id` has come; whether it is of a device of its VM, and for it first of all. What is
+    /// said above holds for it too.
     pub fn device_fired(&mut self, id: u32) -> bool {
-        let Some(intid) = self.vm.wired_to(id) else {
+        let (Some(intid), Some(mut lrs)) = (self.vm.wired_to(id), machine::list_registers()) else {
             return false;
         };
-        let state = self.vm.lock();
-        if self.vm.home_by(&state.gic, intid) != self.link.cpu() {
-            return false;
+        let mut state = self.vm.lock();
+        match state.gic.raise_shared(self.index, intid, &mut lrs) {
+            None => return false,
+            Some(Kick(0)) => drop(state),
+            Some(kick) => self.change_gic(state, |_, _, _| kick),
         }
-        self.change_gic(state, |gic, vcpu, lrs| gic.raise_shared(vcpu, intid, lrs));
         self.watched = true;
         look_soon();
         true

@@ -263,27 +263,31 @@ impl Vgic {
         self.changed(vcpu, b)
     }
 
-    /// The same for a shared one: what the handler of a device's interrupt calls where `vcpu` runs.
-    pub fn raise_shared(&mut self, vcpu: usize, intid: u32, lrs: &mut impl Lrs) -> Kick {
-        let Some(k) = self.bank_of(vcpu, intid) else {
-            return Kick(0);
-        };
-        let (Some(bank), Some(state)) = (self.banks.get_mut(k), self.vcpus.get_mut(vcpu)) else {
-            return Kick(0);
-        };
+    /// The same for a linked shared one: what the handler of a device's interrupt calls where `vcpu` runs.
+    /// `None` where the first that it is for is another vCPU: nothing has been done then.
+    pub fn raise_shared(&mut self, vcpu: usize, intid: u32, lrs: &mut impl Lrs) -> Option<Kick> {
+        let k = self.bank_of(vcpu, intid)?;
+        let (bank, state) = (self.banks.get_mut(k)?, self.vcpus.get_mut(vcpu)?);
         let (b, n) = (bit(intid), intid as usize & 31);
-        if bank.linked & b == 0 {
-            return self.set_level(vcpu, intid, true);
+        if u32::from(bank.targets[n]).trailing_zeros() != vcpu as u32 {
+            return None;
         }
         bank.level |= b;
         bank.held |= b;
         let place = usize::from(bank.place[n]);
-        let here = place & 7 == vcpu && bank.targets[n] >> vcpu & 1 != 0;
-        let simple = here && bank.listed & b != 0 && state.hcr == EN;
-        if simple && bank.renew(state, (place >> 3) % MAX_LRS, intid, lrs) {
-            return Kick(0);
+        let free = (!(state.used | state.stale)).trailing_zeros() as usize;
+        if state.hcr != EN {
+        } else if bank.listed & b != 0 {
+            if place & 7 == vcpu && bank.renew(state, (place >> 3) % MAX_LRS, intid, lrs) {
+                return Some(Kick(0));
+            }
+        } else if bank.open & !(bank.active | bank.ready) & b != 0
+            && free < lrs.count().min(MAX_LRS)
+        {
+            bank.list_new(state, vcpu, free, intid, lrs);
+            return Some(Kick(0));
         }
-        self.changed(k, b)
+        Some(self.changed(k, b))
     }
 
     /// Has SGI `id`, sent by `vcpu` to itself, listed at once where its list register is free again.
@@ -776,13 +780,28 @@ impl Bank {
     /// Lists the only private interrupt of `vcpu` that is ready in list register `i`, which is free.
     #[inline(always)]
     fn list_alone(&mut self, state: &mut Vcpu, vcpu: usize, i: usize, lrs: &mut impl Lrs) {
-        let n = self.ready.trailing_zeros() as usize & 31;
-        self.listed |= self.ready;
+        let intid = self.ready.trailing_zeros();
         self.ready = 0;
+        self.list_new(state, vcpu, i, intid, lrs);
+    }
+
+    /// Lists interrupt `intid`, which is pending, open and not active, in list register `i` of `vcpu`, which is
+    /// free.
+    #[inline(always)]
+    fn list_new(
+        &mut self,
+        state: &mut Vcpu,
+        vcpu: usize,
+        i: usize,
+        intid: u32,
+        lrs: &mut impl Lrs,
+    ) {
+        let (n, i) = (intid as usize & 31, i % MAX_LRS);
+        self.listed |= bit(intid);
         self.place[n] = (i << 3 | vcpu) as u8;
-        let lr = self.compose_pending(state, n as u32, n);
-        state.lr[i % MAX_LRS] = lr;
-        state.used |= 1 << (i % MAX_LRS);
+        let lr = self.compose_pending(state, intid, n);
+        state.lr[i] = lr;
+        state.used |= 1 << i;
         lrs.write(i, lr);
     }
 

@@ -28,8 +28,9 @@
 //! deactivating it; the hardware does that when the guest deactivates the virtual one
 //! ([`raise`](Vgic::raise) is the short way for the vCPU that is loaded here). Where the
 //! virtual interrupt vanishes in another way, [`next_release`](Vgic::next_release) names the
-//! physical one to deactivate. Physical PPIs are the CPU's, not the vCPU's: after a put, those in
-//! [`held`](Vgic::held) must be made inactive, and active again before the next load.
+//! physical one to deactivate. Physical PPIs are the CPU's, not the vCPU's: after a put those of the
+//! vCPU must be made inactive ([`Put::held`]), and active again with the next load
+//! ([`Loaded::held`]).
 //!
 //! The model is a GICv2 without Security Extensions but with both groups (ARM IHI 0048B, 3.4), as
 //! QEMU's `virt` machine has one: GICD_CTLR has two enables, GICD_IGROUPR is writable and zero at
@@ -389,8 +390,7 @@ impl Vgic {
     }
 
     /// The linked private interrupts of `vcpu`, which is put, whose physical interrupt has to be
-    /// active while it is loaded: bit n for interrupt n.
-    #[inline(always)]
+    /// active while it is loaded: bit n for interrupt n. They may change until it is.
     #[must_use]
     pub fn held(&self, vcpu: usize) -> u32 {
         self.banks[vcpu].held
@@ -480,7 +480,7 @@ impl Vgic {
     }
 
     /// Something about the interrupts `bits` of bank `k` has changed.
-    #[inline]
+    #[inline(never)]
     fn changed(&mut self, k: usize, bits: u32) -> Kick {
         let listed = bits & self.banks[k].listed;
         if listed == 0 {
