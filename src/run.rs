@@ -902,8 +902,8 @@ impl Cpu {
         let mut more = false;
         while vcpus != 0 {
             let is_asked =
-                |vcpu: &Box<Vcpu>| vcpus >> vcpu.index & 1 != 0 && Arc::as_ptr(&vcpu.vm) == vm;
-            let Some(place) = self.vcpus.iter().position(is_asked) else {
+                |vcpu: &Vcpu| vcpus >> vcpu.index & 1 != 0 && Arc::as_ptr(&vcpu.vm) == vm;
+            let Some(place) = self.vcpus.iter().position(|vcpu| is_asked(vcpu)) else {
                 // They are only about to arrive.
                 self.vcpus[index].vm.wake(vcpus);
                 break;

@@ -716,6 +716,7 @@ impl Vcpu {
     pub fn virtual_timer_fired(&mut self) {
         self.watched = true;
         machine::set_deadline_if_none(machine::wiring().frequency / SOON);
+        self.quiet.set(None);
         self.with_gic(|gic, vcpu, lrs| gic.raise(vcpu, interrupt::VIRTUAL_TIMER, lrs));
     }
 

@@ -252,10 +252,7 @@ impl Vgic {
         if intid >= 32 || bank.linked & b == 0 {
             return self.set_level(vcpu, intid, true);
         }
-        bank.level |= b;
-        bank.held |= b;
-        let i = usize::from(bank.place[intid as usize] >> 3) % MAX_LRS;
-        if bank.listed & b != 0 && state.hcr == EN && bank.renew(state, i, intid, lrs) {
+        if bank.list_raised(state, vcpu, intid, lrs) {
             return Kick(0);
         }
         // Though it may be disabled: it is not quiet any more.
@@ -268,26 +265,14 @@ impl Vgic {
     pub fn raise_shared(&mut self, vcpu: usize, intid: u32, lrs: &mut impl Lrs) -> Option<Kick> {
         let k = self.bank_of(vcpu, intid)?;
         let (bank, state) = (self.banks.get_mut(k)?, self.vcpus.get_mut(vcpu)?);
-        let (b, n) = (bit(intid), intid as usize & 31);
-        if u32::from(bank.targets[n]).trailing_zeros() != vcpu as u32 {
+        let target = u32::from(bank.targets[intid as usize & 31]).trailing_zeros();
+        if target != vcpu as u32 {
             return None;
         }
-        bank.level |= b;
-        bank.held |= b;
-        let place = usize::from(bank.place[n]);
-        let free = (!(state.used | state.stale)).trailing_zeros() as usize;
-        if state.hcr != EN {
-        } else if bank.listed & b != 0 {
-            if place & 7 == vcpu && bank.renew(state, (place >> 3) % MAX_LRS, intid, lrs) {
-                return Some(Kick(0));
-            }
-        } else if bank.open & !(bank.active | bank.ready) & b != 0
-            && free < lrs.count().min(MAX_LRS)
-        {
-            bank.list_new(state, vcpu, free, intid, lrs);
+        if bank.list_raised(state, vcpu, intid, lrs) {
             return Some(Kick(0));
         }
-        Some(self.changed(k, b))
+        Some(self.changed(k, bit(intid)))
     }
 
     /// Has SGI `id`, sent by `vcpu` to itself, listed at once where its list register is free again.
@@ -803,6 +788,36 @@ impl Bank {
         state.lr[i] = lr;
         state.used |= 1 << i;
         lrs.write(i, lr);
+    }
+
+    /// The physical interrupt of the linked interrupt `intid` has come to `vcpu`, or to the one that has this
+    /// bank: lists it at once, where that is simple.
+    #[inline(always)]
+    fn list_raised(
+        &mut self,
+        state: &mut Vcpu,
+        vcpu: usize,
+        intid: u32,
+        lrs: &mut impl Lrs,
+    ) -> bool {
+        let (b, n) = (bit(intid), intid as usize & 31);
+        self.level |= b;
+        self.held |= b;
+        if state.hcr != EN {
+            return false;
+        }
+        if self.listed & b != 0 {
+            let place = usize::from(self.place[n]);
+            let i = (place >> 3) % MAX_LRS;
+            return place & 7 == vcpu && self.renew(state, i, intid, lrs);
+        }
+        let free = (!(state.used | state.stale)).trailing_zeros() as usize;
+        let fits = free < lrs.count().min(MAX_LRS);
+        let simple = fits && self.open & !(self.active | self.ready) & b != 0;
+        if simple {
+            self.list_new(state, vcpu, free, intid, lrs);
+        }
+        simple
     }
 
     /// The value of a list register for interrupt `intid`, number `n` here, which is pending; it
