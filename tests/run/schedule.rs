@@ -196,6 +196,33 @@ pub(crate) fn the_virtual_timer_stays_active_until_its_guest_deactivates_it() {
     assert_eq!(test::active(0), [27]);
 }
 
+pub(crate) fn a_timers_interrupt_goes_with_its_vcpu_and_is_no_others() {
+    let mut board = Board::two();
+    for (offset, value) in [(0x000, 1), (0x100, 1 << VIRTUAL_TIMER)] {
+        test::push(move |guest| {
+            guest.regs.r[1] = value;
+            data_abort(guest, GICD + offset, GICD + offset, access(2, 1) | WRITE)
+        });
+    }
+    let owner = board.run(null).vttbr;
+    // Both have had turns with nothing in a list register, and the other was last.
+    let mut turns = (0..5).map(|_| board.next(0).expect("a guest").vttbr);
+    assert_ne!(turns.next_back(), Some(owner));
+    drop(turns);
+    test::interrupt(0, VIRTUAL_TIMER);
+    assert!(board.run_if(|guest| guest.trap(WFE)).is_none());
+    let listed = |guest: &Guest| guest.lr.map(|lr| lr & 0x3ff);
+    for _ in 0..2 {
+        let other = board.next(0).expect("the other");
+        assert_ne!(other.vttbr, owner);
+        assert_eq!((listed(&other), test::active(0)), ([0; 4], vec![]));
+        let next = board.next(0).expect("the owner");
+        assert_eq!(next.vttbr, owner);
+        assert!(listed(&next).contains(&VIRTUAL_TIMER));
+        assert_eq!(test::active(0), [27]);
+    }
+}
+
 pub(crate) fn vfp_moves_at_the_first_use_after_a_switch() {
     let mut board = Board::two();
     let moves = || -> Vec<bool> {
