@@ -673,9 +673,8 @@ impl Vm {
     /// Kicks the vCPUs of `kick` but the one that asks for it.
     #[inline(always)]
     pub fn kick(&self, kick: Kick, own: usize) {
-        let others = kick.0 & !(1 << own);
-        if others != 0 {
-            self.wake(others);
+        if kick != Kick(0) {
+            self.wake(kick.0 & !(1 << own));
         }
     }
 

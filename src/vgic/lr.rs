@@ -412,7 +412,7 @@ impl Vgic {
     #[inline(always)]
     #[must_use]
     pub fn traps_dir(&self, vcpu: usize) -> bool {
-        self.vcpus[vcpu].hcr & LRENPIE != 0 && self.unlisted_active(vcpu) > 1
+        self.overflowed && self.vcpus[vcpu].hcr & LRENPIE != 0 && self.unlisted_active(vcpu) > 1
     }
 
     /// How many interrupts are active at `vcpu` and not listed.
@@ -478,6 +478,7 @@ impl Vgic {
         }
         if self.best_active(vcpu, 0).is_some() {
             hcr |= LRENPIE;
+            self.overflowed = true;
         }
         hcr
     }

@@ -222,6 +222,8 @@ pub struct Vgic {
     owed: u8,
     /// Whether any bank may have something to release.
     releases: bool,
+    /// Whether a vCPU has had more interrupts active than list registers.
+    overflowed: bool,
 }
 
 impl Vgic {
@@ -241,6 +243,7 @@ impl Vgic {
             work: 0,
             owed: 0,
             releases: false,
+            overflowed: false,
         };
         vgic.reset();
         vgic
@@ -277,6 +280,7 @@ impl Vgic {
         self.work = 0;
         self.owed = 0;
         self.releases = true;
+        self.overflowed = false;
     }
 
     /// Resets a vCPU's CPU interface, as when it is powered on. It must not be loaded. The
