@@ -686,7 +686,7 @@ impl Cpu {
             // WFI may end though the guest does not take it (ARM DDI 0406C, B1.8.14).
             let mut pending = interrupt == Interrupt::Own;
             if interrupt == Interrupt::Deadline {
-                vcpu.update_timer();
+                vcpu.look_at_timers();
                 pending = vcpu.pending();
             }
             if pending {
@@ -747,9 +747,15 @@ impl Cpu {
     /// Sets the Hyp timer to the first thing that is due: the end of the slice, a deadline of a vCPU
     /// that waits, or of the physical timer of the one that is live.
     #[inline(never)]
-    fn set_deadline(&self) {
-        let timer = self.vcpus.get(self.loaded).map(|vcpu| &vcpu.timer);
+    fn set_deadline(&mut self) {
+        let loaded = self.vcpus.get_mut(self.loaded);
+        let timer = loaded.as_ref().map(|vcpu| &vcpu.timer);
         wake_by(self.slice_end, self.turns.due, timer);
+        if let Some(vcpu) = loaded
+            && vcpu.watched
+        {
+            vcpu.watch_virtual_timer();
+        }
     }
 
     /// Whether vCPU `index` goes on after something has changed: not where one of a higher priority is ready, or

@@ -715,7 +715,7 @@ impl Vcpu {
     /// Hyp timer makes one soon, and again while the interrupt is active. Hardware has no need.
     pub fn virtual_timer_fired(&mut self) {
         self.watched = true;
-        machine::set_deadline_if_none(machine::wiring().frequency / SOON);
+        look_soon();
         self.quiet.set(None);
         self.with_gic(|gic, vcpu, lrs| gic.raise(vcpu, interrupt::VIRTUAL_TIMER, lrs));
     }
@@ -746,10 +746,8 @@ impl Vcpu {
         let lines = self.vm.has_line_out(&state.gic);
         self.watched = state.gic.outstanding(self.index, ID) || lines;
         drop(state);
-        if lines {
+        if self.watched {
             look_soon();
-        } else if self.watched {
-            machine::set_deadline_if_none(machine::wiring().frequency / SOON);
         }
     }
 
