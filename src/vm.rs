@@ -261,7 +261,7 @@ pub struct Vm {
     /// How long a vCPU runs while others of its priority are ready, ticks.
     pub slice: u64,
     /// What its vCPUs may take, if that is bounded.
-    reservation: Option<Mutex<Reservation>>,
+    reservation: Option<Box<Mutex<Reservation>>>,
     /// Whether it is up, or on its way there.
     up: AtomicBool,
     /// Why none of them runs, as bits of [`halt`].
@@ -362,7 +362,7 @@ impl Vm {
             .collect();
         let reservation = config.policy.budget_us.map(|budget| {
             let period = ticks(config.policy.period_us);
-            Mutex::new(Reservation::new(ticks(budget), period))
+            Box::new(Mutex::new(Reservation::new(ticks(budget), period)))
         });
         let prefix = alloc::format!("\x1b[3{}m{}:\x1b[0m ", 1 + id % 6, config.name);
         let writer = console::open(prefix);
