@@ -671,9 +671,8 @@ impl Vm {
     /// Kicks the vCPUs of `kick` but the one that asks for it.
     #[inline(always)]
     pub fn kick(&self, kick: Kick, own: usize) {
-        let others = kick.0 & !(1 << own);
-        if others != 0 {
-            self.wake(others);
+        if kick != Kick(0) {
+            self.wake(kick.0 & !(1 << own));
         }
     }
 
@@ -718,25 +717,17 @@ impl Vm {
         }
     }
 
-    /// As [`kick`](Self::kick), for the vCPU `own`, which is loaded here and has this `link`. Those that live here
-    /// too, which are left to this CPU to wake.
-    #[inline(always)]
-    #[must_use = "they are not woken yet"]
-    pub fn ask(&self, kick: Kick, own: usize, link: &Link) -> u8 {
-        match kick.0 & !(1 << own) {
-            0 => 0,
-            others => self.wake_elsewhere(others, link.cpu()),
-        }
-    }
-
     /// Wakes the vCPUs of `vcpus`.
+    #[inline(never)]
     pub fn wake(&self, vcpus: u8) {
         let _ = self.wake_elsewhere(vcpus, MAX_CPUS);
     }
 
-    /// Wakes those of `vcpus` that live on other CPUs than number `here`; the others.
-    #[inline(never)]
-    fn wake_elsewhere(&self, vcpus: u8, here: usize) -> u8 {
+    /// Wakes those of `vcpus` that live on other CPUs than number `here`. The others, which are left to that CPU
+    /// to wake.
+    #[inline(always)]
+    #[must_use = "they are not woken yet"]
+    pub fn wake_elsewhere(&self, vcpus: u8, here: usize) -> u8 {
         let (mut left, mut found) = (vcpus, 0);
         while left != 0 {
             let first = left & left.wrapping_neg();

@@ -647,6 +647,15 @@ const CASES: &[Case] = &[
         ..GUESTS
     },
     Case {
+        name: "guests::timers_beside_a_vm_that_sleeps_for_long",
+        vms: &[
+            "kernel=guest:timers,memory=64M",
+            "kernel=guest:pulse,memory=64M,append=period=100000000",
+        ],
+        expect: Expect::Stops(&["SUMMARY 24 passed, 0 failed"]),
+        ..GUESTS
+    },
+    Case {
         name: "guests::runtime_of_the_hypervisor",
         vms: &["kernel=guest:runtime,memory=64M"],
         ..GUESTS

@@ -122,6 +122,8 @@ const TESTS: &[Test] = tests! {
         an_idle_cpu_waits_without_a_deadline
         every_interrupt_is_ended_and_deactivated
         the_virtual_timer_stays_active_until_its_guest_deactivates_it
+        the_virtual_timers_line_is_looked_at_soon_whatever_else_is_due
+        a_timers_interrupt_goes_with_its_vcpu_and_is_no_others
         vfp_moves_at_the_first_use_after_a_switch
         a_vcpu_that_begins_anew_finds_no_vfp_registers_of_its_life_before
         a_vcpu_without_vfp_moves_none
