@@ -71,7 +71,7 @@
 //! CPUs ([`balance`]).
 //!
 //! What a switch can leave out it does: the list registers of a vCPU for which there is nothing
-//! ([`vgic::Vgic::quiet`]), VTTBR within a VM, VFP until it is used.
+//! ([`vgic::Loaded::quiet`]), VTTBR within a VM, VFP until it is used.
 //!
 //! # Locks
 //!
