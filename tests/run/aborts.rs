@@ -390,6 +390,20 @@ pub(crate) fn a_fetch_where_nothing_is_aborts() {
     assert_eq!(again.regs.pc, 0x4001_0400);
 }
 
+pub(crate) fn an_abort_whose_handler_is_nowhere_stops_the_vm() {
+    let mut board = Board::two();
+    for (vbar, ends) in [(NOWHERE, false), (NOWHERE - 0x0c, true)] {
+        let after = board.run_if(move |guest| {
+            user(guest, 0);
+            guest.system.vbar = vbar;
+            guest.regs.pc = NOWHERE;
+            prefetch_abort(guest, NOWHERE, NOWHERE, 0b00_0111)
+        });
+        assert_eq!(after.is_none(), ends);
+        assert_eq!(board.vms.iter().any(|vm| vm.lock().power.all_off()), ends);
+    }
+}
+
 const WALK: u32 = 1 << 7;
 
 pub(crate) fn a_walk_through_a_device_is_an_external_abort_on_the_walk() {

@@ -56,6 +56,7 @@ const TESTS: &[Test] = tests! {
         an_abort_in_an_it_block_begins_outside_of_it
         an_undefined_instruction_returns_behind_it
         a_fetch_where_nothing_is_aborts
+        an_abort_whose_handler_is_nowhere_stops_the_vm
         a_walk_through_a_device_is_an_external_abort_on_the_walk
         a_walk_through_ram_that_is_there_by_now_is_tried_again;
     emulate:
