@@ -152,6 +152,7 @@ pub mod vgic;
 pub mod vtimer;
 pub mod pl011;
 pub mod pl031;
+pub mod flash;
 pub mod tty;
 pub mod shell;
 pub mod psci;
@@ -171,6 +172,7 @@ pub mod console;
 #[cfg_attr(not(target_os = "none"), path = "arch/fake.rs")]
 pub mod machine;
 pub mod mem;
+pub mod kept;
 #[cfg(target_os = "none")]
 pub mod platform;
 

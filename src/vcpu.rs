@@ -2,6 +2,7 @@
 
 use crate::bus::{Device, interrupt};
 use crate::decode::{Instruction, Transfer};
+use crate::flash;
 use crate::line::Line;
 use crate::machine::{self, Context, ListRegisters, Live, LiveBanks};
 use crate::pl031::Pl031;
@@ -362,21 +363,27 @@ impl Vcpu {
             Device::Uart => self.load_uart(state, offset, width),
             Device::Gicd => self.load_gicd(state, offset, width),
             Device::Rtc => self.load_rtc(state, offset, width),
-            // As QEMU's flash without an image.
-            Device::GiccDir | Device::Flash => 0,
+            Device::Flash => state.flash[bank(offset)].read(offset, width),
+            Device::GiccDir => 0,
         }
     }
 
     /// Stores `value` at `offset` of `device`.
     #[inline(never)]
-    pub fn store(&self, state: Locked<'_>, device: Device, offset: u32, width: u32, value: u32) {
+    pub fn store(
+        &self,
+        mut state: Locked<'_>,
+        device: Device,
+        offset: u32,
+        width: u32,
+        value: u32,
+    ) {
         match device {
             Device::Uart => self.store_uart(state, offset, width, value),
             Device::Gicd => self.store_gicd(state, offset, width, value),
             Device::Rtc => self.store_rtc(state, offset, width, value),
             Device::GiccDir => self.store_dir(state, offset, value),
-            // As QEMU's flash without an image: its commands do nothing.
-            Device::Flash => {}
+            Device::Flash => state.flash[bank(offset)].write(offset, width, value),
         }
     }
 
@@ -870,6 +877,11 @@ impl Vcpu {
             self.until = self.until.min(first);
         }
     }
+}
+
+/// The number of the bank of flash at `address`.
+const fn bank(address: u32) -> usize {
+    (address / flash::BANK % 2) as usize
 }
 
 /// Has the Hyp timer fire soon, whatever else it is set for.

@@ -10,6 +10,8 @@
 use crate::bus::{Unplaced, interrupt};
 use crate::decode::Instruction;
 use crate::fdt::{ConfigError, Interrupt, OnCrash, VmConfig, Wire};
+use crate::flash::Flash;
+use crate::kept::Kept;
 use crate::line::Line;
 use crate::loader::{Memory, Start};
 use crate::machine::{self, Context, console};
@@ -230,6 +232,8 @@ pub struct State {
     pub dir_trapped: bool,
     /// The real-time clock.
     pub rtc: Pl031,
+    /// The two banks of flash.
+    pub flash: [Flash<Kept>; 2],
     /// The device models of its regions, as they stand in its description.
     pub backends: Vec<Backend>,
     /// The regions that it is the device model for, by ring.
@@ -342,6 +346,7 @@ impl Vm {
             gic,
             dir_trapped: false,
             rtc: Pl031::new(0),
+            flash: Default::default(),
             backends: Vec::new(),
             clients: Vec::new(),
             begun: false,

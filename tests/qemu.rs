@@ -1318,6 +1318,37 @@ const CASES: &[Case] = &[
         expect: Expect::Ends(&["U-Boot 20", "DRAM: +256 MiB", "^qemu-arm$", "vm0: off"]),
         ..LINUX
     },
+    // The environment is in flash, which a reset leaves as it is.
+    Case {
+        name: "uboot::keeps_its_environment",
+        vms: &["uboot,memory=256M"],
+        typed: &[
+            ("Hit any key", " "),
+            ("^=> ", "setenv kept $board\r"),
+            ("^=> ", "saveenv\r"),
+            ("^OK", "reset\r"),
+            ("Hit any key", " "),
+            ("^=> ", "echo found $kept\r"),
+            ("^found qemu-arm$", "poweroff\r"),
+        ],
+        expect: Expect::Ends(&["bad CRC", "^OK", "^found qemu-arm$", "vm0: off"]),
+        ..LINUX
+    },
+    // It does not start without flash that keeps its variables.
+    Case {
+        name: "uefi::starts_its_shell_and_keeps_a_variable",
+        vms: &["uefi,memory=256M"],
+        typed: &[
+            ("any other key", "x"),
+            ("Shell>", "set greeting kept\r"),
+            ("Shell>", "reset -c\r"),
+            ("any other key", "x"),
+            ("Shell>", "set greeting\r"),
+            ("greeting *= *kept", "reset -s\r"),
+        ],
+        expect: Expect::Ends(&["UEFI Interactive Shell", "greeting *= *kept", "vm0: off"]),
+        ..LINUX
+    },
     // Files that are no good; the other VM still starts.
     Case {
         name: "vms::wrong::a_kernel_larger_than_its_memory",
@@ -1442,7 +1473,7 @@ fn built(profile: Profile) -> Result<&'static (PathBuf, Images), Failed> {
 impl Case {
     /// Whether it needs files of Debian's packages.
     fn of_debian(&self) -> bool {
-        let words = ["linux,", "uboot,", "debian:", "demo"];
+        let words = ["linux,", "uboot,", "uefi,", "debian:", "demo"];
         self.vms
             .iter()
             .any(|vm| words.iter().any(|word| vm.contains(word)))

@@ -219,7 +219,7 @@ pub(crate) fn a_permission_fault_that_translates_no_more_is_tried_again() {
     }
 }
 
-pub(crate) fn a_store_to_flash_is_a_command_that_does_nothing() {
+pub(crate) fn a_store_to_firmware_does_nothing() {
     power_on(64 * MIB);
     let mut board = Board::of(1);
     let mut firmware = config("firmware", 4 * MIB);

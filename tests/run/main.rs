@@ -47,7 +47,7 @@ const TESTS: &[Test] = tests! {
         an_access_in_thumb_state_is_skipped_by_its_length_and_advances_itstate
         a_permission_fault_takes_the_address_by_translation
         a_permission_fault_that_translates_no_more_is_tried_again
-        a_store_to_flash_is_a_command_that_does_nothing
+        a_store_to_firmware_does_nothing
         an_access_to_ram_that_is_there_by_now_is_tried_again
         an_access_where_nothing_is_aborts_as_the_processor_would
         a_data_abort_says_what_it_was_in_both_formats
@@ -61,6 +61,8 @@ const TESTS: &[Test] = tests! {
         a_walk_through_ram_that_is_there_by_now_is_tried_again;
     emulate:
         a_store_with_writeback_reaches_the_device_and_moves_its_base
+        flash_keeps_what_is_stored_with_writeback_and_across_a_reset
+        flash_takes_no_more_than_a_mib_of_the_machines_memory
         a_thumb_instruction_is_fetched_by_halves_across_pages
         many_words_may_straddle_ram_and_device
         an_abort_half_way_names_its_own_address_and_restores_the_base
