@@ -380,7 +380,10 @@ fn nudge(socket: &Path, ended: &AtomicBool) -> anyhow::Result<()> {
         }
         thread::sleep(PAUSE);
     }
-    monitor.write_all(b"cont\n")?;
+    // QEMU drops what it has not read yet of a socket that closes: its last command would be `stop`, and the guest stand still.
+    while !ended.load(Ordering::Acquire) {
+        thread::sleep(PAUSE);
+    }
     Ok(())
 }
 
