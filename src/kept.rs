@@ -9,6 +9,10 @@ use crate::mem::Ram;
 const PIECE: u64 = 64 << 10;
 /// The most of a bank that is kept, bytes: room for the variables of any firmware.
 const MOST: u64 = 1 << 20;
+/// What is filled at once, aligned for copies by words.
+#[repr(align(4))]
+struct Part([u8; 1 << 10]);
+
 const BLOCKS: usize = (BANK / BLOCK) as usize;
 
 /// The bytes of a bank. Those that never were written are zeroes, as QEMU's without an image, or all ones once
@@ -46,9 +50,9 @@ impl Kept {
 
     /// Fills the piece at `start`; whether it is kept.
     fn fill(&mut self, start: Ipa, byte: u8) -> bool {
-        let bytes = [byte; 256];
-        let mut parts = (0..PIECE).step_by(bytes.len());
-        parts.all(|at| self.ram.write(Ipa(start.0 + at), &bytes).is_ok())
+        let part = Part([byte; 1 << 10]);
+        let mut places = (0..PIECE).step_by(part.0.len());
+        places.all(|at| self.ram.write(Ipa(start.0 + at), &part.0).is_ok())
     }
 }
 
