@@ -125,6 +125,12 @@ fn settings(xen: bool) -> Vec<String> {
              not let two vCPUs share a CPU; asynchronous console whose input goes to nobody, which favours Xen in uart_char: with the input at the guest that is 2,950",
             xen::ARGUMENTS
         ));
+        settings.push(format!(
+            "Xen on a board with 64 MiB: {}, and loaded to the middle of RAM. Its heap, of whatever size, has to be in 32 MiB that begin at a multiple of \
+             32 MiB and hold nothing else; as QEMU loads it, it is in the first of the two and its device tree in the second, and it panics with \"Not \
+             enough space for xenheap\" before it has a console; and a heap of its own choice takes all 32 MiB, which leaves too little for the guest's",
+            xen::SMALL
+        ));
         settings.push("Xen, vwfi=native: a guest's WFI does not trap, so that its CPU is nobody else's meanwhile".into());
         settings.push(
             "own_ram_bytes: Armillary's image, stacks and heap; of Xen's host what is neither free nor the guest's".into(),

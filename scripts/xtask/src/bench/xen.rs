@@ -18,12 +18,14 @@ use dtoolkit::Property;
 use dtoolkit::model::{DeviceTree, DeviceTreeProperty};
 use regex::Regex;
 
-use super::{GUEST, PATIENCE, Run, Samples, Source, Wanted, guest, linux, size, with_vms, zimage};
+use super::{
+    GUEST, PATIENCE, Run, Samples, Source, Wanted, ZIMAGE_END, guest, linux, size, with_vms, zimage,
+};
 use crate::cli::Against;
 use crate::console::{self, Ending, Input, Session};
 use crate::debian::Item;
 use crate::dts;
-use crate::image::Images;
+use crate::image::{self, Images};
 use crate::progress::{self, Line};
 use crate::qemu::{Load, Machine};
 use crate::size::{KIB, MIB, Size};
@@ -36,8 +38,11 @@ const CLOCK: &str = include_str!("clock.dts");
 const DONE: &str = "bench: done";
 /// What Xen prints last of its free memory.
 const FREE: &str = r"Dom heap: \d+kB free";
-/// The RAM in MiB below which it says nothing.
-const LEAST: u64 = 128;
+/// What its heap's room begins at a multiple of, and has to be as large as: the RAM of a board that has but two of these is laid
+/// out for it.
+const SLOT: u64 = 32 * MIB;
+/// What it is told on such a board, in place of a heap that takes all of such a room.
+pub(super) const SMALL: &str = "xenheap_megabytes=8";
 /// Switches the console's input from nobody to the domain and on to Xen, then asks for the free memory.
 const ASK_MEMORY: &str = "\x01\x01\x01\x01\x01\x01m";
 
@@ -185,10 +190,10 @@ impl Xen {
 
     /// What it takes of boards with other RAM, and its way to the guest there.
     fn sizes(&self, kernel: &Path) -> anyhow::Result<Samples> {
+        let place = tempfile::tempdir()?;
         let mut samples = Samples::default();
         for ram in size::BOARDS {
-            let mut xen = self.clone();
-            xen.machine.board.memory = Size::mib(ram);
+            let xen = self.on_board(Size::mib(ram)).laid_out(place.path())?;
             let spec = format!(
                 "kernel={},name=bench,memory={},append=only=boot_to_guest",
                 quoted(kernel),
@@ -198,12 +203,6 @@ impl Xen {
                 format!("boot_to_guest_{ram}m"),
                 format!("own_ram_bytes_{ram}m"),
             );
-            if ram < LEAST {
-                for name in [boot, own] {
-                    samples.lacks(&name, "with so little RAM its console stays empty");
-                }
-                continue;
-            }
             let text = xen.boot(&[spec], 1, FREE)?;
             let read = Samples::read(&text);
             let before = read.get("boot_to_guest").unwrap_or_default().to_vec();
@@ -218,6 +217,32 @@ impl Xen {
             );
         }
         Ok(samples)
+    }
+
+    /// It on a board whose RAM is two slots, with one of them left for its heap.
+    ///
+    /// QEMU puts the device tree into the middle of so small a RAM, and what it takes for Linux to its start, so that neither is free:
+    /// Xen then panics with "Not enough space for xenheap" before it has a console. As an image with an address of its own all of it lies
+    /// in the second, the device tree right behind it: so the image has its whole length, with what Xen takes for variables.
+    fn laid_out(self, place: &Path) -> anyhow::Result<Self> {
+        let board = &self.machine.board;
+        if board.memory.bytes() > 2 * SLOT {
+            return Ok(self);
+        }
+        let load = u32::try_from(board.ram_base + SLOT)?;
+        let mut xen = fs::read(Item::Xen.path())?;
+        let end = xen.get(ZIMAGE_END).context("no header in Xen's image")?;
+        xen.resize(u32::from_le_bytes(end.try_into()?) as usize, 0);
+        let uimage = place.join("xen.uimage");
+        fs::write(&uimage, image::uimage(&xen, load))?;
+        let mut machine = Machine {
+            load: Load::Uimage(load),
+            clear: SLOT,
+            bootargs: Some(format!("{ARGUMENTS}{} {SMALL}", self.arguments)),
+            ..self.machine
+        };
+        machine.images.uimage = uimage;
+        Ok(Self { machine, ..self })
     }
 
     /// What is printed while the bench guest runs, and where it runs alone the free memory after that.
