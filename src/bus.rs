@@ -18,7 +18,7 @@ pub enum Device {
     Rtc,
     /// The second page of the CPU interface, with GICC_DIR, once it has to be watched.
     GiccDir,
-    /// The two banks of flash, where nothing has been put into them.
+    /// The two banks of flash, but for where firmware has been put.
     Flash,
 }
 

@@ -61,12 +61,18 @@ pub fn take(loaded: Option<&mut Vcpu>) -> Interrupt {
 }
 
 /// A device of a VM's has interrupted: the guest deactivates the interrupt.
-#[cold]
 #[inline(never)]
 fn device(id: u32, loaded: Option<&mut Vcpu>) -> Interrupt {
-    if loaded.is_some_and(|vcpu| vcpu.device_fired(id)) {
-        return Interrupt::None;
+    if !loaded.is_some_and(|vcpu| vcpu.device_fired(id)) {
+        elsewhere(id);
     }
+    Interrupt::None
+}
+
+/// So, where the vCPU that runs is not the one that it is for.
+#[cold]
+#[inline(never)]
+fn elsewhere(id: u32) {
     match vm::wired(id) {
         None => machine::deactivate(id),
         Some((vm, wire)) => {
@@ -79,5 +85,4 @@ fn device(id: u32, loaded: Option<&mut Vcpu>) -> Interrupt {
             }
         }
     }
-    Interrupt::None
 }

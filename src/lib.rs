@@ -71,7 +71,7 @@
 //! CPUs ([`balance`]).
 //!
 //! What a switch can leave out it does: the list registers of a vCPU for which there is nothing
-//! ([`vgic::Vgic::quiet`]), VTTBR within a VM, VFP until it is used.
+//! ([`vgic::Loaded::quiet`]), VTTBR within a VM, VFP until it is used.
 //!
 //! # Locks
 //!
@@ -152,6 +152,7 @@ pub mod vgic;
 pub mod vtimer;
 pub mod pl011;
 pub mod pl031;
+pub mod flash;
 pub mod tty;
 pub mod shell;
 pub mod psci;
@@ -171,6 +172,7 @@ pub mod console;
 #[cfg_attr(not(target_os = "none"), path = "arch/fake.rs")]
 pub mod machine;
 pub mod mem;
+pub mod kept;
 #[cfg(target_os = "none")]
 pub mod platform;
 

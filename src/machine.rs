@@ -11,9 +11,7 @@ pub use crate::arch::cache::forget_instructions;
 pub use crate::arch::context::{
     Context, Exit, Live, LiveBanks, actlr, enter, id_register, load, put, set_vttbr,
 };
-pub use crate::arch::counter::{
-    advance_deadline, clear_deadline, now, set_deadline, set_deadline_if_none,
-};
+pub use crate::arch::counter::{advance_deadline, clear_deadline, now, set_deadline};
 pub use crate::arch::tables::Pool;
 pub use crate::arch::tlb::{flush_all_vmids, flush_own_vmid};
 pub use crate::arch::{vfp, window};

@@ -686,7 +686,7 @@ impl Cpu {
             // WFI may end though the guest does not take it (ARM DDI 0406C, B1.8.14).
             let mut pending = interrupt == Interrupt::Own;
             if interrupt == Interrupt::Deadline {
-                vcpu.update_timer();
+                vcpu.look_at_timers();
                 pending = vcpu.pending();
             }
             if pending {
@@ -747,9 +747,15 @@ impl Cpu {
     /// Sets the Hyp timer to the first thing that is due: the end of the slice, a deadline of a vCPU
     /// that waits, or of the physical timer of the one that is live.
     #[inline(never)]
-    fn set_deadline(&self) {
-        let timer = self.vcpus.get(self.loaded).map(|vcpu| &vcpu.timer);
+    fn set_deadline(&mut self) {
+        let loaded = self.vcpus.get_mut(self.loaded);
+        let timer = loaded.as_ref().map(|vcpu| &vcpu.timer);
         wake_by(self.slice_end, self.turns.due, timer);
+        if let Some(vcpu) = loaded
+            && vcpu.watched
+        {
+            vcpu.watch_virtual_timer();
+        }
     }
 
     /// Whether vCPU `index` goes on after something has changed: not where one of a higher priority is ready, or
@@ -900,23 +906,22 @@ impl Cpu {
     fn wake(&mut self, index: usize, mut vcpus: u8) -> bool {
         let vm = Arc::as_ptr(&self.vcpus[index].vm);
         let mut more = false;
-        for place in 0..self.vcpus.len() {
+        while vcpus != 0 {
+            let is_asked =
+                |vcpu: &Vcpu| vcpus >> vcpu.index & 1 != 0 && Arc::as_ptr(&vcpu.vm) == vm;
+            let Some(place) = self.vcpus.iter().position(|vcpu| is_asked(vcpu)) else {
+                // They are only about to arrive.
+                self.vcpus[index].vm.wake(vcpus);
+                break;
+            };
             let vcpu = &mut self.vcpus[place];
-            if vcpus >> vcpu.index & 1 == 0 || Arc::as_ptr(&vcpu.vm) != vm {
-                continue;
-            }
             vcpus &= !(1 << vcpu.index);
             vcpu.stir();
             if vcpu.state == State::Waiting {
                 vcpu.state = State::Ready;
                 more |= !self.joins(place);
             }
-            if vcpus == 0 {
-                return more;
-            }
         }
-        // Some are only about to arrive.
-        self.vcpus[index].vm.wake(vcpus);
         more
     }
 

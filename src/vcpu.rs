@@ -2,12 +2,13 @@
 
 use crate::bus::{Device, interrupt};
 use crate::decode::{Instruction, Transfer};
+use crate::flash;
 use crate::line::Line;
 use crate::machine::{self, Context, ListRegisters, Live, LiveBanks};
 use crate::pl031::Pl031;
 use crate::regs::Gprs;
 use crate::syndrome::DataAbort;
-use crate::vgic::{Interface, Kick, Vgic};
+use crate::vgic::{Interface, Kick, Loaded, Put, Vgic};
 use crate::vm::{self, Figures, Link, REASONS, State as Shared, Vm, request};
 use crate::vtimer::{self, Timer};
 use crate::warn;
@@ -131,7 +132,7 @@ pub struct Vcpu {
     /// The access that it is in while another VM makes it.
     pub pending: Option<Pending>,
     banks: LiveBanks,
-    /// What its interrupts' interface holds, if that is all there is to switch: see [`Vgic::quiet`].
+    /// What its interrupts' interface holds, if that is all there is to switch: see [`Loaded::quiet`].
     quiet: Cell<Option<Interface>>,
     /// Whether the virtual timer has fired, and is not known to have been deactivated since.
     pub watched: bool,
@@ -362,73 +363,84 @@ impl Vcpu {
             Device::Uart => self.load_uart(state, offset, width),
             Device::Gicd => self.load_gicd(state, offset, width),
             Device::Rtc => self.load_rtc(state, offset, width),
-            // As QEMU's flash without an image.
-            Device::GiccDir | Device::Flash => 0,
+            Device::Flash => state.flash[bank(offset)].read(offset, width),
+            Device::GiccDir => 0,
         }
     }
 
     /// Stores `value` at `offset` of `device`.
     #[inline(never)]
-    pub fn store(&self, state: Locked<'_>, device: Device, offset: u32, width: u32, value: u32) {
+    pub fn store(
+        &self,
+        mut state: Locked<'_>,
+        device: Device,
+        offset: u32,
+        width: u32,
+        value: u32,
+    ) {
         match device {
             Device::Uart => self.store_uart(state, offset, width, value),
             Device::Gicd => self.store_gicd(state, offset, width, value),
             Device::Rtc => self.store_rtc(state, offset, width, value),
             Device::GiccDir => self.store_dir(state, offset, value),
-            // As QEMU's flash without an image: its commands do nothing.
-            Device::Flash => {}
+            Device::Flash => state.flash[bank(offset)].write(offset, width, value),
         }
     }
 
     /// A store to the distributor.
     #[inline(always)]
-    fn store_gicd(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) {
-        let kick = self.write_gicd(state, offset, width, value);
-        self.vm.kick(kick, self.index);
+    fn store_gicd(&self, mut state: Locked<'_>, offset: u32, width: u32, value: u32) {
+        let kick = self.write_gicd(&mut state, offset, width, value);
+        if kick != Kick(0) {
+            self.change_gic(state, |_, _, _| kick);
+        }
     }
 
     /// The same. Which vCPUs of its VM are to be woken on this CPU, a bit each.
     #[inline(always)]
-    pub fn ask_gicd(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) -> u8 {
-        let kick = self.write_gicd(state, offset, width, value);
-        match kick {
+    pub fn ask_gicd(&self, mut state: Locked<'_>, offset: u32, width: u32, value: u32) -> u8 {
+        match self.write_gicd(&mut state, offset, width, value) {
             Kick(0) => 0,
-            _ => self.vm.ask(kick, self.index, &self.link),
+            kick => self.ask(state, kick),
         }
     }
 
+    /// Does what follows from a change that has led to `kick`, but to wake those that live here: they are returned.
+    #[inline(never)]
+    fn ask(&self, state: Locked<'_>, mut kick: Kick) -> u8 {
+        if state.gic.needs_flush(self.index) {
+            kick = self.apply(state, |_, _, _| kick);
+        } else {
+            drop(state);
+        }
+        self.vm
+            .wake_elsewhere(kick.0 & !(1 << self.index), self.link.cpu())
+    }
+
     #[inline(always)]
-    fn write_gicd(&self, mut state: Locked<'_>, offset: u32, width: u32, value: u32) -> Kick {
+    fn write_gicd(&self, state: &mut Shared, offset: u32, width: u32, value: u32) -> Kick {
         let offset = offset & 0xfff;
-        let kick = if !Vgic::is_live(offset) {
+        if !Vgic::is_live(offset) {
             state.gic.poke(self.index, offset, width, value)
         } else if Vgic::sends(offset, width)
             && let Some(mut lrs) = machine::list_registers()
         {
             state.gic.send(self.index, value, &mut lrs)
         } else {
-            return self.write_gicd_state(state, offset, width, value);
+            self.write_gicd_state(state, offset, width, value)
+        }
+    }
+
+    #[inline(never)]
+    fn write_gicd_state(&self, state: &mut Shared, offset: u32, width: u32, value: u32) -> Kick {
+        let Some(mut lrs) = machine::list_registers() else {
+            return Kick(0);
         };
-        match kick {
-            Kick(0) => kick,
-            _ => self.apply_kick(state, kick),
+        let mut kick = state.gic.write(self.index, offset, width, value, &mut lrs);
+        if state.gic.needs_flush(self.index) {
+            kick |= Kick(1 << self.index);
         }
-    }
-
-    #[inline(never)]
-    fn write_gicd_state(&self, state: Locked<'_>, offset: u32, width: u32, value: u32) -> Kick {
-        self.apply(state, |gic, vcpu, lrs| {
-            gic.write(vcpu, offset, width, value, lrs)
-        })
-    }
-
-    /// What else a change that has led to `kick` takes.
-    #[inline(never)]
-    fn apply_kick(&self, state: Locked<'_>, kick: Kick) -> Kick {
-        if !state.gic.needs_flush(self.index) {
-            return kick;
-        }
-        self.apply(state, |_, _, _| kick)
+        kick
     }
 
     /// A load from the distributor.
@@ -710,21 +722,23 @@ impl Vcpu {
     /// Hyp timer makes one soon, and again while the interrupt is active. Hardware has no need.
     pub fn virtual_timer_fired(&mut self) {
         self.watched = true;
-        machine::set_deadline_if_none(machine::wiring().frequency / SOON);
+        look_soon();
+        self.quiet.set(None);
         self.with_gic(|gic, vcpu, lrs| gic.raise(vcpu, interrupt::VIRTUAL_TIMER, lrs));
     }
 
-    /// The board's interrupt `id` has come; whether it is of a device of its VM, and for this CPU. What is said
-    /// above holds for it too.
+    /// The board's interrupt `id` has come; whether it is of a device of its VM, and for it first of all. What is
+    /// said above holds for it too.
     pub fn device_fired(&mut self, id: u32) -> bool {
-        let Some(intid) = self.vm.wired_to(id) else {
+        let (Some(intid), Some(mut lrs)) = (self.vm.wired_to(id), machine::list_registers()) else {
             return false;
         };
-        let state = self.vm.lock();
-        if self.vm.home_by(&state.gic, intid) != self.link.cpu() {
-            return false;
+        let mut state = self.vm.lock();
+        match state.gic.raise_shared(self.index, intid, &mut lrs) {
+            None => return false,
+            Some(Kick(0)) => drop(state),
+            Some(kick) => self.change_gic(state, |_, _, _| kick),
         }
-        self.change_gic(state, |gic, vcpu, lrs| gic.raise_shared(vcpu, intid, lrs));
         self.watched = true;
         look_soon();
         true
@@ -739,10 +753,8 @@ impl Vcpu {
         let lines = self.vm.has_line_out(&state.gic);
         self.watched = state.gic.outstanding(self.index, ID) || lines;
         drop(state);
-        if lines {
+        if self.watched {
             look_soon();
-        } else if self.watched {
-            machine::set_deadline_if_none(machine::wiring().frequency / SOON);
         }
     }
 
@@ -802,13 +814,11 @@ impl Vcpu {
         let wired = self.vm.has_wires();
         self.watched |= wired;
         let mut state = self.vm.lock();
-        each_bit(state.gic.held(self.index), |id| {
-            machine::set_active(id, true);
-        });
-        let kick = state.gic.load(self.index, &mut lrs);
+        let Loaded { kick, held, quiet } = state.gic.load(self.index, &mut lrs);
+        each_bit(held, |id| machine::set_active(id, true));
         self.release(&mut state);
         if !wired {
-            self.quiet.set(state.gic.quiet(self.index));
+            self.quiet.set(quiet);
         }
         drop(state);
         self.vm.kick(kick, self.index);
@@ -827,12 +837,11 @@ impl Vcpu {
     fn put_interrupts(&mut self, mut lrs: ListRegisters) -> bool {
         self.quiet.set(None);
         let mut state = self.vm.lock();
-        let kick = state.gic.put(self.index, &mut lrs);
+        let Put { kick, held, ready } = state.gic.put(self.index, &mut lrs);
         self.release(&mut state);
-        let held = state.gic.held(self.index);
         each_bit(held, |id| machine::set_active(id, false));
         let waits = self.state == State::Waiting;
-        let pending = waits && state.gic.pending_for(self.index);
+        let pending = waits && ready && state.gic.pending_for(self.index);
         drop(state);
         self.vm.kick(kick, self.index);
         if pending {
@@ -868,6 +877,11 @@ impl Vcpu {
             self.until = self.until.min(first);
         }
     }
+}
+
+/// The number of the bank of flash at `address`.
+const fn bank(address: u32) -> usize {
+    (address / flash::BANK % 2) as usize
 }
 
 /// Has the Hyp timer fire soon, whatever else it is set for.

@@ -10,6 +10,8 @@
 use crate::bus::{Unplaced, interrupt};
 use crate::decode::Instruction;
 use crate::fdt::{ConfigError, Interrupt, OnCrash, VmConfig, Wire};
+use crate::flash::Flash;
+use crate::kept::Kept;
 use crate::line::Line;
 use crate::loader::{Memory, Start};
 use crate::machine::{self, Context, console};
@@ -230,6 +232,8 @@ pub struct State {
     pub dir_trapped: bool,
     /// The real-time clock.
     pub rtc: Pl031,
+    /// The two banks of flash.
+    pub flash: [Flash<Kept>; 2],
     /// The device models of its regions, as they stand in its description.
     pub backends: Vec<Backend>,
     /// The regions that it is the device model for, by ring.
@@ -261,7 +265,7 @@ pub struct Vm {
     /// How long a vCPU runs while others of its priority are ready, ticks.
     pub slice: u64,
     /// What its vCPUs may take, if that is bounded.
-    reservation: Option<Mutex<Reservation>>,
+    reservation: Option<Box<Mutex<Reservation>>>,
     /// Whether it is up, or on its way there.
     up: AtomicBool,
     /// Why none of them runs, as bits of [`halt`].
@@ -342,6 +346,7 @@ impl Vm {
             gic,
             dir_trapped: false,
             rtc: Pl031::new(0),
+            flash: Default::default(),
             backends: Vec::new(),
             clients: Vec::new(),
             begun: false,
@@ -362,7 +367,7 @@ impl Vm {
             .collect();
         let reservation = config.policy.budget_us.map(|budget| {
             let period = ticks(config.policy.period_us);
-            Mutex::new(Reservation::new(ticks(budget), period))
+            Box::new(Mutex::new(Reservation::new(ticks(budget), period)))
         });
         let prefix = alloc::format!("\x1b[3{}m{}:\x1b[0m ", 1 + id % 6, config.name);
         let writer = console::open(prefix);
@@ -490,11 +495,10 @@ impl Vm {
         self.rewire();
         let mut state = self.state();
         state.begun = true;
-        // From now on it is asked to stop, too; it may have been before.
+        // From now on it is asked to stop, too.
         state.power.started(0);
-        let stop = state.stop.map_or(0, |_| request::STOP);
         if let Some(link) = self.links.first() {
-            link.request(request::START | stop);
+            link.request(request::START | state.stop_request());
         }
     }
 
@@ -570,11 +574,10 @@ impl Vm {
 
     /// Starts vCPU `index`, which is off, at `start`.
     pub fn start_vcpu(&self, index: usize, start: Start) {
-        if let (Some(place), Some(link)) =
-            (self.state().starts.get_mut(index), self.links.get(index))
-        {
+        let state = &mut *self.state();
+        if let (Some(place), Some(link)) = (state.starts.get_mut(index), self.links.get(index)) {
             *place = start;
-            link.request(request::START);
+            link.request(request::START | state.stop_request());
         }
     }
 
@@ -673,9 +676,8 @@ impl Vm {
     /// Kicks the vCPUs of `kick` but the one that asks for it.
     #[inline(always)]
     pub fn kick(&self, kick: Kick, own: usize) {
-        let others = kick.0 & !(1 << own);
-        if others != 0 {
-            self.wake(others);
+        if kick != Kick(0) {
+            self.wake(kick.0 & !(1 << own));
         }
     }
 
@@ -720,25 +722,17 @@ impl Vm {
         }
     }
 
-    /// As [`kick`](Self::kick), for the vCPU `own`, which is loaded here and has this `link`. Those that live here
-    /// too, which are left to this CPU to wake.
-    #[inline(always)]
-    #[must_use = "they are not woken yet"]
-    pub fn ask(&self, kick: Kick, own: usize, link: &Link) -> u8 {
-        match kick.0 & !(1 << own) {
-            0 => 0,
-            others => self.wake_elsewhere(others, link.cpu()),
-        }
-    }
-
     /// Wakes the vCPUs of `vcpus`.
+    #[inline(never)]
     pub fn wake(&self, vcpus: u8) {
         let _ = self.wake_elsewhere(vcpus, MAX_CPUS);
     }
 
-    /// Wakes those of `vcpus` that live on other CPUs than number `here`; the others.
-    #[inline(never)]
-    fn wake_elsewhere(&self, vcpus: u8, here: usize) -> u8 {
+    /// Wakes those of `vcpus` that live on other CPUs than number `here`. The others, which are left to that CPU
+    /// to wake.
+    #[inline(always)]
+    #[must_use = "they are not woken yet"]
+    pub fn wake_elsewhere(&self, vcpus: u8, here: usize) -> u8 {
         let (mut left, mut found) = (vcpus, 0);
         while left != 0 {
             let first = left & left.wrapping_neg();
@@ -1022,7 +1016,8 @@ pub fn all() -> Vec<Arc<Vm>> {
     vms.iter().filter_map(Weak::upgrade).collect()
 }
 
-/// What each CPU has loaded last: a VM's number and one in bits 31:8, a vCPU's in 7:0; 0: nothing.
+/// What each CPU has loaded last: a VM's number and one in bits 31:3, a vCPU's in 2:0; 0: nothing. That many VMs
+/// are not made while a machine runs.
 static LOADED: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
 
 /// CPU number `cpu` loads vCPU `index` of `vm`: makes the VM's stage 2 that of the CPU. Whether the CPU had
@@ -1033,14 +1028,14 @@ static LOADED: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
 #[must_use]
 pub fn loads(cpu: usize, vm: &Vm, index: usize) -> bool {
     let (loaded, last) = (&LOADED[cpu % MAX_CPUS], &vm.last_loaded[cpu % MAX_CPUS]);
-    let own = (vm.id + 1) << 8 | index as u32;
+    let own = (vm.id + 1) << 3 | index as u32;
     // Only that CPU writes these.
     let before = loaded.load(Ordering::Relaxed);
     loaded.store(own, Ordering::Relaxed);
     let of_vm = last.load(Ordering::Relaxed);
     last.store(index as u8, Ordering::Relaxed);
     // The VMID stays with the VM that has been loaded last.
-    if (before ^ own) >> 8 == 0 {
+    if (before ^ own) >> 3 == 0 {
         return before != own;
     }
     machine::set_vttbr(vm.vttbr(cpu));
@@ -1053,7 +1048,7 @@ pub fn last_words(here: Option<usize>) {
     let vms = VMS.try_lock();
     for (cpu, loaded) in LOADED.iter().enumerate() {
         let loaded = loaded.load(Ordering::Relaxed);
-        let (Some(id), index) = ((loaded >> 8).checked_sub(1), loaded & 0xff) else {
+        let (Some(id), index) = ((loaded >> 3).checked_sub(1), loaded & 7) else {
             continue;
         };
         let this = if here == Some(cpu) { ", this one," } else { "" };
@@ -1137,6 +1132,11 @@ impl Vm {
 }
 
 impl State {
+    /// What to ask of a vCPU that starts, besides: the VM may have been stopped before that one was known to.
+    fn stop_request(&self) -> u32 {
+        self.stop.map_or(0, |_| request::STOP)
+    }
+
     fn type_in(&mut self, byte: u8) {
         if !self.typed && self.uart.receive(byte).is_ok() {
             // Whether more is to come can't be known: the guest need not wait for it.

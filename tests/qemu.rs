@@ -647,6 +647,15 @@ const CASES: &[Case] = &[
         ..GUESTS
     },
     Case {
+        name: "guests::timers_beside_a_vm_that_sleeps_for_long",
+        vms: &[
+            "kernel=guest:timers,memory=64M",
+            "kernel=guest:pulse,memory=64M,append=period=100000000",
+        ],
+        expect: Expect::Stops(&["SUMMARY 24 passed, 0 failed"]),
+        ..GUESTS
+    },
+    Case {
         name: "guests::runtime_of_the_hypervisor",
         vms: &["kernel=guest:runtime,memory=64M"],
         ..GUESTS
@@ -766,12 +775,18 @@ const CASES: &[Case] = &[
         ..GUESTS
     },
     Case {
-        name: "hostile::a_jump_to_nowhere_stays_its_own",
+        // Its vectors are nowhere, too: that can't go on.
+        name: "hostile::a_jump_to_nowhere_ends_a_vm_alone_which_begins_anew_five_times",
         vms: &[
-            "kernel=guest:hostile,memory=32M,append=nowhere,name=bad",
+            "kernel=guest:hostile,memory=32M,append=nowhere,name=bad,with=tests/guests/restart.dts",
             GOOD,
         ],
-        expect: Expect::Stops(&["NOWHERE", "good.*Hello from a bare-metal guest"]),
+        expect: Expect::Ends(&[
+            "(?s:NOWHERE.*?bad: vCPU 0 stopped at 0x0c00000c: prefetch abort.*?bad: reset.*?){5}",
+            "bad: crashed 5 times in a minute",
+            "bad: off",
+        ]),
+        check: Some(|text| each(text, &["Hello from a bare-metal guest"])),
         ..GUESTS
     },
     Case {
@@ -1303,6 +1318,37 @@ const CASES: &[Case] = &[
         expect: Expect::Ends(&["U-Boot 20", "DRAM: +256 MiB", "^qemu-arm$", "vm0: off"]),
         ..LINUX
     },
+    // The environment is in flash, which a reset leaves as it is.
+    Case {
+        name: "uboot::keeps_its_environment",
+        vms: &["uboot,memory=256M"],
+        typed: &[
+            ("Hit any key", " "),
+            ("^=> ", "setenv kept $board\r"),
+            ("^=> ", "saveenv\r"),
+            ("^OK", "reset\r"),
+            ("Hit any key", " "),
+            ("^=> ", "echo found $kept\r"),
+            ("^found qemu-arm$", "poweroff\r"),
+        ],
+        expect: Expect::Ends(&["bad CRC", "^OK", "^found qemu-arm$", "vm0: off"]),
+        ..LINUX
+    },
+    // It does not start without flash that keeps its variables.
+    Case {
+        name: "uefi::starts_its_shell_and_keeps_a_variable",
+        vms: &["uefi,memory=256M"],
+        typed: &[
+            ("any other key", "x"),
+            ("Shell>", "set greeting kept\r"),
+            ("Shell>", "reset -c\r"),
+            ("any other key", "x"),
+            ("Shell>", "set greeting\r"),
+            ("greeting *= *kept", "reset -s\r"),
+        ],
+        expect: Expect::Ends(&["UEFI Interactive Shell", "greeting *= *kept", "vm0: off"]),
+        ..LINUX
+    },
     // Files that are no good; the other VM still starts.
     Case {
         name: "vms::wrong::a_kernel_larger_than_its_memory",
@@ -1427,7 +1473,7 @@ fn built(profile: Profile) -> Result<&'static (PathBuf, Images), Failed> {
 impl Case {
     /// Whether it needs files of Debian's packages.
     fn of_debian(&self) -> bool {
-        let words = ["linux,", "uboot,", "debian:", "demo"];
+        let words = ["linux,", "uboot,", "uefi,", "debian:", "demo"];
         self.vms
             .iter()
             .any(|vm| words.iter().any(|word| vm.contains(word)))

@@ -38,15 +38,3 @@ pub fn clear_deadline() {
     // SAFETY: the Hyp timer is the hypervisor's own.
     unsafe { CNTHP_CTL::write(0) };
 }
-
-/// Makes the Hyp timer interrupt this CPU in `ticks`, unless it is set already.
-#[inline(always)]
-pub fn set_deadline_if_none(ticks: u32) {
-    // SAFETY: the Hyp timer is the hypervisor's own.
-    unsafe {
-        if CNTHP_CTL::read() & 1 == 0 {
-            CNTHP_TVAL::write(ticks);
-            CNTHP_CTL::write(1);
-        }
-    }
-}

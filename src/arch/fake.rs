@@ -1068,13 +1068,6 @@ pub fn advance_deadline(deadline: u64) {
     }
 }
 
-/// Makes the Hyp timer interrupt this CPU in `ticks`, unless it is set already.
-pub fn set_deadline_if_none(ticks: u32) {
-    if cpu(|cpu| cpu.deadline.is_none()) {
-        set_deadline(now() + u64::from(ticks));
-    }
-}
-
 /// Stops this CPU's Hyp timer.
 pub fn clear_deadline() {
     note(Event::Deadline(None));

@@ -162,7 +162,6 @@ registers! {
     CNTP_CTL: 15, 0, 14, 2, 1;
     CNTV_CTL: 15, 0, 14, 3, 1;
     CNTHCTL: 15, 4, 14, 1, 0;
-    CNTHP_TVAL: 15, 4, 14, 2, 0;
     CNTHP_CTL: 15, 4, 14, 2, 1;
 }
 

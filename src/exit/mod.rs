@@ -112,6 +112,11 @@ fn instruction(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
             vcpu.count(Reason::Vfp);
             Next::Vfp
         }
+        Syndrome::Wait(wait) if hsr.executes(vcpu.context.regs()) => {
+            vcpu.count(Reason::Wait);
+            skip(vcpu, hsr);
+            if wait.wfe() { Next::Yield } else { Next::Wait }
+        }
         _ => rare(vcpu, hsr),
     }
 }
@@ -125,11 +130,6 @@ fn rare(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
         return Next::Resume;
     }
     match syndrome {
-        Syndrome::Wait(wait) => {
-            vcpu.count(Reason::Wait);
-            skip(vcpu, hsr);
-            if wait.wfe() { Next::Yield } else { Next::Wait }
-        }
         Syndrome::Smc => hvc::smc(vcpu, hsr),
         Syndrome::Cp15Double(transfer) => cp15::cp15_double(vcpu, transfer),
         Syndrome::VfpId(transfer) => cp15::vfp_id(vcpu, transfer),
@@ -145,8 +145,9 @@ fn rare(vcpu: &mut Vcpu, hsr: Hsr) -> Next {
             inject::undefined(&mut vcpu.context);
             Next::Resume
         }
-        // The first three have been seen to.
+        // The first four have been seen to.
         Syndrome::Cp15(_)
+        | Syndrome::Wait(_)
         | Syndrome::DataAbort(_)
         | Syndrome::Hvc { .. }
         | Syndrome::Unknown

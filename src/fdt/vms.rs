@@ -266,14 +266,18 @@ fn own_property(
         },
         "armillary,device-addr" => device_addresses(vm, value)?,
         "armillary,name" => {
-            let given = string(value).filter(|name| !name.is_empty() && name.len() < 32);
+            // As it has to be typed and is shown before each line.
+            let fits = |name: &&str| {
+                (1..32).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic())
+            };
+            let given = string(value).filter(fits);
             vm.name = given
                 .ok_or_else(|| {
                     ConfigError::new(
                         &vm.node,
                         "armillary,name",
                         format_args!("not a name"),
-                        format_args!("give 1 to 31 characters"),
+                        format_args!("give 1 to 31 visible ASCII characters"),
                     )
                 })?
                 .into();

@@ -115,7 +115,20 @@ fn type_to(vm: &Vm) {
         shell::close();
         vm.focus();
     } else {
-        say!("{} is off", vm.name());
+        say_state(vm);
+    }
+}
+
+fn say_state(vm: &Vm) {
+    say!("{} is {}", vm.name(), state(vm));
+}
+
+#[inline(never)]
+fn state(vm: &Vm) -> &'static str {
+    match (vm.is_up(), vm.is_paused()) {
+        (false, _) => "off",
+        (_, true) => "paused",
+        _ => "on",
     }
 }
 
@@ -124,7 +137,7 @@ fn reset(vm: &Vm) {
         info!("{}: reset from the console", vm.name());
         vm.stop(Stop::Reset);
     } else {
-        say!("{} is off", vm.name());
+        say_state(vm);
     }
 }
 
@@ -172,12 +185,7 @@ fn show_vm(number: usize, vm: &Vm) {
     let focused = vm::focused().is_some_and(|focused| focused.id == vm.id);
     let mark = if focused { "*" } else { " " };
     let (memory, vcpus) = (vm.state().memory.size() >> 20, vm.links.len());
-    let state = match (vm.is_up(), vm.is_paused()) {
-        (false, _) => "off",
-        (_, true) => "paused",
-        _ => "on",
-    };
-    let name = vm.name();
+    let (name, state) = (vm.name(), state(vm));
     say!("{mark}{number} {name}: {memory} MiB, {vcpus} vCPUs, {state}");
 }
 

@@ -1,6 +1,6 @@
 //! What the words of the shell do.
 
-use super::{ask, reset, say, show_vm, type_to};
+use super::{ask, reset, say, say_state, show_vm, type_to};
 use crate::bus::interrupt;
 use crate::info;
 use crate::machine::{self, Live, console};
@@ -159,9 +159,15 @@ fn act(verb: Verb, vm: &Arc<Vm>) {
         Verb::Info => ask(Some(vm)),
         Verb::Console => type_to(vm),
         Verb::Reset => reset(vm),
-        Verb::Pause => vm.pause(),
-        Verb::Resume => vm.resume(),
-        Verb::Start if vm.is_up() => say!("{} is on", vm.name()),
+        Verb::Pause | Verb::Resume => {
+            match (vm.is_up(), verb) {
+                (true, Verb::Pause) => vm.pause(),
+                (true, _) => vm.resume(),
+                _ => {}
+            }
+            say_state(vm);
+        }
+        Verb::Start if vm.is_up() => say_state(vm),
         Verb::Start => {
             // If it can't, the log says why.
             vm.start_again();

@@ -83,25 +83,34 @@ impl Interface {
     }
 }
 
-impl Vgic {
-    /// What the interface of `vcpu`, which has just been loaded, holds, if nothing of it stands in a list
-    /// register or waits for one. As long as it is neither flushed nor told of anything by a [`Kick`],
-    /// it need not be put and loaded: it is enough to take its interface from its CPU and to give it
-    /// back, where that is still what it was. Before it is off it has to be put, or
-    /// [forgotten](Self::forget).
-    #[must_use]
-    pub fn quiet(&self, vcpu: usize) -> Option<Interface> {
-        let state = &self.vcpus[vcpu];
-        if state.used != 0 {
-            return None;
-        }
-        let (vmcr, apr) = (state.vmcr, state.apr);
-        let busy = state.stale | state.spi_active;
-        let bank = &self.banks[vcpu];
-        let waits = bank.ready | bank.active | bank.held | u32::from(busy) | (state.hcr ^ EN);
-        (waits == 0).then_some(Interface { vmcr, apr })
-    }
+/// What is to be known of a vCPU that has been loaded.
+#[derive(Clone, Copy, Debug)]
+pub struct Loaded {
+    /// Whom to kick.
+    pub kick: Kick,
+    /// Its linked private interrupts whose physical interrupt has to be active from now on: bit n for
+    /// interrupt n.
+    pub held: u32,
+    /// What its interface holds, if nothing of it stands in a list register or waits for one. As long
+    /// as it is neither flushed nor told of anything by a [`Kick`], it need not be put and loaded: it
+    /// is enough to take its interface from its CPU and to give it back, where that is still what it
+    /// was. Before it is off it has to be put, or [forgotten](Vgic::forget).
+    pub quiet: Option<Interface>,
+}
 
+/// What is to be known of a vCPU that has been put.
+#[derive(Clone, Copy, Debug)]
+pub struct Put {
+    /// Whom to kick.
+    pub kick: Kick,
+    /// Its linked private interrupts whose physical interrupt is active, and must not be any more: bit n for
+    /// interrupt n.
+    pub held: u32,
+    /// Whether it may have something to wake for: [`pending_for`](Vgic::pending_for) says.
+    pub ready: bool,
+}
+
+impl Vgic {
     /// `vcpu`, which was quiet when its interface was taken, is not loaded any more.
     pub fn forget(&mut self, vcpu: usize) {
         self.loaded &= !(1 << vcpu);
@@ -110,55 +119,79 @@ impl Vgic {
     /// Loads `vcpu` on the CPU that `lrs` belongs to, which has an interface [as it should
     /// be](Lrs), and lists what it has.
     #[inline]
-    pub fn load(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> Kick {
+    pub fn load(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> Loaded {
         self.loaded |= 1 << vcpu;
-        let state = &mut self.vcpus[vcpu];
-        state.hcr = EN;
-        lrs.set_vmcr(state.vmcr);
-        lrs.set_apr(state.apr);
         self.work &= !(1 << vcpu);
+        let elsewhere = self.summary | u32::from(self.owed);
         let private = &mut self.banks[vcpu];
-        let owed = state.stale | state.spi_active | u16::from(self.owed);
-        let unlisted = private.active | self.summary | u32::from(owed);
-        let ready = private.ready;
-        if unlisted | ready & ready.wrapping_sub(1) != 0 {
-            return self.flush(vcpu, lrs);
-        }
-        if ready != 0 {
+        let state = &mut self.vcpus[vcpu];
+        let interface = Interface {
+            vmcr: state.vmcr,
+            apr: state.apr,
+        };
+        interface.load(lrs);
+        state.hcr = EN;
+        let mut loaded = Loaded {
+            kick: Kick(0),
+            held: private.held,
+            quiet: None,
+        };
+        let (ready, unlisted) = (private.ready, private.active | elsewhere);
+        let one = ready & ready.wrapping_sub(1) == 0;
+        if unlisted | u32::from(state.stale | state.spi_active) != 0 || !one {
+            loaded.kick = self.flush(vcpu, lrs);
+        } else if ready != 0 {
             private.list_alone(state, vcpu, 0, lrs);
+        } else if loaded.held == 0 {
+            loaded.quiet = Some(interface);
         }
-        Kick(0)
+        loaded
     }
 
     /// Takes everything back from `vcpu`, which is loaded, and leaves the list registers empty. The
-    /// kicks are for other vCPUs that can now take what this one had; whether it has anything to
-    /// wake for itself says [`pending_for`](Self::pending_for).
+    /// kicks are for other vCPUs that can now take what this one had.
     #[inline]
-    pub fn put(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> Kick {
-        let state = &self.vcpus[vcpu];
-        let mut kick = Kick(0);
-        if state.hcr != EN {
-            kick = self.sync(vcpu, lrs);
-            lrs.set_hcr(EN);
-        } else if state.used != 0 {
-            kick.0 = self.take(vcpu, state.used, lrs);
+    pub fn put(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> Put {
+        let mut kick = 0;
+        loop {
+            let private = &mut self.banks[vcpu];
+            let state = &mut self.vcpus[vcpu];
+            if state.hcr != EN {
+                kick |= self.sync(vcpu, lrs).0;
+                self.vcpus[vcpu].hcr = EN;
+                lrs.set_hcr(EN);
+                continue;
+            }
+            let left = private.take_ended(state, state.used, lrs);
+            if left != 0 {
+                kick |= self.take_each(vcpu, left, lrs);
+                continue;
+            }
+            if state.stale != 0 {
+                state.clear_stale(lrs);
+            }
+            let Interface { vmcr, apr } = Interface::of(lrs);
+            (state.vmcr, state.apr, state.hcr) = (vmcr, apr, 0);
+            let (held, ready) = (private.held, private.ready | self.summary != 0);
+            self.loaded &= !(1 << vcpu);
+            if self.summary != 0 {
+                kick |= self.pass_on();
+            }
+            let kick = Kick(kick & !(1 << vcpu));
+            return Put { kick, held, ready };
         }
-        let state = &mut self.vcpus[vcpu];
-        if state.stale != 0 {
-            state.clear_stale(lrs);
-        }
-        state.vmcr = lrs.vmcr();
-        state.apr = lrs.apr();
-        state.hcr = 0;
-        self.loaded &= !(1 << vcpu);
-        let count = self.vcpus.len();
-        let mut words = self.summary;
+    }
+
+    /// Whom to tell that shared interrupts wait.
+    #[inline(never)]
+    fn pass_on(&mut self) -> u8 {
+        let (count, mut words, mut kick) = (self.vcpus.len(), self.summary, 0);
         while words != 0 {
             let k = count + words.trailing_zeros() as usize - 1;
             words &= words - 1;
-            kick.0 |= self.wake(k, self.banks[k].ready);
+            kick |= self.wake(k, self.banks[k].ready);
         }
-        Kick(kick.0 & !(1 << vcpu))
+        kick
     }
 
     /// Takes everything back from the list registers of `vcpu`, which is loaded; it is flushed
@@ -183,11 +216,22 @@ impl Vgic {
     /// vCPUs.
     #[inline]
     pub fn flush(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> Kick {
-        // What mostly happens: interrupts that have ended since and are pending anew, or whose handler has
+        let count = self.vcpus.len();
+        let state = &mut self.vcpus[vcpu];
+        // What mostly happens: an interrupt that has ended since and is pending anew, or whose handler has
         // quieted its device.
-        while self.renew_first(vcpu, lrs) {}
+        if state.dirty != 0 && state.hcr == EN {
+            let i = state.dirty.trailing_zeros() as usize % MAX_LRS;
+            let intid = state.lr[i] & VIRTUAL_ID;
+            let (word, n) = (intid as usize >> 5, intid as usize & 31);
+            let k = if word == 0 { vcpu } else { count + word - 1 };
+            let bank = &mut self.banks[k];
+            let here = word == 0 || bank.targets[n] >> vcpu & 1 != 0;
+            if here && bank.renew(state, i, intid, lrs) {
+                state.dirty &= !(1 << i);
+            }
+        }
         let private = &self.banks[vcpu];
-        let state = &self.vcpus[vcpu];
         let unlisted = private.ready | private.active & !private.listed | self.summary;
         let owed = u32::from(state.dirty | state.stale | state.spi_active) | (state.hcr ^ EN);
         self.work &= !(1 << vcpu);
@@ -195,29 +239,6 @@ impl Vgic {
             return Kick(0);
         }
         self.flush_rest(vcpu, lrs)
-    }
-
-    /// Brings the first list register whose interrupt was changed up to date, where that is simple.
-    #[inline]
-    fn renew_first(&mut self, vcpu: usize, lrs: &mut impl Lrs) -> bool {
-        let state = &mut self.vcpus[vcpu];
-        if state.dirty == 0 || state.hcr != EN {
-            return false;
-        }
-        let i = state.dirty.trailing_zeros() as usize % MAX_LRS;
-        let intid = state.lr[i] & VIRTUAL_ID;
-        let Some(k) = self.bank_of(vcpu, intid) else {
-            return false;
-        };
-        let (Some(bank), Some(state)) = (self.banks.get_mut(k), self.vcpus.get_mut(vcpu)) else {
-            return false;
-        };
-        let here = intid < 32 || bank.targets[intid as usize & 31] >> vcpu & 1 != 0;
-        let renewed = here && bank.renew(state, i, intid, lrs);
-        if renewed {
-            state.dirty &= !(1 << i);
-        }
-        renewed
     }
 
     /// As [`set_level`](Self::set_level) with `true` for a linked private interrupt of `vcpu`, which
@@ -231,10 +252,7 @@ impl Vgic {
         if intid >= 32 || bank.linked & b == 0 {
             return self.set_level(vcpu, intid, true);
         }
-        bank.level |= b;
-        bank.held |= b;
-        let i = usize::from(bank.place[intid as usize] >> 3) % MAX_LRS;
-        if bank.listed & b != 0 && state.hcr == EN && bank.renew(state, i, intid, lrs) {
+        if bank.list_raised(state, vcpu, intid, lrs) {
             return Kick(0);
         }
         // Though it may be disabled: it is not quiet any more.
@@ -242,27 +260,19 @@ impl Vgic {
         self.changed(vcpu, b)
     }
 
-    /// The same for a shared one: what the handler of a device's interrupt calls where `vcpu` runs.
-    pub fn raise_shared(&mut self, vcpu: usize, intid: u32, lrs: &mut impl Lrs) -> Kick {
-        let Some(k) = self.bank_of(vcpu, intid) else {
-            return Kick(0);
-        };
-        let (Some(bank), Some(state)) = (self.banks.get_mut(k), self.vcpus.get_mut(vcpu)) else {
-            return Kick(0);
-        };
-        let (b, n) = (bit(intid), intid as usize & 31);
-        if bank.linked & b == 0 {
-            return self.set_level(vcpu, intid, true);
+    /// The same for a linked shared one: what the handler of a device's interrupt calls where `vcpu` runs.
+    /// `None` where the first that it is for is another vCPU: nothing has been done then.
+    pub fn raise_shared(&mut self, vcpu: usize, intid: u32, lrs: &mut impl Lrs) -> Option<Kick> {
+        let k = self.bank_of(vcpu, intid)?;
+        let (bank, state) = (self.banks.get_mut(k)?, self.vcpus.get_mut(vcpu)?);
+        let target = u32::from(bank.targets[intid as usize & 31]).trailing_zeros();
+        if target != vcpu as u32 {
+            return None;
         }
-        bank.level |= b;
-        bank.held |= b;
-        let place = usize::from(bank.place[n]);
-        let here = place & 7 == vcpu && bank.targets[n] >> vcpu & 1 != 0;
-        let simple = here && bank.listed & b != 0 && state.hcr == EN;
-        if simple && bank.renew(state, (place >> 3) % MAX_LRS, intid, lrs) {
-            return Kick(0);
+        if bank.list_raised(state, vcpu, intid, lrs) {
+            return Some(Kick(0));
         }
-        self.changed(k, b)
+        Some(self.changed(k, bit(intid)))
     }
 
     /// Has SGI `id`, sent by `vcpu` to itself, listed at once where its list register is free again.
@@ -402,7 +412,7 @@ impl Vgic {
     #[inline(always)]
     #[must_use]
     pub fn traps_dir(&self, vcpu: usize) -> bool {
-        self.vcpus[vcpu].hcr & LRENPIE != 0 && self.unlisted_active(vcpu) > 1
+        self.overflowed && self.vcpus[vcpu].hcr & LRENPIE != 0 && self.unlisted_active(vcpu) > 1
     }
 
     /// How many interrupts are active at `vcpu` and not listed.
@@ -468,6 +478,7 @@ impl Vgic {
         }
         if self.best_active(vcpu, 0).is_some() {
             hcr |= LRENPIE;
+            self.overflowed = true;
         }
         hcr
     }
@@ -555,12 +566,10 @@ impl Vgic {
     }
 
     /// Takes back what stands in the list registers `which`, all of them in use.
-    #[inline]
+    #[inline(never)]
     fn take(&mut self, vcpu: usize, which: u16, lrs: &mut impl Lrs) -> u8 {
-        match self.take_ended(vcpu, which, lrs) {
-            (0, kick) => kick,
-            (others, kick) => kick | self.take_each(vcpu, others, lrs),
-        }
+        let left = self.banks[vcpu].take_ended(&mut self.vcpus[vcpu], which, lrs);
+        self.take_each(vcpu, left, lrs)
     }
 
     #[inline(never)]
@@ -573,38 +582,6 @@ impl Vgic {
             which &= which - 1;
         }
         kick
-    }
-
-    /// Takes back what has simply ended of what stands in the list registers `which`: most of it, and all
-    /// at once. The others, and whom to tell.
-    #[inline(never)]
-    fn take_ended(&mut self, vcpu: usize, which: u16, lrs: &mut impl Lrs) -> (u16, u8) {
-        let bank = &mut self.banks[vcpu];
-        let state = &mut self.vcpus[vcpu];
-        let (mut left, mut ended) = (which, 0);
-        let mut others = which;
-        while left != 0 {
-            let i = left.trailing_zeros() as usize % MAX_LRS;
-            left &= left - 1;
-            let intid = state.lr[i] & VIRTUAL_ID;
-            if intid < 32 && lrs.read(i) & (PENDING | ACTIVE | EOI) == 0 {
-                ended |= bit(intid);
-                others &= !(1 << i);
-            }
-        }
-        if ended & bank.deferred != 0 {
-            return (which, 0);
-        }
-        let taken = which & !others;
-        state.used &= !taken;
-        state.dirty &= !taken;
-        bank.active &= !ended;
-        bank.forced &= !ended;
-        bank.listed &= !ended;
-        bank.listed_latch &= !ended;
-        bank.listed_pending &= !ended;
-        let again = ended & (bank.pending() | bank.held);
-        (others, if again == 0 { 0 } else { self.settle(vcpu) })
     }
 
     /// Takes back what stands in the list register `i`, which is in use: an interrupt, by its bank
@@ -757,17 +734,91 @@ impl Bank {
         true
     }
 
+    /// Takes back what has simply ended of what stands in the list registers `which` of `state`: most of it,
+    /// and all at once. The others.
+    #[inline(always)]
+    fn take_ended(&mut self, state: &mut Vcpu, which: u16, lrs: &impl Lrs) -> u16 {
+        let again = self.pending() | self.held | self.deferred;
+        let (mut left, mut others, mut ended) = (which, which, 0);
+        while left != 0 {
+            let i = left.trailing_zeros() as usize % MAX_LRS;
+            left &= left - 1;
+            let intid = state.lr[i] & VIRTUAL_ID;
+            let simple = intid < 32 && again & bit(intid) == 0;
+            if simple && lrs.read(i) & (PENDING | ACTIVE | EOI) == 0 {
+                ended |= bit(intid);
+                others &= !(1 << i);
+            }
+        }
+        if ended != 0 {
+            let taken = which & !others;
+            state.used &= !taken;
+            state.dirty &= !taken;
+            self.active &= !ended;
+            self.forced &= !ended;
+            self.listed &= !ended;
+            self.listed_latch &= !ended;
+            self.listed_pending &= !ended;
+        }
+        others
+    }
+
     /// Lists the only private interrupt of `vcpu` that is ready in list register `i`, which is free.
-    #[inline]
+    #[inline(always)]
     fn list_alone(&mut self, state: &mut Vcpu, vcpu: usize, i: usize, lrs: &mut impl Lrs) {
-        let n = self.ready.trailing_zeros() as usize & 31;
-        self.listed |= self.ready;
+        let intid = self.ready.trailing_zeros();
         self.ready = 0;
+        self.list_new(state, vcpu, i, intid, lrs);
+    }
+
+    /// Lists interrupt `intid`, which is pending, open and not active, in list register `i` of `vcpu`, which is
+    /// free.
+    #[inline(always)]
+    fn list_new(
+        &mut self,
+        state: &mut Vcpu,
+        vcpu: usize,
+        i: usize,
+        intid: u32,
+        lrs: &mut impl Lrs,
+    ) {
+        let (n, i) = (intid as usize & 31, i % MAX_LRS);
+        self.listed |= bit(intid);
         self.place[n] = (i << 3 | vcpu) as u8;
-        let lr = self.compose_pending(state, n as u32, n);
-        state.lr[i % MAX_LRS] = lr;
-        state.used |= 1 << (i % MAX_LRS);
+        let lr = self.compose_pending(state, intid, n);
+        state.lr[i] = lr;
+        state.used |= 1 << i;
         lrs.write(i, lr);
+    }
+
+    /// The physical interrupt of the linked interrupt `intid` has come to `vcpu`, or to the one that has this
+    /// bank: lists it at once, where that is simple.
+    #[inline(always)]
+    fn list_raised(
+        &mut self,
+        state: &mut Vcpu,
+        vcpu: usize,
+        intid: u32,
+        lrs: &mut impl Lrs,
+    ) -> bool {
+        let (b, n) = (bit(intid), intid as usize & 31);
+        self.level |= b;
+        self.held |= b;
+        if state.hcr != EN {
+            return false;
+        }
+        if self.listed & b != 0 {
+            let place = usize::from(self.place[n]);
+            let i = (place >> 3) % MAX_LRS;
+            return place & 7 == vcpu && self.renew(state, i, intid, lrs);
+        }
+        let free = (!(state.used | state.stale)).trailing_zeros() as usize;
+        let fits = free < lrs.count().min(MAX_LRS);
+        let simple = fits && self.open & !(self.active | self.ready) & b != 0;
+        if simple {
+            self.list_new(state, vcpu, free, intid, lrs);
+        }
+        simple
     }
 
     /// The value of a list register for interrupt `intid`, number `n` here, which is pending; it

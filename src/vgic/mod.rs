@@ -28,8 +28,9 @@
 //! deactivating it; the hardware does that when the guest deactivates the virtual one
 //! ([`raise`](Vgic::raise) is the short way for the vCPU that is loaded here). Where the
 //! virtual interrupt vanishes in another way, [`next_release`](Vgic::next_release) names the
-//! physical one to deactivate. Physical PPIs are the CPU's, not the vCPU's: after a put, those in
-//! [`held`](Vgic::held) must be made inactive, and active again before the next load.
+//! physical one to deactivate. Physical PPIs are the CPU's, not the vCPU's: after a put those of the
+//! vCPU must be made inactive ([`Put::held`]), and active again with the next load
+//! ([`Loaded::held`]).
 //!
 //! The model is a GICv2 without Security Extensions but with both groups (ARM IHI 0048B, 3.4), as
 //! QEMU's `virt` machine has one: GICD_CTLR has two enables, GICD_IGROUPR is writable and zero at
@@ -50,7 +51,7 @@ use crate::table::Table;
 use alloc::boxed::Box;
 use alloc::vec;
 
-pub use lr::{Interface, Lrs};
+pub use lr::{Interface, Loaded, Lrs, Put};
 
 /// The most vCPUs that a GICv2 can have.
 pub const MAX_VCPUS: usize = 8;
@@ -221,6 +222,8 @@ pub struct Vgic {
     owed: u8,
     /// Whether any bank may have something to release.
     releases: bool,
+    /// Whether a vCPU has had more interrupts active than list registers.
+    overflowed: bool,
 }
 
 impl Vgic {
@@ -240,6 +243,7 @@ impl Vgic {
             work: 0,
             owed: 0,
             releases: false,
+            overflowed: false,
         };
         vgic.reset();
         vgic
@@ -276,6 +280,7 @@ impl Vgic {
         self.work = 0;
         self.owed = 0;
         self.releases = true;
+        self.overflowed = false;
     }
 
     /// Resets a vCPU's CPU interface, as when it is powered on. It must not be loaded. The
@@ -389,8 +394,7 @@ impl Vgic {
     }
 
     /// The linked private interrupts of `vcpu`, which is put, whose physical interrupt has to be
-    /// active while it is loaded: bit n for interrupt n.
-    #[inline(always)]
+    /// active while it is loaded: bit n for interrupt n. They may change until it is.
     #[must_use]
     pub fn held(&self, vcpu: usize) -> u32 {
         self.banks[vcpu].held
@@ -480,7 +484,7 @@ impl Vgic {
     }
 
     /// Something about the interrupts `bits` of bank `k` has changed.
-    #[inline]
+    #[inline(never)]
     fn changed(&mut self, k: usize, bits: u32) -> Kick {
         let listed = bits & self.banks[k].listed;
         if listed == 0 {

@@ -219,7 +219,7 @@ pub(crate) fn a_permission_fault_that_translates_no_more_is_tried_again() {
     }
 }
 
-pub(crate) fn a_store_to_flash_is_a_command_that_does_nothing() {
+pub(crate) fn a_store_to_firmware_does_nothing() {
     power_on(64 * MIB);
     let mut board = Board::of(1);
     let mut firmware = config("firmware", 4 * MIB);
@@ -388,6 +388,20 @@ pub(crate) fn a_fetch_where_nothing_is_aborts() {
         prefetch_abort(guest, 0x4001_0400, 0x4001_0000, 0b00_0111)
     });
     assert_eq!(again.regs.pc, 0x4001_0400);
+}
+
+pub(crate) fn an_abort_whose_handler_is_nowhere_stops_the_vm() {
+    let mut board = Board::two();
+    for (vbar, ends) in [(NOWHERE, false), (NOWHERE - 0x0c, true)] {
+        let after = board.run_if(move |guest| {
+            user(guest, 0);
+            guest.system.vbar = vbar;
+            guest.regs.pc = NOWHERE;
+            prefetch_abort(guest, NOWHERE, NOWHERE, 0b00_0111)
+        });
+        assert_eq!(after.is_none(), ends);
+        assert_eq!(board.vms.iter().any(|vm| vm.lock().power.all_off()), ends);
+    }
 }
 
 const WALK: u32 = 1 << 7;

@@ -375,17 +375,20 @@ fn running(board: &mut Board) -> Vec<String> {
 pub(crate) fn the_shell_pauses_resumes_and_starts_a_vm() {
     let mut board = shell();
     assert_eq!(running(&mut board), ["alpha", "beta"]);
-    answer(&mut board, "pause 1");
+    assert_eq!(answer(&mut board, "pause 1"), ["beta is paused"]);
     assert_eq!(running(&mut board), ["alpha"]);
+    assert_eq!(answer(&mut board, "start 1"), ["beta is paused"]);
     assert!(answer(&mut board, "list")[1].ends_with(", paused"));
     assert!(answer(&mut board, "regs beta")[0].starts_with("beta vCPU 0"));
     assert_eq!(running(&mut board), ["alpha"]);
-    answer(&mut board, "resume beta");
+    assert_eq!(answer(&mut board, "resume beta"), ["beta is on"]);
     assert_eq!(running(&mut board), ["alpha", "beta"]);
     assert_eq!(answer(&mut board, "start beta"), ["beta is on"]);
     board.vms[1].stop(armillary::vm::Stop::Off);
     assert_eq!(running(&mut board), ["alpha"]);
     assert!(answer(&mut board, "list")[1].ends_with(", off"));
+    // Off it can't be paused, or it would be so when it starts.
+    assert_eq!(answer(&mut board, "pause beta"), ["beta is off"]);
     answer(&mut board, "start beta");
     assert_eq!(running(&mut board), ["alpha", "beta"]);
 }

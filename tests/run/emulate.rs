@@ -1,12 +1,14 @@
 //! Loads and stores that the syndrome does not describe: fetched through the guest's own tables and
 //! performed.
 
-use crate::board::{Board, WRITE, access, data_abort, log_lines, memory};
+use crate::board::{Board, WRITE, access, data_abort, hvc, log_lines, memory};
 use armillary::addr::Ipa;
 use armillary::machine::Exit;
 use armillary::machine::test::{self, Guest};
+use armillary::mem::free_bytes;
 use armillary::regs::{Banked, mode, psr};
 
+const RESET: u32 = 0x8400_0009;
 const UART: u32 = 0x0900_0000;
 /// A register of the UART that keeps 16 bits, and the one after it that keeps 6.
 const IBRD: u32 = UART + 0x24;
@@ -83,6 +85,62 @@ pub(crate) fn a_store_with_writeback_reaches_the_device_and_moves_its_base() {
         guest.regs.r[0] = IBRD + 4;
     });
     assert_eq!((after.regs.r[2], after.regs.r[0]), (0x1234, IBRD));
+}
+
+pub(crate) fn flash_keeps_what_is_stored_with_writeback_and_across_a_reset() {
+    /// In the second bank, beyond its first page.
+    const AT: u32 = 0x0400_3008;
+    let mut board = Board::one();
+    let store = |board: &mut Board, value: u32| {
+        // str r1, [r0], #4
+        execute(board, &[0xe480_1004], AT, PLAIN | WRITE, move |guest| {
+            guest.regs.r[0] = AT;
+            guest.regs.r[1] = value;
+        });
+    };
+    for value in [0x40, 0x1234_5678, 0xff] {
+        store(&mut board, value);
+    }
+    let load = |board: &mut Board, at: u32| {
+        let described = board.run(move |guest| data_abort(guest, at, at, access(2, 4)));
+        // ldr r2, [r0], #4
+        let plain = execute(board, &[0xe490_2004], at, PLAIN, move |guest| {
+            guest.regs.r[0] = at;
+        });
+        assert_eq!(plain.regs.r[2], described.regs.r[4]);
+        described.regs.r[4]
+    };
+    // Zeroes are programmed to what had none.
+    assert_eq!([AT, AT & 0xfff].map(|at| load(&mut board, at)), [0, 0]);
+    for value in [0x20, 0xd0, 0x40, 0x1234_5678, 0xff] {
+        store(&mut board, value);
+    }
+    let places = [AT, AT + 4, 0x0403_fffc, 0x0404_0000, AT & 0xfff];
+    let wanted = [0x1234_5678, !0, !0, 0, 0];
+    assert_eq!(places.map(|at| load(&mut board, at)), wanted);
+    assert!(board.run_if(|guest| hvc(guest, RESET)).is_none());
+    assert!(board.soon().is_some());
+    assert_eq!(places.map(|at| load(&mut board, at)), wanted);
+}
+
+pub(crate) fn flash_takes_no_more_than_a_mib_of_the_machines_memory() {
+    let mut board = Board::one();
+    let free = free_bytes();
+    let store = |board: &mut Board, at: u32, value: u32| {
+        execute(board, &[0xe480_1004], at, PLAIN | WRITE, move |guest| {
+            guest.regs.r[0] = at;
+            guest.regs.r[1] = value;
+        });
+    };
+    for n in 0..32 {
+        let at = 0x0400_0000 + n * 0x1_0000;
+        store(&mut board, at, 0x40);
+        store(&mut board, at, 0);
+        let status = board.run(move |guest| data_abort(guest, at, at, access(2, 4)));
+        let wanted = if n < 16 { 0x0080_0080 } else { 0x0090_0090 };
+        assert_eq!(status.regs.r[4], wanted, "piece {n}");
+    }
+    assert_eq!(free - free_bytes(), 1 << 20);
 }
 
 pub(crate) fn a_thumb_instruction_is_fetched_by_halves_across_pages() {

@@ -9,6 +9,7 @@ use armillary::fdt::Range;
 use armillary::machine::Exit;
 use armillary::machine::test::{self, End, Event, Guest};
 use armillary::mem;
+use armillary::psci;
 use armillary::regs::{mode, psr};
 use armillary::vm::Vm;
 use std::collections::BTreeMap;
@@ -240,6 +241,43 @@ pub(crate) fn a_vcpu_starts_by_cpu_on_and_stops_by_cpu_off() {
     assert!(board.next(0).is_some(), "the first goes on");
     assert_eq!(cpu_on(&mut board), 0);
     assert!(board.next(1).is_some());
+}
+
+/// A machine of which nothing is asked but whether a vCPU may start somewhere.
+struct AllRam;
+
+impl psci::Platform for AllRam {
+    fn is_memory(&self, _: u32) -> bool {
+        true
+    }
+
+    fn workaround_1(&self) -> psci::Workaround {
+        psci::Workaround::NotSupported
+    }
+
+    fn workaround_3(&self) -> psci::Workaround {
+        psci::Workaround::NotSupported
+    }
+}
+
+pub(crate) fn a_vcpu_that_starts_while_its_vm_resets_stops() {
+    const CPU_ON: u32 = 0x8400_0003;
+    power_on(64 * MIB);
+    let mut board = Board::of(2);
+    let vm = board.add(config("guest", 4 * MIB), &[0, 1]);
+    board.settle();
+    // CPU_ON has been answered, and the vCPU is asked to stop before it is asked to start.
+    psci::call(CPU_ON, [1, 0, 0], 0, &mut vm.lock().power, &mut AllRam);
+    vm.stop(armillary::vm::Stop::Reset);
+    assert!(board.next(1).is_none());
+    vm.start_vcpu(1, armillary::loader::Start::default());
+    assert!(board.next(1).is_none());
+    for _ in 0..4 {
+        board.step(0);
+        board.step(1);
+    }
+    let lines = log_lines();
+    assert!(lines[0].starts_with("[INFO] guest: reset ("), "{lines:?}");
 }
 
 /// Whether CPU 0 powers the machine off within a few turns.

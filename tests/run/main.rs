@@ -47,7 +47,7 @@ const TESTS: &[Test] = tests! {
         an_access_in_thumb_state_is_skipped_by_its_length_and_advances_itstate
         a_permission_fault_takes_the_address_by_translation
         a_permission_fault_that_translates_no_more_is_tried_again
-        a_store_to_flash_is_a_command_that_does_nothing
+        a_store_to_firmware_does_nothing
         an_access_to_ram_that_is_there_by_now_is_tried_again
         an_access_where_nothing_is_aborts_as_the_processor_would
         a_data_abort_says_what_it_was_in_both_formats
@@ -56,10 +56,13 @@ const TESTS: &[Test] = tests! {
         an_abort_in_an_it_block_begins_outside_of_it
         an_undefined_instruction_returns_behind_it
         a_fetch_where_nothing_is_aborts
+        an_abort_whose_handler_is_nowhere_stops_the_vm
         a_walk_through_a_device_is_an_external_abort_on_the_walk
         a_walk_through_ram_that_is_there_by_now_is_tried_again;
     emulate:
         a_store_with_writeback_reaches_the_device_and_moves_its_base
+        flash_keeps_what_is_stored_with_writeback_and_across_a_reset
+        flash_takes_no_more_than_a_mib_of_the_machines_memory
         a_thumb_instruction_is_fetched_by_halves_across_pages
         many_words_may_straddle_ram_and_device
         an_abort_half_way_names_its_own_address_and_restores_the_base
@@ -122,6 +125,8 @@ const TESTS: &[Test] = tests! {
         an_idle_cpu_waits_without_a_deadline
         every_interrupt_is_ended_and_deactivated
         the_virtual_timer_stays_active_until_its_guest_deactivates_it
+        the_virtual_timers_line_is_looked_at_soon_whatever_else_is_due
+        a_timers_interrupt_goes_with_its_vcpu_and_is_no_others
         vfp_moves_at_the_first_use_after_a_switch
         a_vcpu_that_begins_anew_finds_no_vfp_registers_of_its_life_before
         a_vcpu_without_vfp_moves_none
@@ -130,6 +135,7 @@ const TESTS: &[Test] = tests! {
         one_that_preempts_leaves_the_others_their_turns
         a_reservation_bounds_what_a_vm_takes
         waiting_takes_nothing_from_a_reservation
+        what_comes_back_while_another_cpu_stops_the_vm_is_there
         a_vm_that_is_paused_runs_on_when_it_is_resumed
         a_cpu_with_nothing_to_do_takes_from_one_that_has_too_much
         a_vcpu_stays_on_the_cpus_that_it_may_run_on
@@ -180,6 +186,7 @@ const TESTS: &[Test] = tests! {
         a_vm_that_resets_begins_anew
         a_vm_that_resets_has_a_new_interrupt_controller
         a_vcpu_starts_by_cpu_on_and_stops_by_cpu_off
+        a_vcpu_that_starts_while_its_vm_resets_stops
         the_last_vm_off_powers_the_machine_off
         cpu_off_of_the_only_vcpu_ends_the_vm
         a_vm_that_crashes_leaves_the_others_running

@@ -1,7 +1,7 @@
 //! Which vCPU runs when, and what moves with it.
 
 use crate::board::{
-    Board, ENTRY, MIB, SLICE, WRITE, access, config, count, data_abort, hsr, hvc, power_on,
+    Board, ENTRY, MIB, SLICE, WRITE, access, config, count, data_abort, hsr, hvc, mcr, power_on,
 };
 use armillary::fdt::{Policy, VmConfig};
 use armillary::loader::Start;
@@ -194,6 +194,72 @@ pub(crate) fn the_virtual_timer_stays_active_until_its_guest_deactivates_it() {
         .collect();
     assert_eq!(fields, [[1, 1, 27, 27]]);
     assert_eq!(test::active(0), [27]);
+}
+
+/// QEMU may forget the level of a timer's line; see [`armillary::vcpu::Vcpu::virtual_timer_fired`].
+pub(crate) fn the_virtual_timers_line_is_looked_at_soon_whatever_else_is_due() {
+    const SOON: u64 = SECOND / 512;
+    let mut board = Board::two();
+    let sleeper = board.run(null).vttbr;
+    assert_ne!(board.next(0).expect("the other").vttbr, sleeper);
+    let asleep = board.run_if(|guest| {
+        guest.system.cntv_ctl = 1;
+        guest.system.cntv_cval = 100 * SECOND;
+        guest.trap(WFI)
+    });
+    assert!(asleep.is_none());
+    let guest = board.next(0).expect("the other");
+    assert!(guest.deadline.expect("the sleeper's") > 90 * SECOND);
+    let soon = |guest: Guest| guest.deadline.is_some_and(|at| at <= machine::now() + SOON);
+    test::interrupt(0, VIRTUAL_TIMER);
+    assert!(soon(board.run(null)));
+    // Though its physical timer is set, or it has another turn.
+    let guest = board.run(|guest| {
+        guest.regs.r[4] = 1;
+        guest.trap(hsr(0x03, mcr(14, 0, 2, 1, 4)))
+    });
+    assert!(soon(guest));
+    assert!(soon(board.next(0).expect("the same")));
+    // And where all wait.
+    let asleep = board.run_if(|guest| {
+        guest.system.cntv_ctl = 1;
+        guest.trap(WFI)
+    });
+    assert!(asleep.is_none());
+    test::events();
+    assert!(board.next(0).is_none());
+    let mut deadlines = test::events().into_iter().filter_map(|event| match event {
+        Event::Deadline(at) => at,
+        _ => None,
+    });
+    assert!(deadlines.next_back().expect("something is due") <= machine::now() + SOON);
+}
+
+pub(crate) fn a_timers_interrupt_goes_with_its_vcpu_and_is_no_others() {
+    let mut board = Board::two();
+    for (offset, value) in [(0x000, 1), (0x100, 1 << VIRTUAL_TIMER)] {
+        test::push(move |guest| {
+            guest.regs.r[1] = value;
+            data_abort(guest, GICD + offset, GICD + offset, access(2, 1) | WRITE)
+        });
+    }
+    let owner = board.run(null).vttbr;
+    // Both have had turns with nothing in a list register, and the other was last.
+    let mut turns = (0..5).map(|_| board.next(0).expect("a guest").vttbr);
+    assert_ne!(turns.next_back(), Some(owner));
+    drop(turns);
+    test::interrupt(0, VIRTUAL_TIMER);
+    assert!(board.run_if(|guest| guest.trap(WFE)).is_none());
+    let listed = |guest: &Guest| guest.lr.map(|lr| lr & 0x3ff);
+    for _ in 0..2 {
+        let other = board.next(0).expect("the other");
+        assert_ne!(other.vttbr, owner);
+        assert_eq!((listed(&other), test::active(0)), ([0; 4], vec![]));
+        let next = board.next(0).expect("the owner");
+        assert_eq!(next.vttbr, owner);
+        assert!(listed(&next).contains(&VIRTUAL_TIMER));
+        assert_eq!(test::active(0), [27]);
+    }
 }
 
 pub(crate) fn vfp_moves_at_the_first_use_after_a_switch() {
@@ -502,6 +568,23 @@ pub(crate) fn waiting_takes_nothing_from_a_reservation() {
         board.soon().is_some(),
         "it has all of its budget but a moment"
     );
+}
+
+pub(crate) fn what_comes_back_while_another_cpu_stops_the_vm_is_there() {
+    const BUDGET: u64 = 125_000;
+    const PERIOD: u64 = 625_000;
+    power_on(64 * MIB);
+    let mut board = Board::of(1);
+    let bounded = |policy: &mut Policy| policy.budget_us = Some(2000);
+    let vm = board.add(with("bounded", bounded), &[0]);
+    vm.charge(0, BUDGET);
+    // One CPU finds nothing left just before it comes back, another one just after.
+    assert_eq!(vm.grant(PERIOD - 1), Some(0));
+    assert_eq!(vm.grant(PERIOD), Some(BUDGET));
+    vm.charge(PERIOD, PERIOD + 100);
+    assert!(!vm.runs());
+    vm.replenish(PERIOD + 100);
+    assert!(vm.runs());
 }
 
 pub(crate) fn a_vm_that_is_paused_runs_on_when_it_is_resumed() {

@@ -419,22 +419,48 @@ fn a_devices_interrupt_is_listed_at_once_until_another_vcpu_is_to_have_it() {
     machine.vgic.link(DEVICE, 77);
     machine.write(0, 0x828, 1, 1);
     machine.write(0, 0x104, 4, 1 << (DEVICE - 32));
-    for round in 0..3 {
-        let kick = machine.vgic.raise_shared(0, DEVICE, &mut machine.cpus[0]);
-        machine.check(kick);
-        assert_eq!(machine.vgic.needs_flush(0), round == 0);
+    for round in 0..4 {
+        assert!(machine.raise(0, DEVICE));
+        assert!(!machine.vgic.needs_flush(0));
         assert_eq!(machine.acknowledge(0), DEVICE);
         machine.end(0, DEVICE);
         assert_eq!(machine.cpus[0].deactivated.pop(), Some(77));
+        if round == 2 {
+            machine.sync(0);
+        }
     }
     // It comes to the CPU of the one that has had it, and the guest wants it elsewhere now.
     machine.write(0, 0x828, 1, 2);
-    let kick = machine.vgic.raise_shared(0, DEVICE, &mut machine.cpus[0]);
-    machine.check(kick);
+    assert!(!machine.raise(0, DEVICE));
+    machine.line(0, DEVICE, true);
     assert_eq!(machine.acknowledge(0), SPURIOUS);
     assert_eq!(machine.acknowledge(1), DEVICE);
     machine.end(1, DEVICE);
     assert_eq!(machine.cpus[1].deactivated.pop(), Some(77));
+}
+
+/// Neither before it is enabled nor while it is active, nor where no list register is free.
+#[test]
+fn a_devices_interrupt_that_cannot_be_listed_at_once_waits_for_the_flush() {
+    const DEVICE: u32 = 40;
+    let mut machine = Machine::started(1, 64, 1);
+    machine.vgic.link(DEVICE, 77);
+    assert!(machine.raise(0, DEVICE));
+    assert_eq!(machine.acknowledge(0), SPURIOUS);
+    machine.write(0, 0x104, 4, 1 << (DEVICE - 32));
+    assert_eq!(machine.acknowledge(0), DEVICE);
+    machine.end(0, DEVICE);
+    // The only list register is taken.
+    machine.write(0, 0xf00, 4, 2 << 24 | 3);
+    machine.rest();
+    assert!(machine.raise(0, DEVICE));
+    machine.rest();
+    assert_eq!(machine.acknowledge(0), 3);
+    machine.end(0, 3);
+    machine.rest();
+    assert_eq!(machine.acknowledge(0), DEVICE);
+    machine.end(0, DEVICE);
+    assert_eq!(machine.cpus[0].deactivated, [77, 77]);
 }
 
 #[test]
@@ -454,9 +480,8 @@ fn an_edge_after_a_clear_that_is_still_under_way_is_kept() {
 fn the_timer_interrupt_is_deactivated_by_the_hardware() {
     let mut machine = with_timer(1, 4);
     for round in 0..4 {
-        let kick = machine.vgic.raise(0, TIMER, &mut machine.cpus[0]);
-        machine.check(kick);
-        assert_eq!(machine.vgic.needs_flush(0), round == 0);
+        assert!(machine.raise(0, TIMER));
+        assert!(!machine.vgic.needs_flush(0));
         assert_eq!(machine.acknowledge(0), TIMER);
         assert_eq!(
             valid(&machine.cpus[0])[0] & (HW | 0x3ff << 10),
@@ -465,6 +490,9 @@ fn the_timer_interrupt_is_deactivated_by_the_hardware() {
         machine.end(0, TIMER);
         assert_eq!(machine.cpus[0].deactivated.pop(), Some(27));
         assert!(!machine.cpus[0].maintenance());
+        if round == 2 {
+            machine.sync(0);
+        }
     }
     assert_eq!(machine.vgic.next_release(0), None);
 }
@@ -645,7 +673,14 @@ impl Physical {
             let there = n < 8 || self.machine.on[vcpu].is_some();
             if self.line[n] && !self.active[n] && there {
                 self.active[n] = true;
-                self.machine.line(vcpu, intid, true);
+                let cpu = if n < 8 {
+                    self.random() as usize & 1
+                } else {
+                    vcpu
+                };
+                if self.random() & 1 == 0 || !self.machine.raise(cpu, intid) {
+                    self.machine.line(vcpu, intid, true);
+                }
             }
         }
     }

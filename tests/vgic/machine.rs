@@ -40,15 +40,20 @@ impl Machine {
         assert!(self.cpus[cpu].empty(), "left behind");
         self.on[vcpu] = Some(cpu);
         self.out[vcpu] = false;
-        let kick = self.vgic.load(vcpu, &mut self.cpus[cpu]);
-        self.check(kick);
+        let held = self.vgic.held(vcpu);
+        let loaded = self.vgic.load(vcpu, &mut self.cpus[cpu]);
+        assert_eq!(loaded.held, held);
+        assert!(loaded.quiet.is_none() || held == 0 && self.cpus[cpu].empty());
+        self.check(loaded.kick);
     }
 
     pub(crate) fn put(&mut self, vcpu: usize) {
         if let Some(cpu) = self.on[vcpu].take() {
-            let kick = self.vgic.put(vcpu, &mut self.cpus[cpu]);
-            assert_eq!(kick.0 >> vcpu & 1, 0);
-            self.check(kick);
+            let put = self.vgic.put(vcpu, &mut self.cpus[cpu]);
+            assert_eq!(put.kick.0 >> vcpu & 1, 0);
+            assert_eq!(put.held, self.vgic.held(vcpu));
+            assert!(put.ready || !self.vgic.pending_for(vcpu));
+            self.check(put.kick);
         }
     }
 
@@ -134,6 +139,20 @@ impl Machine {
         let cpu = &mut self.cpus[cpu];
         let kick = self.vgic.write(vcpu, offset, width, value, cpu);
         self.check(kick);
+    }
+
+    /// The physical interrupt of `intid`, which is linked, has come to the CPU of `vcpu`; whether that takes it.
+    pub(crate) fn raise(&mut self, vcpu: usize, intid: u32) -> bool {
+        let Some(cpu) = self.on[vcpu] else {
+            return false;
+        };
+        self.out[vcpu] = true;
+        let cpu = &mut self.cpus[cpu];
+        let kick = match intid {
+            32.. => self.vgic.raise_shared(vcpu, intid, cpu),
+            _ => Some(self.vgic.raise(vcpu, intid, cpu)),
+        };
+        kick.inspect(|&kick| self.check(kick)).is_some()
     }
 
     pub(crate) fn line(&mut self, vcpu: usize, intid: u32, level: bool) {

@@ -1,4 +1,4 @@
-//! Debian's kernel, an initramfs of its busybox, and its U-Boot: real guests, through apt into this tool's own cache.
+//! Debian's kernel, an initramfs of its busybox, its U-Boot and its UEFI: real guests, through apt into this tool's own cache.
 //!
 //! apt gets a state directory, a cache and an empty dpkg status of its own, and armhf for an architecture; of the system's
 //! it reads where packages come from, with which keys, and how the network is reached. So nothing of the system's is changed,
@@ -35,6 +35,8 @@ pub enum Item {
     Initramfs,
     /// The firmware of `u-boot-qemu` for the 32-bit machine.
     UBoot,
+    /// The firmware of `qemu-efi-arm`.
+    Uefi,
     /// Xen, of the package that `xen-system-armhf` depends on.
     Xen,
     /// The initramfs with a script that works in several ways, and the programs that it needs: hackbench of `rt-tests`.
@@ -43,10 +45,11 @@ pub enum Item {
 
 impl Item {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Linux,
         Self::Initramfs,
         Self::UBoot,
+        Self::Uefi,
         Self::Xen,
         Self::Work,
     ];
@@ -71,6 +74,7 @@ impl Item {
             Self::Linux => "vmlinuz",
             Self::Initramfs => "initramfs.cpio",
             Self::UBoot => "u-boot.bin",
+            Self::Uefi => "uefi.fd",
             Self::Xen => "xen",
             Self::Work => "work.cpio",
         })
@@ -81,6 +85,7 @@ impl Item {
             Self::Linux => "linux",
             Self::Initramfs => "initramfs",
             Self::UBoot => "u-boot",
+            Self::Uefi => "uefi",
             Self::Xen => "xen",
             Self::Work => "work",
         }
@@ -92,6 +97,9 @@ impl Item {
             Self::Linux => linux(),
             Self::UBoot => from_package(&[self.path()], "u-boot-qemu", |path| {
                 (path == "usr/lib/u-boot/qemu_arm/u-boot.bin").then_some("u-boot.bin")
+            }),
+            Self::Uefi => from_package(&[self.path()], "qemu-efi-arm", |path| {
+                (path == "usr/share/AAVMF/AAVMF32_CODE.fd").then_some("uefi.fd")
             }),
             Self::Xen if !self.path().is_file() && !available() => Err(unusable(
                 "Debian's xen-system-armhf comes through apt-get and dpkg-deb, which are not here",

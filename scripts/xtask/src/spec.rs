@@ -2,7 +2,7 @@
 //!
 //! `kernel=FILE[,initrd=FILE][,append=STRING][,memory=SIZE][,cpus=N][,name=NAME][,dtb=FILE][,with=FILE][,passthrough=PATH][,direct-map]`, or `firmware=FILE`
 //! in place of `kernel`. A comma inside a value is written twice, as QEMU does. In front of the other keys, `linux` stands for
-//! Debian's kernel with an initramfs, and `uboot` for Debian's U-Boot as firmware.
+//! Debian's kernel with an initramfs, and `uboot` and `uefi` for Debian's U-Boot and UEFI as firmware.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -92,6 +92,7 @@ impl Fields {
                 self.linux = true;
             }
             "uboot" => self.file("firmware", Item::UBoot)?,
+            "uefi" => self.file("firmware", Item::Uefi)?,
             "direct-map" => self.direct_map = true,
             _ => return Ok(false),
         }
@@ -219,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn linux_and_uboot_stand_for_files_of_debian() {
+    fn linux_and_firmware_stand_for_files_of_debian() {
         let linux: Spec = "linux,append=quiet,cpus=2".parse().unwrap();
         assert_eq!(linux.boot, Boot::Kernel(Item::Linux.file()));
         assert_eq!(linux.initrd, Some(Item::Initramfs.file()));
@@ -227,6 +228,8 @@ mod tests {
         let uboot: Spec = "uboot,name=u".parse().unwrap();
         assert_eq!(uboot.boot, Boot::Firmware(Item::UBoot.file()));
         assert_eq!(uboot.append, None);
+        let uefi: Spec = "uefi".parse().unwrap();
+        assert_eq!(uefi.boot, Boot::Firmware(Item::Uefi.file()));
         for twice in ["linux,kernel=a", "linux,linux", "uboot,linux"] {
             twice.parse::<Spec>().unwrap_err();
         }

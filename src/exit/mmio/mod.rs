@@ -13,7 +13,7 @@ use crate::inject::{self, Fault};
 use crate::machine::{self, Context, Live};
 use crate::regs::{Regs, psr};
 use crate::stage2::{Leaf, NOTHING_THERE, RAM_THERE};
-use crate::syndrome::{DataAbort, FaultStatus, PrefetchAbort};
+use crate::syndrome::{DataAbort, FaultStatus, Hsr, PrefetchAbort};
 use crate::vcpu::{Pending, Reason, Vcpu};
 use crate::vm::State;
 use crate::walk::{self, Kind};
@@ -335,7 +335,12 @@ pub(super) fn prefetch_abort(vcpu: &mut Vcpu, abort: PrefetchAbort) -> Next {
         _ => Some(Fault::External),
     };
     if let Some(fault) = fault {
+        let before = vcpu.context.regs().pc;
         inject::prefetch_abort(&mut vcpu.context, fault, far);
+        // Where its handler can't be fetched either, nothing else would come for ever.
+        if vcpu.context.regs().pc == before {
+            return super::stop(vcpu, Hsr(Live::hsr()));
+        }
     }
     Next::Resume
 }

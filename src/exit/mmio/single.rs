@@ -41,7 +41,7 @@ pub(super) fn perform(vcpu: &mut Vcpu, abort: DataAbort, far: u32, page: u32) ->
     {
         return None;
     }
-    let offset = far % PAGE as u32;
+    let offset = page.wrapping_mul(PAGE as u32) | (far % PAGE as u32);
     let value = single.stored(&gprs);
     let loaded = if stores == 0 {
         Some(vcpu.load(state, Device::of_slot(slot), offset, width))
