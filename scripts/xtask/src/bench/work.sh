@@ -67,7 +67,7 @@ work() {
 }
 
 all() {
-	syscalls 50000; switches 5000; forks 100; pipe 1000; hackbench 1000
+	syscalls 50000; switches 5000; forks 100; pipe 1000; settle; hackbench 1000
 }
 
 until_second() {
@@ -91,7 +91,6 @@ until_second() {
 	beside)
 		all
 		for second in 10 12 14; do
-			settle
 			until_second $second
 			mark vm$2 begins
 			all
