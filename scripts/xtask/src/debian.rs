@@ -129,9 +129,12 @@ impl Item {
 }
 
 /// What `bin/work` needs: its path, the package that it comes from, and which file of that it is.
-const PROGRAMS: [(&str, &str, Wanted); 4] = [
+const PROGRAMS: [(&str, &str, Wanted); 5] = [
     ("bin/hackbench", "rt-tests", |path| {
         (path == "usr/bin/hackbench").then_some("bin-hackbench")
+    }),
+    ("bin/chrt", "util-linux", |path| {
+        (path == "usr/bin/chrt").then_some("bin-chrt")
     }),
     ("lib/ld-linux-armhf.so.3", "libc6", |path| {
         path.ends_with("lib/arm-linux-gnueabihf/ld-linux-armhf.so.3")

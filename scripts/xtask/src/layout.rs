@@ -21,16 +21,16 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The layout of a machine whose RAM is `ram`, with the image loaded at `image`.
+    /// The layout of a machine whose RAM is `ram`, with the image loaded at `image`; the first `clear` bytes stay free.
     ///
     /// QEMU puts the device tree at the start of RAM for what it does not know as a kernel, and else behind half of the RAM or
     /// 128 MiB: both are kept free.
     #[must_use]
-    pub fn new(ram: Range<u64>, image: u64) -> Self {
+    pub fn new(ram: Range<u64>, image: u64, clear: u64) -> Self {
         let half = ((ram.end - ram.start) / 2).min(128 * MIB);
         let tree = ram.start + half;
         let taken = vec![
-            ram.start..ram.start + TREE_ROOM,
+            ram.start..ram.start + clear.max(TREE_ROOM),
             image..image + IMAGE_ROOM,
             tree..tree + TREE_ROOM,
         ];
@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn files_lie_apart_from_each_other_the_image_and_the_tree() {
         for ram in [64 * MIB, 1024 * MIB, 8192 * MIB] {
-            let mut layout = Layout::new(RAM..RAM + ram, RAM + KERNEL_OFFSET);
+            let mut layout = Layout::new(RAM..RAM + ram, RAM + KERNEL_OFFSET, 0);
             let mut seen = layout.taken.clone();
             for (size, offset) in [
                 (6 * MIB, KERNEL_OFFSET),
@@ -103,8 +103,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_to_stay_free_at_the_start_does() {
+        let mut layout = Layout::new(RAM..RAM + 64 * MIB, RAM + 40 * MIB, 32 * MIB);
+        let start = layout.place("a file", MIB, KERNEL_OFFSET).unwrap();
+        assert!(start >= RAM + 32 * MIB);
+    }
+
+    #[test]
     fn a_page_will_do_where_no_block_is_left() {
-        let mut layout = Layout::new(RAM..RAM + 16 * MIB, RAM + KERNEL_OFFSET);
+        let mut layout = Layout::new(RAM..RAM + 16 * MIB, RAM + KERNEL_OFFSET, 0);
         let starts: Vec<u64> =
             std::iter::from_fn(|| layout.place("a file", 300 * KIB, 0).ok()).collect();
         assert!(
@@ -116,7 +123,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_named_with_the_sizes() {
-        let mut layout = Layout::new(RAM..RAM + 64 * MIB, RAM + KERNEL_OFFSET);
+        let mut layout = Layout::new(RAM..RAM + 64 * MIB, RAM + KERNEL_OFFSET, 0);
         let error = layout
             .place("big.cpio", 60 * MIB, 0)
             .unwrap_err()

@@ -50,6 +50,8 @@ pub struct Machine {
     pub bootargs: Option<String>,
     /// The last change to the device tree: tests spoil it.
     pub edit: Option<fn(&mut DeviceTree)>,
+    /// How much of RAM stays free of files, from its start.
+    pub clear: u64,
     /// Whether virtual time counts instructions.
     pub icount: bool,
     /// Whether QEMU waits for a debugger.
@@ -80,6 +82,7 @@ impl Machine {
             tree: None,
             bootargs: None,
             edit: None,
+            clear: 0,
             icount: false,
             gdb: false,
             more: Vec::new(),
@@ -92,7 +95,7 @@ impl Machine {
             Some(path) => read_tree(path)?,
             None => self.own_tree(blob)?,
         };
-        let mut layout = Layout::new(self.ram(), self.image_address());
+        let mut layout = Layout::new(self.ram(), self.image_address(), self.clear);
         let mut vms = self.vms.clone();
         for vm in vms.iter_mut().filter(|vm| !vm.passthrough.is_empty()) {
             let file = blob.with_extension(format!("{}.dtb", vm.name()));

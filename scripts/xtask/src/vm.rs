@@ -407,7 +407,7 @@ mod tests {
             .collect::<anyhow::Result<_>>()?;
         let mut tree =
             dts::parse("/dts-v1/;\n/ { chosen { stdout-path = \"/uart\"; }; };").unwrap();
-        let mut layout = Layout::new(0x4000_0000..0x8000_0000, 0x4001_0000);
+        let mut layout = Layout::new(0x4000_0000..0x8000_0000, 0x4001_0000, 0);
         add(&mut tree, &vms, &mut layout)?;
         Ok(dts::print(&tree))
     }

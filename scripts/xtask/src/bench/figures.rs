@@ -352,7 +352,11 @@ pub(super) const KINDS: &[Kind] = &[
     work("linux_pipe_ppm", "Linux: 62 MiB through a pipe"),
     work(
         "linux_hackbench_ppm",
-        "Linux: hackbench, 8 senders to 8 receivers, 200 messages each to each",
+        "Linux: hackbench, 8 senders to 8 receivers, 1,000 messages each to each",
+    ),
+    work(
+        "linux_hackbench_other_ppm",
+        "Linux: the same, in turns by its default scheduler",
     ),
     work(
         "linux_two_vms_ppm",

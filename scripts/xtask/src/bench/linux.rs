@@ -28,8 +28,8 @@ const KINDS: [(&str, &str); 2] = [("linux_verbose_ppm", ""), ("linux_quiet_ppm",
 const EACH: &str = "quiet run=\"work each; poweroff -f\"";
 /// The same in two VMs at once: when each looks at the machine's clock, alone.
 const BESIDE: [&str; 2] = [
+    "quiet run=\"work beside 18; poweroff -f\"",
     "quiet run=\"work beside 20; poweroff -f\"",
-    "quiet run=\"work beside 22; poweroff -f\"",
 ];
 /// The RAM of a Linux.
 const MEMORY: Size = Size::mib(256);
@@ -57,7 +57,7 @@ pub(super) fn on_xen(machine: &Machine, xen: &Xen) -> anyhow::Result<Vec<(String
     let mut figures = Vec::new();
     for (name, word) in KINDS {
         let arguments = format!("{word}run=\"{RUN}\"");
-        let console = xen.linux(Item::Initramfs, MEMORY, &arguments)?;
+        let console = xen.linux(Item::Initramfs, MEMORY, &[&arguments])?;
         let there = to_init(&console)? - xen.before_linux(Item::Initramfs, MEMORY)?;
         let (_, tree) = hosted(machine, &arguments)?;
         let here = native(machine, &arguments, &tree)?;
@@ -136,20 +136,29 @@ pub(super) fn work(machine: &Machine) -> anyhow::Result<Vec<(String, Vec<f64>)>>
     let native = durations(&bare(machine, Item::Work, EACH, &tree)?)?;
     figures.extend(above(&durations(&console)?, &native)?);
     let console = guest_console(&with_linux(machine, Item::Work, &BESIDE)?)?;
-    let both = together(&console).context("two VMs have not said when they worked")?;
-    let native = durations(&bare(machine, Item::Work, BESIDE[0], &tree)?)?;
-    let alone = native.get("vm20").and_then(|all| median(all));
-    let alone = alone.context("no work on the bare machine")?;
-    figures.push(("linux_two_vms_ppm".into(), vec![ppm(both / (2.0 * alone))]));
+    figures.push(two_vms(machine, &console, &tree)?);
     Ok(figures)
 }
 
-/// The same on Xen, but for two VMs.
+/// The same on Xen.
 pub(super) fn work_on_xen(machine: &Machine, xen: &Xen) -> anyhow::Result<Vec<(String, Vec<f64>)>> {
-    let there = durations(&xen.linux(Item::Work, MEMORY, EACH)?)?;
+    let there = durations(&xen.linux(Item::Work, MEMORY, &[EACH])?)?;
     let (_, tree) = hosted(machine, &format!("quiet run=\"{RUN}\""))?;
     let native = durations(&bare(machine, Item::Work, EACH, &tree)?)?;
-    above(&there, &native)
+    let mut figures = above(&there, &native)?;
+    let console = xen.on_board(HOST).linux(Item::Work, MEMORY, &BESIDE)?;
+    figures.push(two_vms(machine, &console, &tree)?);
+    Ok(figures)
+}
+
+/// What two VMs took by their `console` above twice what the first one's work takes on the bare machine.
+fn two_vms(machine: &Machine, console: &str, tree: &[u8]) -> anyhow::Result<(String, Vec<f64>)> {
+    let both = together(console).context("two VMs have not said when they worked")?;
+    let native = durations(&bare(machine, Item::Work, BESIDE[0], tree)?)?;
+    let alone = native.values().next().and_then(|all| median(all));
+    let alone = 2.0 * alone.context("no work on the bare machine")?;
+    let all = both.iter().map(|both| ppm(both / alone)).collect();
+    Ok(("linux_two_vms_ppm".into(), all))
 }
 
 /// Figures of what each work took `there` above the median that it took `here`.
@@ -234,23 +243,29 @@ fn durations(console: &str) -> anyhow::Result<Durations> {
     Ok(durations)
 }
 
-/// Seconds from the begin of the first VM's work to the end of the last one's, by the clock that both have. Which one's a line
-/// is, is in it: the console names only those in the background.
-fn together(console: &str) -> Option<f64> {
+/// Seconds from the begin of the first VM's work to the end of the last one's, each time, by the clock that both have. Which one's
+/// a line is, is in it: Armillary's console names only those in the background.
+fn together(console: &str) -> Option<Vec<f64>> {
     let line = r"\[ *([\d.]+)\] work (vm\d+) (?:begins|ends|edge (\d+))$";
     let line = console::expression(line).ok()?;
-    let (mut first, mut last) = (f64::INFINITY, 0.0_f64);
+    let mut spans = Vec::<(f64, f64)>::new();
     for edge in line.captures_iter(console) {
         let Some(second) = edge.get(3) else { continue };
         let second: f64 = second.as_str().parse().ok()?;
         let reset = second - edge[1].parse::<f64>().ok()?;
         let of_vm = |found: &Captures<'_>| found[2] == edge[2] && found.get(3).is_none();
-        for found in line.captures_iter(console).filter(of_vm) {
-            let time = reset + found[1].parse::<f64>().ok()?;
-            (first, last) = (first.min(time), last.max(time));
+        let lines = line.captures_iter(console).filter(of_vm);
+        let times = lines.map(|found| Some(reset + found[1].parse::<f64>().ok()?));
+        for (at, span) in times.collect::<Option<Vec<_>>>()?.chunks(2).enumerate() {
+            let (&begin, &end) = (span.first()?, span.get(1)?);
+            match spans.get_mut(at) {
+                Some((first, last)) => (*first, *last) = (first.min(begin), last.max(end)),
+                None => spans.push((begin, end)),
+            }
         }
     }
-    (last > first).then_some(last - first)
+    let lengths = spans.iter().map(|(first, last)| last - first);
+    (!spans.is_empty()).then(|| lengths.collect())
 }
 
 /// Nanoseconds of virtual time at which the first process began.
@@ -311,9 +326,12 @@ mod tests {
     #[test]
     fn two_vms_worked_from_the_first_begin_to_the_last_end_by_one_clock() {
         let console = "a: [    8.0] work vm20 begins\n[    7.5] work vm22 begins\na: [   11.0] work vm20 ends\n[   11.5] work vm22 ends\n\
+                       [   13.0] work vm22 begins\na: [   13.5] work vm20 begins\n[   14.0] work vm22 ends\na: [   14.5] work vm20 ends\n\
                        a: [   18.0] work vm20 edge 20\n[   19.75] work vm22 edge 22\n";
-        // One is 2 s behind the machine's clock, the other 2.25 s: 9.75 to 13.75.
-        assert_eq!(together(console), Some(4.0));
+        // One is 2 s behind the machine's clock, the other 2.25 s: 9.75 to 13.75, and 15.25 to 16.5.
+        assert_eq!(together(console), Some(vec![4.0, 1.25]));
         assert_eq!(together("[    8.0] work vm20 begins\n"), None);
+        let unended = "[    8.0] work vm20 begins\n[   18.0] work vm20 edge 20\n";
+        assert_eq!(together(unended), None);
     }
 }

@@ -22,6 +22,17 @@ use crate::qemu::Machine;
 /// What surrounds the README's part that `--save` writes.
 const MARKS: [&str; 2] = ["<!-- cargo xtask bench --save -->\n", "<!-- end -->\n"];
 
+/// How the work in Linux is made the same each time.
+const LINUX: &str = "Linux at work: by SCHED_FIFO, once its random numbers are ready, without address space randomisation, each time after its \
+    caches of small objects were shrunk. Each of these otherwise decides how much there is to do, on the bare machine as in a VM: the turns of the \
+    default scheduler are by how long each process has run, to the nanosecond, so that hackbench switches 2,000 times or 7,000, 3,000 instructions \
+    each (linux_hackbench_other_ppm is that); until the random numbers are ready, by the device tree or by what interrupts there were, it takes a quarter more; and by \
+    which objects were freed in which order up to a hundredth";
+/// How two VMs at once are measured.
+const TWO_VMS: &str = "Two Linux VMs at once: by the board's real-time clock, which counts virtual time, and which each has, on Armillary as the device that it \
+    emulates and on Xen as the board's own, passed through to both, with its interrupt to the first. Both work from the same second on, and \
+    each says at last what its log's time is at a second's edge: so it is counted from the first begin to the last end, three times, \
+    against twice the work alone on the bare machine";
 /// One system's figures.
 #[derive(Debug)]
 pub(super) struct Column {
@@ -106,11 +117,19 @@ fn settings(xen: bool) -> Vec<String> {
         "Counted by PMCCNTR where the guest has it (the bare machine, one CPU), else by CNTVCT, which advances once in 16 instructions".into(),
         "The real-time clock, whose interrupt device_irq counts, is the board's own PL031: Armillary and Xen pass it through to the guest. That of device_irq_emulated is Armillary's".into(),
     ];
+    settings.push(LINUX.into());
+    settings.push(TWO_VMS.into());
     if xen {
         settings.push(format!(
             "Xen: {}: no scrubbing of free memory at boot, which favours Xen in boot_to_guest; its default scheduler, credit2, where sched=null would \
              not let two vCPUs share a CPU; asynchronous console whose input goes to nobody, which favours Xen in uart_char: with the input at the guest that is 2,950",
             xen::ARGUMENTS
+        ));
+        settings.push(format!(
+            "Xen on a board with 64 MiB: {}, and loaded to the middle of RAM. Its heap, of whatever size, has to be in 32 MiB that begin at a multiple of \
+             32 MiB and hold nothing else; as QEMU loads it, it is in the first of the two and its device tree in the second, and it panics with \"Not \
+             enough space for xenheap\" before it has a console; and a heap of its own choice takes all 32 MiB, which leaves too little for the guest's",
+            xen::SMALL
         ));
         settings.push("Xen, vwfi=native: a guest's WFI does not trap, so that its CPU is nobody else's meanwhile".into());
         settings.push(

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::iter;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,12 +18,14 @@ use dtoolkit::Property;
 use dtoolkit::model::{DeviceTree, DeviceTreeProperty};
 use regex::Regex;
 
-use super::{GUEST, PATIENCE, Run, Samples, Source, Wanted, guest, linux, size, with_vms, zimage};
+use super::{
+    GUEST, PATIENCE, Run, Samples, Source, Wanted, ZIMAGE_END, guest, linux, size, with_vms, zimage,
+};
 use crate::cli::Against;
 use crate::console::{self, Ending, Input, Session};
 use crate::debian::Item;
 use crate::dts;
-use crate::image::Images;
+use crate::image::{self, Images};
 use crate::progress::{self, Line};
 use crate::qemu::{Load, Machine};
 use crate::size::{KIB, MIB, Size};
@@ -35,8 +38,11 @@ const CLOCK: &str = include_str!("clock.dts");
 const DONE: &str = "bench: done";
 /// What Xen prints last of its free memory.
 const FREE: &str = r"Dom heap: \d+kB free";
-/// The RAM in MiB below which it says nothing.
-const LEAST: u64 = 128;
+/// What its heap's room begins at a multiple of, and has to be as large as: the RAM of a board that has but two of these is laid
+/// out for it.
+const SLOT: u64 = 32 * MIB;
+/// What it is told on such a board, in place of a heap that takes all of such a room.
+pub(super) const SMALL: &str = "xenheap_megabytes=8";
 /// Switches the console's input from nobody to the domain and on to Xen, then asks for the free memory.
 const ASK_MEMORY: &str = "\x01\x01\x01\x01\x01\x01m";
 
@@ -164,10 +170,6 @@ impl Xen {
                 linux::work_on_xen(machine, self)
             })?;
             samples.add_all(more);
-            samples.lacks(
-                "linux_two_vms_ppm",
-                "the two have no clock in common: the board has one real-time clock, which one domain gets",
-            );
         }
         for (source, why) in [
             (Source::Emulated, "it emulates no clock"),
@@ -188,10 +190,10 @@ impl Xen {
 
     /// What it takes of boards with other RAM, and its way to the guest there.
     fn sizes(&self, kernel: &Path) -> anyhow::Result<Samples> {
+        let place = tempfile::tempdir()?;
         let mut samples = Samples::default();
         for ram in size::BOARDS {
-            let mut xen = self.clone();
-            xen.machine.board.memory = Size::mib(ram);
+            let xen = self.on_board(Size::mib(ram)).laid_out(place.path())?;
             let spec = format!(
                 "kernel={},name=bench,memory={},append=only=boot_to_guest",
                 quoted(kernel),
@@ -201,12 +203,6 @@ impl Xen {
                 format!("boot_to_guest_{ram}m"),
                 format!("own_ram_bytes_{ram}m"),
             );
-            if ram < LEAST {
-                for name in [boot, own] {
-                    samples.lacks(&name, "with so little RAM its console stays empty");
-                }
-                continue;
-            }
             let text = xen.boot(&[spec], 1, FREE)?;
             let read = Samples::read(&text);
             let before = read.get("boot_to_guest").unwrap_or_default().to_vec();
@@ -223,6 +219,32 @@ impl Xen {
         Ok(samples)
     }
 
+    /// It on a board whose RAM is two slots, with one of them left for its heap.
+    ///
+    /// QEMU puts the device tree into the middle of so small a RAM, and what it takes for Linux to its start, so that neither is free:
+    /// Xen then panics with "Not enough space for xenheap" before it has a console. As an image with an address of its own all of it lies
+    /// in the second, the device tree right behind it: so the image has its whole length, with what Xen takes for variables.
+    fn laid_out(self, place: &Path) -> anyhow::Result<Self> {
+        let board = &self.machine.board;
+        if board.memory.bytes() > 2 * SLOT {
+            return Ok(self);
+        }
+        let load = u32::try_from(board.ram_base + SLOT)?;
+        let mut xen = fs::read(Item::Xen.path())?;
+        let end = xen.get(ZIMAGE_END).context("no header in Xen's image")?;
+        xen.resize(u32::from_le_bytes(end.try_into()?) as usize, 0);
+        let uimage = place.join("xen.uimage");
+        fs::write(&uimage, image::uimage(&xen, load))?;
+        let mut machine = Machine {
+            load: Load::Uimage(load),
+            clear: SLOT,
+            bootargs: Some(format!("{ARGUMENTS}{} {SMALL}", self.arguments)),
+            ..self.machine
+        };
+        machine.images.uimage = uimage;
+        Ok(Self { machine, ..self })
+    }
+
     /// What is printed while the bench guest runs, and where it runs alone the free memory after that.
     fn console(&self, kernel: &Path, run: &Run, words: &str) -> anyhow::Result<String> {
         let until = if run.source == Source::Alone {
@@ -233,16 +255,19 @@ impl Xen {
         self.boot(&run.specs(&quoted(kernel), words), run.cpus, until)
     }
 
-    /// What is printed until `until` matches, with domains as of `--vm` on so many CPUs. The first gets the machine's real-time clock; once
-    /// the bench guest has done its work, Xen is asked for its free memory.
+    /// What is printed until `until` matches, with domains as of `--vm` on so many CPUs. All get the machine's real-time clock, whose
+    /// interrupt is the first one's; once the bench guest has done its work, Xen is asked for its free memory.
     fn boot(&self, specs: &[String], cpus: u32, until: &str) -> anyhow::Result<String> {
         let place = tempfile::tempdir()?;
-        let clock = place.path().join("clock.dtb");
-        let tree = dts::parse(CLOCK).map_err(anyhow::Error::msg)?;
-        fs::write(&clock, tree.to_dtb())?;
         let mut machine = with_vms(&self.machine, cpus, specs)?;
-        if let Some(first) = machine.vms.first_mut() {
-            first.add_tree(&clock);
+        for (vm, interrupts) in machine
+            .vms
+            .iter_mut()
+            .zip(iter::once(true).chain(iter::repeat(false)))
+        {
+            let file = place.path().join(format!("clock-{}.dtb", vm.name()));
+            fs::write(&file, clock(interrupts)?.to_dtb())?;
+            vm.add_tree(&file);
         }
         let monitor = place.path().join("monitor");
         if cpus > 1 {
@@ -267,16 +292,27 @@ impl Xen {
         }
     }
 
-    /// What Debian's Linux prints with this initramfs until it has powered off.
+    /// It on a board with so much RAM.
+    pub(super) fn on_board(&self, memory: Size) -> Self {
+        let mut xen = self.clone();
+        xen.machine.board.memory = memory;
+        xen
+    }
+
+    /// What Debian's Linux prints with this initramfs until it has powered off, in a domain for each of these command lines.
     pub(super) fn linux(
         &self,
         initramfs: Item,
         memory: Size,
-        arguments: &str,
+        arguments: &[&str],
     ) -> anyhow::Result<String> {
-        let rest = rest(initramfs, memory);
-        let spec = format!("kernel=debian:linux,{rest}console=ttyAMA0 {arguments}");
-        Ok(of_guest(&self.boot(&[spec], 1, "reboot: Power down")?))
+        let specs = arguments.iter().enumerate().map(|(index, arguments)| {
+            let rest = rest(initramfs, memory, index);
+            format!("kernel=debian:linux,{rest}console=ttyAMA0 {arguments}")
+        });
+        let specs: Vec<_> = specs.collect();
+        let until = vec!["reboot: Power down"; specs.len()].join(r"[\s\S]*");
+        Ok(of_guests(&self.boot(&specs, 1, &until)?))
     }
 
     /// The nanoseconds before its first instruction, which are those before the bench guest's, made as large.
@@ -284,7 +320,7 @@ impl Xen {
         let place = tempfile::tempdir()?;
         let size = fs::metadata(Item::Linux.path())?.len();
         let kernel = zimage(place.path(), usize::try_from(size)?)?;
-        let rest = rest(initramfs, memory);
+        let rest = rest(initramfs, memory, 0);
         let spec = format!("kernel={},{rest}only=boot_to_guest", quoted(&kernel));
         let before = Samples::read(&self.boot(&[spec], 1, DONE)?);
         match before.get("boot_to_guest") {
@@ -295,19 +331,35 @@ impl Xen {
 }
 
 /// All of a Linux's VM but its kernel and the rest of its command line.
-fn rest(initramfs: Item, memory: Size) -> String {
+fn rest(initramfs: Item, memory: Size, index: usize) -> String {
     let initramfs = initramfs.file();
     format!(
-        "initrd={},name=linux,memory={memory},append=",
+        "initrd={},name=linux{index},memory={memory},append=",
         initramfs.display()
     )
 }
 
-/// The lines of the domain, without what Xen puts before them.
-fn of_guest(console: &str) -> String {
-    let lines = console.lines();
-    let lines = lines.filter_map(|line| line.split_once("DOM1: "));
-    lines.map(|(_, line)| line.to_owned() + "\n").collect()
+/// The real-time clock as a domain gets it: its registers, and with `interrupts` those.
+fn clock(interrupts: bool) -> anyhow::Result<DeviceTree> {
+    let mut tree = dts::parse(CLOCK).map_err(anyhow::Error::msg)?;
+    if let Some(clock) = tree.find_node_mut("/passthrough/pl031@9010000")
+        && !interrupts
+    {
+        // Xen takes the interrupt from the node of this path: each is one domain's.
+        clock.remove_property("interrupts");
+        clock.remove_property("xen,path");
+    }
+    Ok(tree)
+}
+
+/// The lines of the domains, without what Xen puts before them.
+fn of_guests(console: &str) -> String {
+    let lines = console.lines().filter_map(|line| {
+        let (_, line) = line.split_once("DOM")?;
+        let (_, line) = line.split_once(": ")?;
+        Some(line.to_owned() + "\n")
+    });
+    lines.collect()
 }
 
 /// A file's name in a `--vm`, or in an option of QEMU's.
@@ -410,7 +462,7 @@ mod tests {
     #[test]
     fn the_guests_lines_are_told_from_xens() {
         let console = "(XEN) Freed 324kB init memory.\n(XEN) DOM1: [    0.1] a\n(XEN) d1v0: b\n(XEN) DOM1: DOM1: c\n";
-        assert_eq!(of_guest(console), "[    0.1] a\nDOM1: c\n");
+        assert_eq!(of_guests(console), "[    0.1] a\nDOM1: c\n");
     }
 
     #[test]
