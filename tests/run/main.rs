@@ -140,6 +140,9 @@ const TESTS: &[Test] = tests! {
         a_cpu_with_nothing_to_do_takes_from_one_that_has_too_much
         a_vcpu_stays_on_the_cpus_that_it_may_run_on
         vcpus_that_move_take_their_vfp_registers_along
+        a_period_of_a_millisecond_is_kept_beside_floods_on_one_cpu
+        a_period_of_a_millisecond_is_kept_beside_floods_on_two_cpus
+        a_period_of_a_millisecond_is_kept_beside_floods_on_four_cpus
         three_vcpus_share_two_cpus_evenly
         five_vcpus_share_four_cpus_evenly
         seven_vcpus_share_four_cpus_evenly

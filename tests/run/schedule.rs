@@ -699,28 +699,38 @@ impl Rounds {
 
     /// Lets `ticks` pass; how long each vCPU has run in that time, by its VM's table and its number.
     fn run(&mut self, board: &mut Board, ticks: u64) -> BTreeMap<(u64, u32), u64> {
-        let end = self.clocks.iter().max().expect("a CPU") + ticks;
         self.ran.borrow_mut().clear();
+        let ran = self.ran.clone();
+        self.run_as(board, ticks, &move |guest| {
+            let now = machine::now();
+            let until = guest
+                .deadline
+                .map_or(now + SLICE / 64, |at| at.min(now + SLICE));
+            test::set_now(until);
+            let root = guest.vttbr << 16 >> 16;
+            *ran.borrow_mut().entry((root, guest.index())).or_default() += until - now;
+            null(guest)
+        });
+        self.ran.take()
+    }
+
+    /// Lets `ticks` pass, in which each guest does what `step` has it do once it is entered.
+    fn run_as<F>(&mut self, board: &mut Board, ticks: u64, step: &F)
+    where
+        F: Fn(&mut Guest) -> Exit + Clone + 'static,
+    {
+        let end = self.clocks.iter().max().expect("a CPU") + ticks;
         loop {
             let first = (0..self.clocks.len()).min_by_key(|&cpu| self.clocks[cpu]);
             let cpu = first.expect("a CPU");
             let now = self.clocks[cpu];
             if now >= end {
-                return self.ran.take();
+                return;
             }
             test::set_now(now);
             if test::steps_left() == 0 {
-                let ran = self.ran.clone();
-                test::push(move |guest| {
-                    let now = machine::now();
-                    let until = guest
-                        .deadline
-                        .map_or(now + SLICE / 64, |at| at.min(now + SLICE));
-                    test::set_now(until);
-                    let root = guest.vttbr << 16 >> 16;
-                    *ran.borrow_mut().entry((root, guest.index())).or_default() += until - now;
-                    null(guest)
-                });
+                let step = step.clone();
+                test::push(move |guest| step(guest));
             }
             board.step(cpu);
             // A CPU with nothing to run looks again soon.
@@ -777,6 +787,77 @@ fn assert_even(cpus: usize, vcpus: u32, vms: usize) {
     for _ in 0..3 {
         assert_shares(&mut rounds, &mut board, &vec![1_000_000 / vms as u64; vms]);
     }
+}
+
+/// A VM that has a job of 100 us in each millisecond, and is sure of 200, beside three that leave for the hypervisor
+/// all the time, or one for each CPU: how long after its millisecond's start each job was done, ticks.
+fn jobs_beside_floods(cpus: usize) -> Vec<u64> {
+    const MS: u64 = SECOND / 1000;
+    power_on(256 * MIB);
+    let urgent = with("urgent", |policy| {
+        policy.priority = 240;
+        policy.budget_us = Some(200);
+        policy.period_us = 1000;
+    });
+    let floods = (0..cpus.max(3)).map(|n| config(&format!("flood{n}"), 4 * MIB));
+    let configs = [urgent].into_iter().chain(floods).collect();
+    let (mut board, _) = crate::board::build(configs, cpus);
+    board.settle();
+    let root = |table: u64| table << 16 >> 16;
+    let own = root(armillary::vm::all()[0].vttbr(0));
+    let mut rounds = Rounds::new(cpus);
+    // When its next job starts, what is left of it, and what became of those before.
+    let job = Rc::new(RefCell::new((machine::now() + MS, MS / 10, Vec::new())));
+    let exits = Rc::new(RefCell::new(0u32));
+    let jobs = job.clone();
+    rounds.run_as(&mut board, SECOND, &move |guest| {
+        let now = machine::now();
+        let deadline = guest.deadline.unwrap_or(u64::MAX).max(now);
+        if root(guest.vttbr) != own {
+            let mut exits = exits.borrow_mut();
+            *exits += 1;
+            test::set_now(deadline.min(now + MS / 100));
+            return match *exits % 3 {
+                0 => guest.trap(WFE),
+                1 => data_abort(guest, GICD, GICD, access(2, 4)),
+                _ => hvc(guest, NULL),
+            };
+        }
+        let (start, left, done) = &mut *job.borrow_mut();
+        if now >= *start {
+            let until = deadline.min(now + *left);
+            test::set_now(until);
+            *left -= until - now;
+            if *left != 0 {
+                return hvc(guest, NULL);
+            }
+            done.push(until - *start);
+            (*start, *left) = (*start + MS, MS / 10);
+        }
+        (guest.system.cntv_ctl, guest.system.cntv_cval) = (1, *start - guest.system.cntvoff);
+        guest.trap(WFI)
+    });
+    jobs.take().2
+}
+
+/// That each job of a second's is done in a quarter of its millisecond.
+fn assert_kept(cpus: usize) {
+    let done = jobs_beside_floods(cpus);
+    let worst = *done.iter().max().expect("a job");
+    assert!(done.len() > 990, "{} jobs", done.len());
+    assert!(worst < SECOND / 4000, "{worst} ticks");
+}
+
+pub(crate) fn a_period_of_a_millisecond_is_kept_beside_floods_on_one_cpu() {
+    assert_kept(1);
+}
+
+pub(crate) fn a_period_of_a_millisecond_is_kept_beside_floods_on_two_cpus() {
+    assert_kept(2);
+}
+
+pub(crate) fn a_period_of_a_millisecond_is_kept_beside_floods_on_four_cpus() {
+    assert_kept(4);
 }
 
 pub(crate) fn three_vcpus_share_two_cpus_evenly() {
