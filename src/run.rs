@@ -170,16 +170,21 @@ fn may_run(vcpu: &Vcpu) -> bool {
 }
 
 /// Has the Hyp timer fire at the end of a turn, when something is `due` for others, or for the console, or
-/// for the physical `timer` of the vCPU that is live.
+/// for the timers of the vCPU that is `live`.
 #[inline(always)]
-fn wake_by(end: u64, due: u64, timer: Option<&Timer>) {
+fn wake_by(end: u64, due: u64, live: Option<&mut Vcpu>) {
     let mut first = earlier(monitor::due(), earlier(end, due));
-    if let Some(due) = timer.and_then(Timer::due) {
+    if let Some(due) = live.as_ref().and_then(|vcpu| vcpu.timer.due()) {
         first = earlier(first, due);
     }
     match first {
         NEVER => machine::clear_deadline(),
         deadline => machine::set_deadline(deadline),
+    }
+    if let Some(vcpu) = live
+        && vcpu.watched
+    {
+        vcpu.watch_virtual_timer();
     }
 }
 
@@ -745,17 +750,11 @@ impl Cpu {
     }
 
     /// Sets the Hyp timer to the first thing that is due: the end of the slice, a deadline of a vCPU
-    /// that waits, or of the physical timer of the one that is live.
+    /// that waits, or of the timers of the one that is live.
     #[inline(never)]
     fn set_deadline(&mut self) {
-        let loaded = self.vcpus.get_mut(self.loaded);
-        let timer = loaded.as_ref().map(|vcpu| &vcpu.timer);
-        wake_by(self.slice_end, self.turns.due, timer);
-        if let Some(vcpu) = loaded
-            && vcpu.watched
-        {
-            vcpu.watch_virtual_timer();
-        }
+        let live = self.vcpus.get_mut(self.loaded).map(|vcpu| &mut **vcpu);
+        wake_by(self.slice_end, self.turns.due, live);
     }
 
     /// Whether vCPU `index` goes on after something has changed: not where one of a higher priority is ready, or
@@ -788,10 +787,7 @@ impl Cpu {
             vcpu.traps_wfi = !turns.alone;
             Live::trap_wfi(!turns.alone);
         }
-        wake_by(self.slice_end, turns.due, Some(&vcpu.timer));
-        if vcpu.watched {
-            vcpu.watch_virtual_timer();
-        }
+        wake_by(self.slice_end, turns.due, Some(vcpu));
         true
     }
 

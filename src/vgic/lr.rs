@@ -287,8 +287,7 @@ impl Vgic {
         if usual == 0 || state.hcr != EN || lrs.read(i) & (PENDING | ACTIVE | EOI) != 0 {
             return false;
         }
-        bank.active &= !b;
-        bank.forced &= !b;
+        bank.inactive(b);
         let lr = bank.compose(id, id as usize & 31) | PENDING | (vcpu as u32) << ID_SHIFT;
         bank.listed_pending |= b;
         state.lr[i] = lr;
@@ -446,8 +445,7 @@ impl Vgic {
             self.vcpus[holder].spi_active -= 1;
         }
         let bank = &mut self.banks[k];
-        bank.active &= !(1 << n);
-        bank.forced &= !(1 << n);
+        bank.inactive(1 << n);
     }
 
     /// The hardware counted the end of an interrupt that wasn't listed: ends come in the order of
@@ -603,15 +601,12 @@ impl Vgic {
         let b = bit(intid);
         let bank = &mut self.banks[k];
         if lr & (PENDING | ACTIVE) | bank.deferred & b == 0 {
-            bank.active &= !b;
-            bank.forced &= !b;
+            bank.inactive(b);
         } else {
             self.fold(vcpu, k, listed, lr);
         }
         let bank = &mut self.banks[k];
-        bank.listed &= !b;
-        bank.listed_latch &= !b;
-        bank.listed_pending &= !b;
+        bank.unlist(b);
         Some((k, intid as usize & 31))
     }
 
@@ -650,8 +645,7 @@ impl Vgic {
             bank.active |= b;
             state.spi_active += u16::from(shared);
         } else {
-            bank.active &= !b;
-            bank.forced &= !b;
+            bank.inactive(b);
         }
         bank.deferred &= !b;
         bank.unlatch &= !b;
@@ -684,6 +678,27 @@ impl Vcpu {
 }
 
 impl Bank {
+    /// The interrupts `bits` are not active.
+    #[inline(always)]
+    fn inactive(&mut self, bits: u32) {
+        self.active &= !bits;
+        self.forced &= !bits;
+    }
+
+    /// What the list registers of the interrupts `bits` took with them is gone.
+    #[inline(always)]
+    fn spend(&mut self, bits: u32) {
+        self.listed_latch &= !bits;
+        self.listed_pending &= !bits;
+    }
+
+    /// The interrupts `bits` stand in no list register any more.
+    #[inline(always)]
+    fn unlist(&mut self, bits: u32) {
+        self.listed &= !bits;
+        self.spend(bits);
+    }
+
     /// The fields of a list register that are the same whatever the state.
     #[inline]
     fn compose(&self, intid: u32, n: usize) -> u32 {
@@ -714,17 +729,14 @@ impl Bank {
         let old = lrs.read(i);
         let lr = match old & (PENDING | ACTIVE | EOI) {
             0 if pending => {
-                self.active &= !b;
-                self.forced &= !b;
-                self.listed_latch &= !b;
-                self.listed_pending &= !b;
+                self.inactive(b);
+                self.spend(b);
                 self.compose_pending(state, intid, n)
             }
             now if now & !EOI == ACTIVE && !pending && old & HW == 0 && intid >= 16 => {
                 self.acknowledged(state.lr[i], old);
                 self.active |= b;
-                self.listed_latch &= !b;
-                self.listed_pending &= !b;
+                self.spend(b);
                 old & !EOI
             }
             _ => return false,
@@ -754,11 +766,8 @@ impl Bank {
             let taken = which & !others;
             state.used &= !taken;
             state.dirty &= !taken;
-            self.active &= !ended;
-            self.forced &= !ended;
-            self.listed &= !ended;
-            self.listed_latch &= !ended;
-            self.listed_pending &= !ended;
+            self.inactive(ended);
+            self.unlist(ended);
         }
         others
     }
